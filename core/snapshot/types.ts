@@ -1,0 +1,44 @@
+/** A full copy of a source and the bounds of the GTID set it contains. FORMAT.md is the authority for the bytes. */
+import type { GtidSet } from '../binlog/gtid-set.ts';
+
+export type SnapshotEngine = 'clone' | 'logical';
+
+export interface ChunkRef {
+  /** 32 bytes: keyed hash of the chunk's plain content. */
+  hash: Buffer;
+  /** Id of the pack that holds it ('' for a chunk of zeros, which is not stored), and where in that pack. */
+  pack: string;
+  offset: number;
+  storedBytes: number;
+  plainBytes: number;
+}
+
+export interface SnapshotFile {
+  /** Path relative to the data directory (clone), or `dump.sql` (logical). */
+  path: string;
+  sizeBytes: number;
+  mode: number;
+  chunks: ChunkRef[];
+}
+
+export interface SnapshotManifest {
+  /** `<UTC basic time>-<8 hex>`, e.g. `20261123T101500Z-1f2e3d4c`: sorts by time. */
+  id: string;
+  source: string;
+  engine: SnapshotEngine;
+  generation: number;
+  sourceUuid: string;
+  /** Source's gtid_executed read before and after the copy: the copy's own set lies between them. */
+  gtidsBefore: GtidSet;
+  gtidsAfter: GtidSet;
+  /** Source's clock (µs) before and after the copy. */
+  startedMicros: number;
+  finishedMicros: number;
+  serverVersion: string;
+  /** Server settings a restore must apply: page size, lower_case_table_names, undo/data file paths, charset … */
+  settings: Record<string, string>;
+  /** information_schema.columns of user tables at that time: `db.table` → column names, for `history`. */
+  columns: Record<string, string[]>;
+  directories: { path: string; mode: number }[];
+  files: SnapshotFile[];
+}

@@ -1,0 +1,28 @@
+/** What the stream server serves: a MySQL source's binlog files, wherever their bytes come from. */
+import type { GtidSet } from '../binlog/gtid-set.ts';
+
+export interface StreamFile {
+  /** Unique within this source; what replicas see in Rotate events. */
+  name: string;
+  /** GTIDs executed before the first transaction of this file. */
+  gtidsBefore: GtidSet;
+  /** …and after the last complete transaction of it (up to the cut); null while it still grows. */
+  gtidsAfter: GtidSet | null;
+}
+
+export interface BinlogSource {
+  /** Version text of the real source, e.g. `9.7.4`. */
+  readonly serverVersion: string;
+  /** server_ids found in the history: our own must differ from all, and a replica using one of them is refused. */
+  readonly serverIds: ReadonlySet<number>;
+
+  /** Oldest first; never empty. */
+  files(): Promise<readonly StreamFile[]>;
+
+  /**
+   * Raw bytes of a file from offset `from` (≥ 4, an event boundary), any chunking, never past the cut. Ends when the file
+   * is complete. On a growing last file it waits for more; `null` is yielded at most once a second while it waits, so that
+   * the caller can send a heartbeat. Ends on abort without error.
+   */
+  read(name: string, from: number, signal: AbortSignal): AsyncIterable<Buffer | null>;
+}
