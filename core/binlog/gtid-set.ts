@@ -1,23 +1,408 @@
-/** A set of GTIDs, tagged ones (MySQL ≥ 8.3) included. Mutable; `clone()` before sharing. */
-export declare class GtidSet {
-  /** `uuid:1-5:7,uuid:tag:1-3`, white space and order free; '' is the empty set. Throws QZ2104 on anything else. */
-  static parse(text: string): GtidSet;
-  /** The bytes of a Previous_gtids event body / COM_BINLOG_DUMP_GTID, both the untagged and the tagged encoding. */
-  static decode(bytes: Buffer): GtidSet;
-  encode(): Buffer;
+/**
+ * A set of GTIDs, tagged ones (MySQL ≥ 8.3) included. Mutable; `clone()` before sharing.
+ *
+ * Per key (`uuid` or `uuid:tag`) one flat, sorted list of half-open intervals: start, end, start, end … None empty, none
+ * touching the next: two equal sets always hold equal lists.
+ *
+ * Wire facts: `Gtid_set::encode`, `Gtid_set::add_gtid_encoding` and `encode_nsids_format` in MySQL's sql/rpl_gtid_set.cc;
+ * the tag's length is one byte of the variable-length integers of libs/mysql/serialization (a length < 128, doubled).
+ */
+import { configurationError, integrityError } from '../errors/error.ts';
+
+const uuidBytes = 16;
+const countBytes = 8;
+const intervalBytes = 16;
+const maxTagLength = 32;
+/** `Gtid_format::tagged`, in the highest and again in the lowest byte of the count of keys. */
+const taggedFormat = 1;
+
+const keyPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(:[a-z_][a-z0-9_]{0,31})?$/;
+const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const tagPattern = /^[a-z_][a-z0-9_]{0,31}$/;
+const intervalPattern = /^(\d{1,16})(?:\s*-\s*(\d{1,16}))?$/;
+
+export class GtidSet {
+  readonly #intervals = new Map<string, number[]>();
+
+  /**
+   * `uuid:1-5:7,uuid:tag:1-3` or, as the server writes it, `uuid:1-5:7:tag:1-3`; white space, case and order free; '' is the
+   * empty set. Throws QZ2104 on anything else.
+   */
+  static parse(text: string): GtidSet {
+    const pairs = new Map<string, [number, number][]>();
+    for (const part of text.split(',')) {
+      const trimmed = part.trim().toLowerCase();
+      if (trimmed !== '') parseOneUuid(trimmed, pairs);
+    }
+    const set = new GtidSet();
+    for (const [key, intervals] of pairs) {
+      intervals.sort((a, b) => a[0] - b[0]);
+      for (const [start, end] of intervals) set.add(key, start, end - 1);
+    }
+    return set;
+  }
+
+  /** The bytes of a Previous_gtids event's body (no checksum) or a COM_BINLOG_DUMP_GTID's set; QZ3201 when malformed. */
+  static decode(bytes: Buffer): GtidSet {
+    const set = new GtidSet();
+    const reader = new SetReader(bytes);
+    const { keys, tagged } = reader.keyCount();
+    for (let index = 0; index < keys; index++) {
+      const key = reader.key(tagged);
+      if (set.#intervals.has(key)) throw malformed(`names ${key} twice`);
+      const intervals = reader.intervals();
+      if (intervals.length > 0) set.#intervals.set(key, intervals);
+    }
+    reader.end();
+    return set;
+  }
+
+  /** The untagged layout, which every server reads, unless the set holds a tag. */
+  encode(): Buffer {
+    const keys = this.#sortedKeys();
+    const tagged = keys.some((key) => key.length > 36);
+    let sizeBytes = countBytes;
+    for (const key of keys) sizeBytes += encodedKeyBytes(key, tagged) + this.#listOf(key).length * 8;
+    const bytes = Buffer.alloc(sizeBytes);
+    if (tagged) {
+      bytes.writeUIntLE(taggedFormat, 0, 1);
+      bytes.writeUIntLE(keys.length, 1, 6);
+      bytes.writeUIntLE(taggedFormat, 7, 1);
+    } else {
+      bytes.writeUIntLE(keys.length, 0, 6);
+    }
+    let offset = countBytes;
+    for (const key of keys) {
+      offset += bytes.write(key.slice(0, 36).replaceAll('-', ''), offset, 'hex');
+      if (tagged) {
+        offset = bytes.writeUInt8(Math.max(0, key.length - 37) << 1, offset);
+        offset += bytes.write(key.slice(37), offset, 'latin1');
+      }
+      const list = this.#listOf(key);
+      offset = writeU64(bytes, list.length / 2, offset);
+      for (const bound of list) offset = writeU64(bytes, bound, offset);
+    }
+    return bytes;
+  }
+
   /** `key` is `uuid` or `uuid:tag`, lower case. `first`..`last` inclusive. */
-  add(key: string, first: number, last?: number): void;
-  addAll(other: GtidSet): void;
-  has(key: string, number: number): boolean;
-  containsAll(other: GtidSet): boolean;
-  /** A new set: this − other; this ∩ other. */
-  subtract(other: GtidSet): GtidSet;
-  intersect(other: GtidSet): GtidSet;
-  equals(other: GtidSet): boolean;
-  get isEmpty(): boolean;
+  add(key: string, first: number, last: number = first): void {
+    if (!Number.isSafeInteger(first) || !Number.isSafeInteger(last + 1) || first < 1 || last < first) {
+      throw malformed(`has the impossible interval ${first}-${last} for ${key}`);
+    }
+    const list = this.#intervals.get(key);
+    if (list === undefined) {
+      if (!keyPattern.test(key)) throw malformed(`names '${key.slice(0, 80)}', which is neither uuid nor uuid:tag`);
+      this.#intervals.set(key, [first, last + 1]);
+      return;
+    }
+    // Transactions arrive almost always in order: the last interval grows.
+    const tail = list[list.length - 1] ?? 0;
+    if (first === tail) list[list.length - 1] = last + 1;
+    else if (first > tail) list.push(first, last + 1);
+    else insert(list, first, last + 1);
+  }
+
+  addAll(other: GtidSet): void {
+    for (const [key, theirs] of other.#intervals) {
+      const ours = this.#intervals.get(key);
+      this.#intervals.set(key, ours === undefined ? [...theirs] : union(ours, theirs));
+    }
+  }
+
+  has(key: string, number: number): boolean {
+    const list = this.#intervals.get(key);
+    return list !== undefined && isInside(list, number);
+  }
+
+  containsAll(other: GtidSet): boolean {
+    for (const [key, theirs] of other.#intervals) {
+      const ours = this.#intervals.get(key);
+      if (ours === undefined || difference(theirs, ours).length > 0) return false;
+    }
+    return true;
+  }
+
+  /** A new set: this − other. */
+  subtract(other: GtidSet): GtidSet {
+    const result = new GtidSet();
+    for (const [key, ours] of this.#intervals) {
+      const theirs = other.#intervals.get(key);
+      const rest = theirs === undefined ? [...ours] : difference(ours, theirs);
+      if (rest.length > 0) result.#intervals.set(key, rest);
+    }
+    return result;
+  }
+
+  /** A new set: this ∩ other. */
+  intersect(other: GtidSet): GtidSet {
+    const result = new GtidSet();
+    for (const [key, ours] of this.#intervals) {
+      const theirs = other.#intervals.get(key);
+      const common = theirs === undefined ? [] : intersection(ours, theirs);
+      if (common.length > 0) result.#intervals.set(key, common);
+    }
+    return result;
+  }
+
+  equals(other: GtidSet): boolean {
+    if (this.#intervals.size !== other.#intervals.size) return false;
+    for (const [key, ours] of this.#intervals) {
+      const theirs = other.#intervals.get(key);
+      if (theirs?.length !== ours.length || ours.some((bound, index) => bound !== theirs[index])) return false;
+    }
+    return true;
+  }
+
+  get isEmpty(): boolean {
+    return this.#intervals.size === 0;
+  }
+
   /** How many GTIDs. */
-  get count(): number;
-  clone(): GtidSet;
+  get count(): number {
+    let count = 0;
+    for (const list of this.#intervals.values()) {
+      for (let index = 0; index < list.length; index += 2) count += (list[index + 1] ?? 0) - (list[index] ?? 0);
+    }
+    return count;
+  }
+
+  clone(): GtidSet {
+    const copy = new GtidSet();
+    for (const [key, list] of this.#intervals) copy.#intervals.set(key, [...list]);
+    return copy;
+  }
+
   /** Canonical: keys sorted, intervals merged, as the server prints it but without line breaks. */
-  toString(): string;
+  toString(): string {
+    let text = '';
+    let uuid = '';
+    for (const key of this.#sortedKeys()) {
+      if (key.startsWith(uuid) && uuid !== '') text += key.slice(36);
+      else text += text === '' ? key : `,${key}`;
+      uuid = key.slice(0, 36);
+      const list = this.#listOf(key);
+      for (let index = 0; index < list.length; index += 2) {
+        const first = list[index] ?? 0;
+        const last = (list[index + 1] ?? 0) - 1;
+        text += first === last ? `:${first}` : `:${first}-${last}`;
+      }
+    }
+    return text;
+  }
+
+  #sortedKeys(): string[] {
+    return [...this.#intervals.keys()].sort();
+  }
+
+  #listOf(key: string): readonly number[] {
+    return this.#intervals.get(key) ?? [];
+  }
+}
+
+/** Bounded by the bytes at hand: no count is believed before that many bytes are seen to be there. */
+class SetReader {
+  readonly #bytes: Buffer;
+  #offset = 0;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  keyCount(): { keys: number; tagged: boolean } {
+    const start = this.#take(countBytes);
+    const format = this.#bytes.readUInt8(start + 7);
+    if (format > taggedFormat) throw malformed(`has the unknown format ${format}`);
+    const tagged = format === taggedFormat;
+    if (tagged && this.#bytes.readUInt8(start) !== format) throw malformed('has two different formats');
+    const keys = tagged
+      ? this.#bytes.readUIntLE(start + 1, 6)
+      : this.#bytes.readUIntLE(start, 6) + this.#bytes.readUInt8(start + 6) * 2 ** 48;
+    if (keys > this.#left / (uuidBytes + countBytes)) throw malformed(`claims ${keys} sources in ${this.#left} bytes`);
+    return { keys, tagged };
+  }
+
+  key(tagged: boolean): string {
+    const start = this.#take(uuidBytes);
+    const hex = this.#bytes.toString('hex', start, start + uuidBytes);
+    const uuid = `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+    if (!tagged) return uuid;
+    const doubled = this.#bytes.readUInt8(this.#take(1));
+    const length = doubled >> 1;
+    if (doubled & 1 || length > maxTagLength) throw malformed(`has a tag of impossible length (byte ${doubled})`);
+    if (length === 0) return uuid;
+    const at = this.#take(length);
+    const tag = this.#bytes.toString('latin1', at, at + length);
+    if (!tagPattern.test(tag)) throw malformed(`has the impossible tag ${JSON.stringify(tag)}`);
+    return `${uuid}:${tag}`;
+  }
+
+  intervals(): number[] {
+    const count = readU64(this.#bytes, this.#take(countBytes));
+    if (count > this.#left / intervalBytes) throw malformed(`claims ${count} intervals in ${this.#left} bytes`);
+    const list: number[] = [];
+    let last = 0;
+    for (let index = 0; index < count; index++) {
+      const at = this.#take(intervalBytes);
+      const start = readU64(this.#bytes, at);
+      const end = readU64(this.#bytes, at + 8);
+      if (start <= last || end <= start) throw malformed(`has intervals out of order (${start}, ${end} after ${last})`);
+      list.push(start, end);
+      last = end;
+    }
+    return list;
+  }
+
+  end(): void {
+    if (this.#left > 0) throw malformed(`has ${this.#left} bytes too many`);
+  }
+
+  get #left(): number {
+    return this.#bytes.length - this.#offset;
+  }
+
+  #take(size: number): number {
+    if (size > this.#left) throw malformed(`ends early, at byte ${this.#bytes.length}`);
+    const start = this.#offset;
+    this.#offset += size;
+    return start;
+  }
+}
+
+function parseOneUuid(text: string, pairs: Map<string, [number, number][]>): void {
+  const [first = '', ...rest] = text.split(':');
+  const uuid = first.trim();
+  if (!uuidPattern.test(uuid) || rest.length === 0) throw unreadable(text);
+  let key = uuid;
+  let hasInterval = false;
+  for (const part of rest.map((piece) => piece.trim())) {
+    if (tagPattern.test(part)) {
+      if (key !== uuid && !hasInterval) throw unreadable(text);
+      key = `${uuid}:${part}`;
+      hasInterval = false;
+      continue;
+    }
+    const match = intervalPattern.exec(part);
+    if (match === null) throw unreadable(text);
+    const start = Number(match[1]);
+    const end = Number(match[2] ?? match[1]) + 1;
+    if (start < 1 || end <= start || !Number.isSafeInteger(end)) throw unreadable(text);
+    const list = pairs.get(key) ?? [];
+    list.push([start, end]);
+    pairs.set(key, list);
+    hasInterval = true;
+  }
+  if (!hasInterval) throw unreadable(text);
+}
+
+/** Index of the first interval (even) that ends at or after `bound`; the list's length when none does. */
+function firstEndingAtOrAfter(list: readonly number[], bound: number): number {
+  let low = 0;
+  let high = list.length / 2;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((list[middle * 2 + 1] ?? 0) < bound) low = middle + 1;
+    else high = middle;
+  }
+  return low * 2;
+}
+
+function isInside(list: readonly number[], number: number): boolean {
+  const index = firstEndingAtOrAfter(list, number + 1);
+  return index < list.length && (list[index] ?? 0) <= number;
+}
+
+/** Merge [start, end) into the list, in place, with whatever it touches. */
+function insert(list: number[], start: number, end: number): void {
+  const from = firstEndingAtOrAfter(list, start);
+  let to = from;
+  let mergedStart = start;
+  let mergedEnd = end;
+  while (to < list.length && (list[to] ?? 0) <= end) {
+    mergedStart = Math.min(mergedStart, list[to] ?? mergedStart);
+    mergedEnd = Math.max(mergedEnd, list[to + 1] ?? mergedEnd);
+    to += 2;
+  }
+  list.splice(from, to - from, mergedStart, mergedEnd);
+}
+
+function union(ours: readonly number[], theirs: readonly number[]): number[] {
+  const result: number[] = [];
+  let a = 0;
+  let b = 0;
+  while (a < ours.length || b < theirs.length) {
+    const fromOurs = b >= theirs.length || (a < ours.length && (ours[a] ?? 0) <= (theirs[b] ?? 0));
+    const start = (fromOurs ? ours[a] : theirs[b]) ?? 0;
+    const end = (fromOurs ? ours[a + 1] : theirs[b + 1]) ?? 0;
+    if (fromOurs) a += 2;
+    else b += 2;
+    const tail = result.length - 1;
+    if (tail > 0 && start <= (result[tail] ?? 0)) result[tail] = Math.max(result[tail] ?? 0, end);
+    else result.push(start, end);
+  }
+  return result;
+}
+
+function difference(ours: readonly number[], theirs: readonly number[]): number[] {
+  const result: number[] = [];
+  let b = 0;
+  for (let a = 0; a < ours.length; a += 2) {
+    let start = ours[a] ?? 0;
+    const end = ours[a + 1] ?? 0;
+    while (b < theirs.length && (theirs[b + 1] ?? 0) <= start) b += 2;
+    // An interval of theirs may reach into our next one: walk on with a cursor of our own.
+    for (let cut = b; cut < theirs.length && (theirs[cut] ?? 0) < end; cut += 2) {
+      if (start < (theirs[cut] ?? 0)) result.push(start, theirs[cut] ?? 0);
+      start = Math.max(start, theirs[cut + 1] ?? 0);
+    }
+    if (start < end) result.push(start, end);
+  }
+  return result;
+}
+
+function intersection(ours: readonly number[], theirs: readonly number[]): number[] {
+  const result: number[] = [];
+  let a = 0;
+  let b = 0;
+  while (a < ours.length && b < theirs.length) {
+    const ourEnd = ours[a + 1] ?? 0;
+    const theirEnd = theirs[b + 1] ?? 0;
+    const start = Math.max(ours[a] ?? 0, theirs[b] ?? 0);
+    const end = Math.min(ourEnd, theirEnd);
+    if (start < end) result.push(start, end);
+    if (ourEnd <= theirEnd) a += 2;
+    else b += 2;
+  }
+  return result;
+}
+
+function encodedKeyBytes(key: string, tagged: boolean): number {
+  return uuidBytes + countBytes + (tagged ? 1 + Math.max(0, key.length - 37) : 0);
+}
+
+function readU64(bytes: Buffer, offset: number): number {
+  const value = bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32;
+  if (!Number.isSafeInteger(value)) throw malformed(`has a number beyond 2^53 at byte ${offset}`);
+  return value;
+}
+
+function writeU64(bytes: Buffer, value: number, offset: number): number {
+  bytes.writeUInt32LE(value % 2 ** 32, offset);
+  return bytes.writeUInt32LE(Math.floor(value / 2 ** 32), offset + 4);
+}
+
+function malformed(what: string) {
+  return integrityError(
+    'QZ3201',
+    `A GTID set ${what}.`,
+    'The bytes are damaged or come from a server this version does not know; compare with `SELECT @@gtid_executed` there.',
+  );
+}
+
+function unreadable(text: string) {
+  return configurationError(
+    'QZ2104',
+    `'${text.slice(0, 120)}' is no GTID set.`,
+    'Write it as the server does: 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7, with several servers separated by commas.',
+  );
 }
