@@ -1,24 +1,16 @@
 /** A full copy of a source and the bounds of the GTID set it contains. FORMAT.md is the authority for the bytes. */
 import type { GtidSet } from '../binlog/gtid-set.ts';
+import type { ChunkList } from '../chunks/chunk-list.ts';
 
 export type SnapshotEngine = 'clone' | 'logical';
-
-export interface ChunkRef {
-  /** 32 bytes: keyed hash of the chunk's plain content. */
-  hash: Buffer;
-  /** Id of the pack that holds it ('' for a chunk of zeros, which is not stored), and where in that pack. */
-  pack: string;
-  offset: number;
-  storedBytes: number;
-  plainBytes: number;
-}
 
 export interface SnapshotFile {
   /** Path relative to the data directory (clone), or `dump.sql` (logical). */
   path: string;
   sizeBytes: number;
   mode: number;
-  chunks: ChunkRef[];
+  /** One for each 256 KiB begun, in order. */
+  chunks: ChunkList;
 }
 
 export interface SnapshotManifest {
