@@ -1,0 +1,132 @@
+/** What is wrong with one configuration file, each complaint one sentence with code, place and hint. */
+import type { z } from 'zod';
+import { nearestWord } from './nearest.ts';
+import { configSchema, laterKeys } from './schema.ts';
+import type { KeyPath, YamlFile } from './yaml-file.ts';
+
+export interface Complaint {
+  code: `QZ2${string}`;
+  sentence: string;
+  hint: string;
+}
+
+/** Empty when the file is good, save for rules that cross keys (config.ts). Keys of later versions come first. */
+export function complaints(file: string, yaml: YamlFile): Complaint[] {
+  const found: Complaint[] = [];
+  const later = laterKeys.flatMap((rule) =>
+    matches(yaml.data, rule.path.split('.'), rule.value).map((path) => ({ rule, path })),
+  );
+  for (const { rule, path } of later) found.push(notYet(file, yaml, path, rule));
+  const covered = new Set(later.map(({ path }) => path.join('.')));
+  const checked = configSchema.safeParse(yaml.data);
+  for (const issue of checked.success ? [] : checked.error.issues) found.push(...fromIssue(file, yaml, issue, covered));
+  return found;
+}
+
+function fromIssue(file: string, yaml: YamlFile, issue: z.core.$ZodIssue, covered: ReadonlySet<string>): Complaint[] {
+  const path = issue.path.map((part) => (typeof part === 'number' ? part : String(part)));
+  if (issue.code === 'unrecognized_keys')
+    return issue.keys
+      .filter((name) => !covered.has([...path, name].join('.')))
+      .map((name) => unknownKey(file, yaml, path, name));
+  if (covered.has(path.join('.'))) return [];
+  const at = `(${yaml.place(path, 'value')} of ${file})`;
+  const name = path.length === 0 ? 'The configuration' : `\`${path.join('.')}\``;
+  const expected = issue.code === 'invalid_key' ? (issue.issues[0]?.message ?? issue.message) : issue.message;
+  if (valueAt(yaml.data, path) === undefined && path.length > 0) {
+    // A missing mapping with a later sibling (log without local, but with kafka) was already said in better words.
+    if ([...covered].some((other) => other.startsWith(`${path.slice(0, -1).join('.')}.`))) return [];
+    return [{ code: 'QZ2014', sentence: `${name} is missing ${at}.`, hint: `${explain(path)}Give ${expected}.` }];
+  }
+  return [
+    {
+      code: 'QZ2015',
+      sentence: `${name} must be ${expected} ${at}.`,
+      hint: `${explain(path)}It is ${kindOf(valueAt(yaml.data, path))} now.`,
+    },
+  ];
+}
+
+function unknownKey(file: string, yaml: YamlFile, parent: KeyPath, name: string): Complaint {
+  const known = Object.keys(shapeAt(parent) ?? {});
+  const near = nearestWord(name, known);
+  const here = parent.length === 0 ? 'at the top' : `in \`${parent.join('.')}\``;
+  return {
+    code: 'QZ2013',
+    sentence: `Unknown key \`${[...parent, name].join('.')}\` (${yaml.place([...parent, name], 'key')} of ${file}).`,
+    hint: `${near === null ? '' : `Did you mean ${near}? `}Known ${here}: ${known.join(', ')}.`,
+  };
+}
+
+function notYet(file: string, yaml: YamlFile, path: KeyPath, rule: (typeof laterKeys)[number]): Complaint {
+  const value = rule.value === undefined ? '' : ` with ${rule.value}//`;
+  return {
+    code: 'QZ2016',
+    sentence: `\`${path.join('.')}\`${value} is not in this version (${yaml.place(path, 'key')} of ${file}).`,
+    hint: `${rule.instead.charAt(0).toUpperCase()}${rule.instead.slice(1)}.`,
+  };
+}
+
+function matches(
+  data: unknown,
+  pattern: readonly string[],
+  value: string | undefined,
+  at: readonly string[] = [],
+): string[][] {
+  const [first, ...rest] = pattern;
+  if (first === undefined)
+    return value === undefined || (typeof data === 'string' && data.startsWith(value)) ? [[...at]] : [];
+  if (data === null || typeof data !== 'object' || Array.isArray(data)) return [];
+  return Object.entries(data)
+    .filter(([name]) => first === '*' || name === first)
+    .flatMap(([name, child]) => matches(child, rest, value, [...at, name]));
+}
+
+function valueAt(data: unknown, path: KeyPath): unknown {
+  let value = data;
+  for (const part of path) {
+    if (value === null || typeof value !== 'object' || !Object.hasOwn(value, part)) return undefined;
+    value = (value as Record<string, unknown>)[part];
+  }
+  return value;
+}
+
+/** Never the value itself: somebody may have written a secret in the wrong place. */
+function kindOf(value: unknown): string {
+  if (value === null) return 'empty';
+  if (Array.isArray(value)) return 'a list';
+  if (typeof value === 'object') return 'a mapping';
+  if (typeof value === 'string') return 'another text';
+  return typeof value === 'number' ? 'a number' : `a ${typeof value}`;
+}
+
+type Described = z.ZodType & { meta(): { description?: string } | undefined };
+
+/** Through defaults and optionals to the object below, if there is one. */
+export function shapeOf(schema: z.ZodType): Readonly<Record<string, Described>> | null {
+  const definition = schema.def as { type: string; innerType?: z.ZodType; shape?: Record<string, Described> };
+  if (definition.innerType) return shapeOf(definition.innerType);
+  return definition.type === 'object' ? (definition.shape ?? null) : null;
+}
+
+function child(schema: z.ZodType, part: string | number): Described | undefined {
+  const definition = schema.def as { type: string; innerType?: z.ZodType; valueType?: Described };
+  if (definition.innerType) return child(definition.innerType, part);
+  return definition.type === 'record' ? definition.valueType : shapeOf(schema)?.[part];
+}
+
+function schemaAt(path: KeyPath): z.ZodType | undefined {
+  let schema: z.ZodType | undefined = configSchema;
+  for (const part of path) schema = schema && child(schema, part);
+  return schema;
+}
+
+function shapeAt(path: KeyPath) {
+  const schema = schemaAt(path);
+  return schema ? shapeOf(schema) : null;
+}
+
+function explain(path: KeyPath): string {
+  const description = schemaAt(path)?.meta()?.description;
+  return description ? `${description} ` : '';
+}

@@ -1,0 +1,224 @@
+/** The configuration as programs see it: checked, in the project's own names, every number with its unit. */
+import { readFile } from 'node:fs/promises';
+import { relative, resolve } from 'node:path';
+import { configurationError, type QazynaError } from '../errors/error.ts';
+import { type Complaint, complaints } from './complaints.ts';
+import { type ConfigFile, configSchema, folderOfFileUrl, parseListen } from './schema.ts';
+import { parseYamlFile, type YamlFile } from './yaml-file.ts';
+
+export const defaultConfigPath = '/etc/qazyna/config.yaml';
+
+export type TlsMode = 'verify_identity' | 'verify_ca' | 'required' | 'disabled';
+
+export interface MysqlConfig {
+  host: string;
+  port: number;
+  user: string;
+  /** null: no password. Read it with `readSecret` (secrets.ts) at the moment of use; it is never kept in here. */
+  passwordFile: string | null;
+  tls: { mode: TlsMode; caFile: string | null };
+}
+
+export interface ArchiveConfig {
+  name: string;
+  url: string;
+  /** Folder of a file:// URL. */
+  dir: string;
+  failureDomain: 'same_host' | 'other_host';
+}
+
+export interface Config {
+  /** The file it was read from, for messages. */
+  file: string;
+  source: { name: string; start: 'oldest' | 'current'; mysql: MysqlConfig; acknowledgeAfter: string };
+  log: { local: { dir: string; maxSizeBytes: number } };
+  /** In the order of the file; at least one. */
+  archives: ArchiveConfig[];
+  snapshots: { engine: 'clone' | 'logical'; everyMs: number; scratchDir: string | null };
+  http: { host: string; port: number };
+}
+
+/** `--config FILE`, else `$QAZYNA_CONFIG`, else /etc/qazyna/config.yaml; never the working folder. */
+export function configPath(flag: string | undefined, environment: NodeJS.ProcessEnv = process.env): string {
+  return resolve(flag ?? (environment.QAZYNA_CONFIG || defaultConfigPath));
+}
+
+/** Read and check a file. Configuration errors QZ2010–QZ2016, QZ2019; all complaints stand in `details.problems`. */
+export async function loadConfig(file: string): Promise<Config> {
+  let text: string;
+  try {
+    text = await readFile(file, 'utf8');
+  } catch (error) {
+    throw unreadable(file, error);
+  }
+  return parseConfig(file, text);
+}
+
+/** As `loadConfig`, from text; `file` is only for messages. */
+export function parseConfig(file: string, text: string): Config {
+  const yaml = parseYamlFile(file, text);
+  const found = complaints(file, yaml);
+  if (found.length > 0) throw complain(found);
+  const config = toConfig(file, configSchema.parse(yaml.data));
+  const crossing = crossComplaints(config, yaml);
+  if (crossing.length > 0) throw complain(crossing);
+  return config;
+}
+
+function complain(found: readonly Complaint[]): QazynaError {
+  const first = found[0];
+  if (!first) throw new RangeError('complain() needs a complaint');
+  const more =
+    found.length === 1 ? '' : ` (${found.length - 1} more in this file: \`qazyna config check\` lists them.)`;
+  return configurationError(first.code, first.sentence, first.hint + more, {
+    details: { problems: found.map(({ code, sentence, hint }) => ({ code, message: sentence, hint })) },
+  });
+}
+
+function unreadable(file: string, cause: unknown): QazynaError {
+  const reason = (cause as NodeJS.ErrnoException).code ?? String(cause);
+  if (reason === 'ENOENT')
+    return configurationError(
+      'QZ2010',
+      `There is no configuration at ${file}.`,
+      'Write one with `qazyna config example > FILE` and give it with --config FILE or $QAZYNA_CONFIG; verbs that only read an archive do without: --from URL.',
+      { cause },
+    );
+  return configurationError(
+    'QZ2011',
+    `The configuration ${file} cannot be read (${reason}).`,
+    'Check that it is a file and that this account may read it.',
+    { cause },
+  );
+}
+
+function toConfig(file: string, raw: ConfigFile): Config {
+  const { source, log, archives, snapshots, http } = raw;
+  return {
+    file,
+    source: {
+      name: source.name,
+      start: source.start,
+      acknowledgeAfter: source.acknowledge_after,
+      mysql: {
+        host: source.mysql.host,
+        port: source.mysql.port,
+        user: source.mysql.user,
+        passwordFile: source.mysql.password_file ?? null,
+        tls: { mode: source.mysql.tls.mode, caFile: source.mysql.tls.ca_file ?? null },
+      },
+    },
+    log: { local: { dir: resolve(log.local.dir), maxSizeBytes: log.local.max_size } },
+    archives: Object.entries(archives).map(([name, { url, failure_domain }]) => ({
+      name,
+      url,
+      dir: folderOfFileUrl(url) ?? '',
+      failureDomain: failure_domain,
+    })),
+    snapshots: {
+      engine: snapshots.engine,
+      everyMs: snapshots.every,
+      scratchDir: snapshots.scratch_dir === undefined ? null : resolve(snapshots.scratch_dir),
+    },
+    http: parseListen(http.listen) ?? { host: '127.0.0.1', port: 9309 },
+  };
+}
+
+/** What no single key can show to be wrong. */
+function crossComplaints(config: Config, yaml: YamlFile): Complaint[] {
+  return [
+    ...archiveComplaints(config, yaml),
+    ...folderComplaints(config, yaml),
+    ...acknowledgeComplaints(config, yaml),
+  ];
+}
+
+function wrong(yaml: YamlFile, file: string, path: readonly string[], sentence: string, hint: string): Complaint {
+  return { code: 'QZ2019', sentence: `${sentence} (${yaml.place(path, 'value')} of ${file}).`, hint };
+}
+
+function archiveComplaints(config: Config, yaml: YamlFile): Complaint[] {
+  const say = (path: string[], sentence: string, hint: string) => wrong(yaml, config.file, path, sentence, hint);
+  const found: Complaint[] = [];
+  if (config.archives.length === 0)
+    found.push(
+      say(['archives'], 'There is no archive in `archives`', 'Give at least one, better two in different places.'),
+    );
+  for (const { name } of config.archives) {
+    if (name === 'none' || name === 'log')
+      found.push(
+        say(
+          ['archives', name],
+          `An archive cannot be called ${name}`,
+          'That word has a meaning in acknowledge_after; take another name.',
+        ),
+      );
+  }
+  return found;
+}
+
+function folderComplaints(config: Config, yaml: YamlFile): Complaint[] {
+  const folders: { path: string[]; dir: string }[] = [
+    { path: ['log', 'local', 'dir'], dir: config.log.local.dir },
+    ...config.archives.map(({ name, dir }) => ({ path: ['archives', name, 'url'], dir: resolve(dir) })),
+  ];
+  const scratch = config.snapshots.scratchDir;
+  if (scratch !== null) folders.push({ path: ['snapshots', 'scratch_dir'], dir: scratch });
+  const found: Complaint[] = [];
+  if (scratch === null && config.snapshots.engine === 'clone')
+    found.push(
+      wrong(
+        yaml,
+        config.file,
+        ['snapshots'],
+        '`snapshots.scratch_dir` is missing, and the clone engine needs it',
+        'Name a folder that mysqld may write to, with room for a second copy of its data, or set engine: logical.',
+      ),
+    );
+  for (const [index, one] of folders.entries()) {
+    for (const other of folders.slice(index + 1)) {
+      if (!within(one.dir, other.dir) && !within(other.dir, one.dir)) continue;
+      const [a, b] = [one.path.join('.'), other.path.join('.')];
+      found.push(
+        wrong(
+          yaml,
+          config.file,
+          other.path,
+          `\`${b}\` and \`${a}\` are the same folder or one lies inside the other (${other.dir}, ${one.dir})`,
+          'Give each a folder of its own, archives best on other disks.',
+        ),
+      );
+    }
+  }
+  return found;
+}
+
+function within(outer: string, inner: string): boolean {
+  const path = relative(outer, inner);
+  return path === '' || !(path === '..' || path.startsWith('../'));
+}
+
+/** chain.md's rule: what acknowledges a commit must outlive this host, else "RPO 0" would be a lie. */
+function acknowledgeComplaints(config: Config, yaml: YamlFile): Complaint[] {
+  const after = config.source.acknowledgeAfter;
+  if (after === 'none') return [];
+  const path = ['source', 'acknowledge_after'];
+  const say = (sentence: string, hint: string) => [wrong(yaml, config.file, path, sentence, hint)];
+  if (after === 'log')
+    return say(
+      '`source.acknowledge_after: log` would promise what a local log cannot keep: it dies with this host',
+      'Set none, or the name of an archive with failure_domain: other_host.',
+    );
+  const archive = config.archives.find(({ name }) => name === after);
+  if (!archive)
+    return say(
+      `\`source.acknowledge_after\` names ${after}, which is no archive of this file`,
+      `Set none or one of ${config.archives.map(({ name }) => name).join(', ')}.`,
+    );
+  if (archive.failureDomain === 'same_host')
+    return say(
+      `\`source.acknowledge_after\` names ${after}, a folder on this very host, which would be lost with it`,
+      `If ${archive.url} really outlives this host, say failure_domain: other_host there; else set none.`,
+    );
+  return [];
+}

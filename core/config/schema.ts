@@ -1,0 +1,240 @@
+/**
+ * The configuration's one schema: it checks the file, makes the types, and writes `qazyna config example` and its help.
+ * Keys are spelled as in the YAML; `toConfig` (config.ts) turns them into the project's own names with their units.
+ *
+ * Every key has a description (one or two sentences, printed as a comment), an example, and every value an "expected"
+ * sentence that a wrong one is answered with.
+ */
+import { isAbsolute } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+import { durationExamples, parseDurationMs, parseSizeBytes, sizeExamples } from './quantities.ts';
+
+export interface KeyMeta {
+  description: string;
+  /** What `config example` writes; a key without one is an object whose own keys are written. */
+  example?: string | number | Record<string, unknown>;
+  /** The example stands as a comment: most files do without this key. */
+  seldom?: boolean;
+}
+
+/** Describe a key: for help, for the example, and for error messages. */
+function key<T extends z.ZodType>(schema: T, description: string, example?: KeyMeta['example']): T {
+  return schema.meta(example === undefined ? { description } : { description, example });
+}
+
+function text(expected: string, pattern: RegExp) {
+  return z.string({ error: expected }).regex(pattern, { error: expected });
+}
+
+function oneOf<const T extends readonly [string, ...string[]]>(values: T) {
+  return z.enum(values, { error: `one of ${values.join(', ')}` });
+}
+
+function absolutePath() {
+  const expected = 'an absolute path such as /var/lib/qazyna/log';
+  return z.string({ error: expected }).refine((path) => isAbsolute(path) && !path.includes('\0'), { error: expected });
+}
+
+function durationMs(minMs: number) {
+  const expected = `a duration with its unit (${durationExamples}), at least ${minMs < 1000 ? `${minMs}ms` : `${minMs / 1000}s`}`;
+  return z.string({ error: expected }).transform((value, context) => {
+    const ms = parseDurationMs(value);
+    if (ms !== null && ms >= minMs) return ms;
+    context.addIssue({ code: 'custom', message: expected });
+    return z.NEVER;
+  });
+}
+
+function sizeBytes(minBytes: number) {
+  const expected = `a size with its unit (${sizeExamples}), at least ${minBytes / 2 ** 20}MiB`;
+  return z.string({ error: expected }).transform((value, context) => {
+    const bytes = parseSizeBytes(value);
+    if (bytes !== null && bytes >= minBytes) return bytes;
+    context.addIssue({ code: 'custom', message: expected });
+    return z.NEVER;
+  });
+}
+
+/** `file:///srv/qazyna` → its folder. Other schemes are named by `laterKeys` before the schema looks at them. */
+export function folderOfFileUrl(url: string): string | null {
+  try {
+    const parsed = new URL(url);
+    if (parsed.protocol !== 'file:' || parsed.host !== '' || parsed.search !== '' || parsed.hash !== '') return null;
+    const folder = fileURLToPath(parsed);
+    return isAbsolute(folder) && folder !== '/' && !folder.includes('\0') ? folder : null;
+  } catch {
+    return null;
+  }
+}
+
+function archiveUrl() {
+  const expected = 'a URL of a folder such as file:///srv/qazyna';
+  return z.string({ error: expected }).refine((url) => folderOfFileUrl(url) !== null, { error: expected });
+}
+
+/** `127.0.0.1:9309`, `localhost:9309`, `[::1]:9309`. */
+export function parseListen(value: string): { host: string; port: number } | null {
+  const match = /^(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9.-]{1,253})):(\d{1,5})$/.exec(value);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  return host !== undefined && port <= 65_535 ? { host, port } : null;
+}
+
+function listen() {
+  const expected = 'an address and port such as "127.0.0.1:9309"';
+  return z.string({ error: expected }).refine((value) => parseListen(value) !== null, { error: expected });
+}
+
+function port() {
+  const error = 'a port number from 1 to 65535';
+  return z.number({ error }).int({ error }).min(1, { error }).max(65_535, { error });
+}
+
+function mapping<T extends z.ZodRawShape>(shape: T) {
+  return z.strictObject(shape, {
+    error: (issue) => (issue.code === 'invalid_type' ? 'a mapping of keys to values' : undefined),
+  });
+}
+
+const tls = mapping({
+  mode: key(
+    oneOf(['verify_identity', 'verify_ca', 'required', 'disabled']).default('required'),
+    'verify_identity checks the certificate and its host name, verify_ca the certificate only; required encrypts without checking; disabled is for a loopback connection.',
+    'required',
+  ),
+  ca_file: key(
+    absolutePath().optional(),
+    'Certificate authority (PEM) the server certificate must come from. The system’s own list when left out.',
+    '/etc/qazyna/mysql-ca.pem',
+  ).meta({ seldom: true }),
+});
+
+const mysql = mapping({
+  host: key(
+    text('a host name or address', /^[^\s/@]{1,255}$/).default('127.0.0.1'),
+    'Where the source listens. The clone engine of snapshots needs the agent on the same host.',
+    '127.0.0.1',
+  ),
+  port: key(port().default(3306), 'TCP port of the source.', 3306),
+  user: key(
+    text('an account name of 1 to 32 characters', /^[^\0]{1,32}$/).default('qazyna'),
+    'Account for capture and snapshots; `qazyna doctor --fix` makes it with exactly the grants it needs.',
+    'qazyna',
+  ),
+  password_file: key(
+    absolutePath().optional(),
+    'File with the password (mode 0600). Under systemd a credential of the same file name is read instead. Left out: no password.',
+    '/etc/qazyna/mysql.password',
+  ),
+  tls: key(tls.prefault({}), 'Encryption of the connection.'),
+});
+
+const source = mapping({
+  name: key(
+    text(
+      'a name of letters, digits, dot, dash and underscore, at most 64 characters, beginning with a letter or digit',
+      /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/,
+    ),
+    'Name of the protected server. Its folder in every archive is called so: choose it once.',
+    'agama',
+  ),
+  start: key(
+    oneOf(['oldest', 'current']).default('oldest'),
+    'Where the very first capture begins: the oldest binlog still there, or the current one.',
+    'oldest',
+  ),
+  mysql: key(mysql, 'The MySQL server to protect.'),
+  acknowledge_after: key(
+    text('none, log or the name of an archive', /^[a-z][a-z0-9_-]{0,31}$/).default('none'),
+    'When commits on the source may return: none does not hold them up (the stated lag can be lost with the host).',
+    'none',
+  ),
+});
+
+const local = mapping({
+  dir: key(
+    absolutePath(),
+    'Folder of the log, on a disk of this host. Only one agent may hold it.',
+    '/var/lib/qazyna/log',
+  ),
+  max_size: key(
+    sizeBytes(16 * 2 ** 20).prefault('20GiB'),
+    'At this size capture pauses and raises an alarm, until the archives have caught up.',
+    '20GiB',
+  ),
+});
+
+const archive = mapping({
+  url: key(archiveUrl(), 'Where it is.', 'file:///srv/qazyna'),
+  failure_domain: key(
+    oneOf(['same_host', 'other_host']).default('same_host'),
+    'other_host says that this folder outlives this host (a mounted share, for example).',
+    'same_host',
+  ),
+});
+
+const snapshots = mapping({
+  engine: key(
+    oneOf(['clone', 'logical']).default('clone'),
+    'clone copies the data files (MySQL 8.0.17 or later, agent on the same host, InnoDB only); logical dumps SQL from anywhere.',
+    'clone',
+  ),
+  every: key(durationMs(60_000).prefault('6h'), 'A full copy this often; unchanged parts are stored only once.', '6h'),
+  scratch_dir: key(
+    absolutePath().optional(),
+    'Folder in which mysqld may make the copy that clone takes (as large as its data). Needed by the clone engine.',
+    '/var/lib/mysql-clone',
+  ),
+});
+
+const http = mapping({
+  listen: key(
+    listen().default('127.0.0.1:9309'),
+    'Where /status, /health and /metrics answer. They show no data and no secrets, and ask for no password: keep it on loopback or a trusted network.',
+    '127.0.0.1:9309',
+  ),
+});
+
+export const archiveNamePattern = /^[a-z][a-z0-9_-]{0,31}$/;
+
+export const configSchema = mapping({
+  source: key(source, 'What is protected. One source per file.'),
+  log: key(
+    mapping({ local: key(local, 'Files on this host.') }),
+    'The ordered, durable list of what was captured, between the source and the archives.',
+  ),
+  archives: key(
+    z.record(text('an archive name of small letters, digits, dash and underscore', archiveNamePattern), archive, {
+      error: 'a mapping of archive names to archives',
+    }),
+    'Where history is kept, each with its own name. Every archive holds all that a restore needs.',
+    {
+      onsite: { url: 'file:///srv/qazyna' },
+      offsite: { url: 'file:///mnt/offsite/qazyna', failure_domain: 'other_host' },
+    },
+  ),
+  snapshots: key(snapshots, 'Full copies, from which a restore starts.'),
+  http: key(http.prefault({}), 'Status for people and monitoring.'),
+});
+
+export type ConfigFile = z.output<typeof configSchema>;
+
+/**
+ * Keys of the design that later versions bring. They are refused by name, so that nobody believes them to be in force.
+ * `*` stands for one key; a `value` narrows it to values that begin so.
+ */
+export const laterKeys: readonly { path: string; value?: string; instead: string }[] = [
+  { path: 'log.kafka', instead: 'use log.local' },
+  { path: 'archives.*.url', value: 's3:', instead: 'use a file:// folder' },
+  ...['endpoint', 'path_style', 'region', 'credentials_file', 'prune_credentials_file', 'object_lock'].map((name) => ({
+    path: `archives.*.${name}`,
+    instead: 'use a file:// folder and remove it',
+  })),
+  { path: 'archives.*.encryption', instead: 'remove it, and keep the archive on an encrypted file system' },
+  { path: 'archives.*.retention', instead: 'remove it: this version deletes nothing from an archive' },
+  { path: 'standby', instead: 'remove it' },
+  { path: 'influxdb', instead: 'remove it' },
+  { path: 'grafana', instead: 'remove it' },
+  { path: 'metrics', instead: 'remove it and let Prometheus scrape http.listen at /metrics' },
+];

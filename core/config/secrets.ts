@@ -1,0 +1,54 @@
+/** Secrets live in files only: never in flags, the configuration itself, logs or error messages. */
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { configurationError } from '../errors/error.ts';
+
+const maxBytes = 64 * 1024;
+
+/**
+ * The text of a secret file, without its trailing newline. Under systemd (`$CREDENTIALS_DIRECTORY` is set) a credential
+ * with the same file name is read instead, so that one configuration serves the service and an operator at a shell.
+ * `warn` hears about a file that everybody on this host may read. QZ2017 unreadable, QZ2018 empty or too long.
+ */
+export async function readSecret(
+  file: string,
+  options: { warn?: (sentence: string) => void; environment?: NodeJS.ProcessEnv } = {},
+): Promise<string> {
+  const folder = (options.environment ?? process.env).CREDENTIALS_DIRECTORY;
+  const credential = folder ? await tryRead(join(folder, basename(file))) : null;
+  if (credential && !('failed' in credential)) return checked(join(folder ?? '', basename(file)), credential.text);
+  const found = await tryRead(file);
+  if ('failed' in found)
+    throw configurationError(
+      'QZ2017',
+      `The secret file ${file} cannot be read (${found.failed}).`,
+      'Check the path and that this account may read it; under systemd give it with LoadCredential=.',
+    );
+  if ((found.mode & constants.S_IROTH) !== 0)
+    options.warn?.(`the secret file ${file} may be read by everybody on this host; chmod 600 it`);
+  return checked(file, found.text);
+}
+
+function checked(file: string, text: string): string {
+  const secret = text.replace(/\r?\n$/, '');
+  if (secret === '' || secret.includes('\n') || secret.includes('\0'))
+    throw configurationError(
+      'QZ2018',
+      `The secret file ${file} does not hold exactly one line of text.`,
+      'Write the secret alone into it, on one line.',
+    );
+  return secret;
+}
+
+async function tryRead(file: string): Promise<{ text: string; mode: number } | { failed: string }> {
+  try {
+    // O_NONBLOCK: a pipe in place of the file must not hang the start.
+    await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
+    const { mode, size } = await handle.stat();
+    if (size > maxBytes) return { failed: 'longer than 64 KiB' };
+    return { text: await handle.readFile('utf8'), mode };
+  } catch (error) {
+    return { failed: (error as NodeJS.ErrnoException).code ?? 'unreadable' };
+  }
+}
