@@ -1,0 +1,132 @@
+/** From an archive's URL to a store that is known to be an archive of ours (`archive.json`). */
+import { randomBytes } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { configurationError, integrityError } from '../errors/error.ts';
+import { openDirectoryStore } from './directory.ts';
+import type { ObjectStore } from './store.ts';
+import { errorText } from './store-error.ts';
+
+export const archiveFormat = 1;
+const archiveKey = 'archive.json';
+
+export interface OpenStoreOptions {
+  /** Writers create the archive where there is none; readers never do. */
+  create: boolean;
+}
+
+export interface ArchiveIdentity {
+  /** 32 hex digits, made with the archive. */
+  id: string;
+  format: number;
+  /** ISO 8601, UTC. */
+  created: string;
+  encryption: 'none';
+}
+
+export interface OpenedArchive {
+  store: ObjectStore;
+  identity: ArchiveIdentity;
+}
+
+type Opener = (url: URL, options: OpenStoreOptions) => Promise<ObjectStore>;
+
+/** One opener for each scheme. */
+const openers: Record<string, Opener> = {
+  'file:': (url, options) => openDirectoryStore(folderOf(url), options),
+  's3:': () => {
+    throw configurationError(
+      'QZ2406',
+      'Archives in S3 are not available in this build.',
+      'Use a file:// archive, for example on a mounted file system of another host.',
+    );
+  },
+};
+
+/** The store behind `url`, without looking at what is in it. Throws QZ24xx when the URL or the place is unusable. */
+export async function openStore(url: string, options: OpenStoreOptions): Promise<ObjectStore> {
+  const parsed = URL.canParse(url) ? new URL(url) : null;
+  const opener = parsed === null ? undefined : openers[parsed.protocol];
+  if (parsed === null || opener === undefined) {
+    throw configurationError(
+      'QZ2407',
+      `The archive URL ${JSON.stringify(withoutCredentials(url))} is not understood.`,
+      'Write file:///absolute/path (three slashes).',
+    );
+  }
+  return await opener(parsed, options);
+}
+
+/** The store and its identity; with `create` a new archive is made of an empty place, else QZ2408. */
+export async function openArchive(url: string, options: OpenStoreOptions): Promise<OpenedArchive> {
+  const store = await openStore(url, options);
+  return { store, identity: await identifyArchive(store, options) };
+}
+
+export async function identifyArchive(store: ObjectStore, options: OpenStoreOptions): Promise<ArchiveIdentity> {
+  const present = await store.get(archiveKey);
+  if (present !== null) return readIdentity(store, present);
+  if (!options.create) {
+    throw configurationError(
+      'QZ2408',
+      `${store.url} is not an archive: it holds no ${archiveKey}.`,
+      'Check the URL; an archive is made by the agent when it first writes to it.',
+    );
+  }
+  await store.probe();
+  const identity: ArchiveIdentity = {
+    format: archiveFormat,
+    id: randomBytes(16).toString('hex'),
+    created: new Date().toISOString(),
+    encryption: 'none',
+  };
+  const body = Buffer.from(`${JSON.stringify(identity, null, 2)}\n`);
+  if ((await store.putIfAbsent(archiveKey, [body])) === 'created') return identity;
+  const winner = await store.get(archiveKey);
+  return readIdentity(store, winner ?? Buffer.alloc(0));
+}
+
+function readIdentity(store: ObjectStore, bytes: Buffer): ArchiveIdentity {
+  const damaged = () =>
+    integrityError('QZ3404', `${archiveKey} in ${store.url} is damaged.`, 'Write it anew as FORMAT.md describes it.');
+  const found = parseObject(bytes.toString());
+  if (found === null) throw damaged();
+  const { format, id, created, encryption } = found;
+  if (typeof format !== 'number' || typeof id !== 'string' || typeof created !== 'string') throw damaged();
+  if (format > archiveFormat || encryption !== 'none') {
+    throw configurationError(
+      'QZ2409',
+      `The archive ${store.url} has format ${format}, encryption ${String(encryption)}: newer than this version knows.`,
+      'Use the version of qazyna that made it, or a newer one.',
+    );
+  }
+  return { format, id, created, encryption };
+}
+
+/** A JSON object, or null for anything else. */
+export function parseObject(text: string): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : null;
+  } catch {
+    return null;
+  }
+}
+
+function folderOf(url: URL): string {
+  try {
+    if (url.search !== '' || url.hash !== '') throw new Error('it has a ? or # part; write those as %3F and %23');
+    const path = fileURLToPath(url);
+    return path.length > 1 ? path.replace(/\/+$/, '') : path;
+  } catch (error) {
+    throw configurationError(
+      'QZ2407',
+      `The archive URL ${JSON.stringify(url.href)} is not understood: ${errorText(error)}.`,
+      'Write file:///absolute/path (three slashes).',
+      { cause: error },
+    );
+  }
+}
+
+function withoutCredentials(url: string): string {
+  return url.replace(/\/\/[^/@]*@/, '//').slice(0, 200);
+}
