@@ -11,7 +11,7 @@ export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
   let value = bytes;
   let unit = 0;
-  while (Math.abs(value) >= 999.5 && unit < units.length - 1) {
+  while (Math.abs(value) >= (unit === 0 ? 1023.5 : 999.5) && unit < units.length - 1) {
     value /= 1024;
     unit += 1;
   }

@@ -1,0 +1,33 @@
+/** The process: signals, stdout and the exit. Started by bin/qazyna. */
+import { runCommandLine } from './program.ts';
+
+const stop = new AbortController();
+
+function onSignal(signal: NodeJS.Signals): void {
+  if (stop.signal.aborted) {
+    // The second one means it: end as that signal would have ended us.
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
+    return;
+  }
+  const reason = new Error(signal);
+  reason.name = 'AbortError';
+  stop.abort(reason);
+}
+
+process.on('SIGINT', onSignal);
+process.on('SIGTERM', onSignal);
+// `qazyna history … | head` ends when head does, without a word.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+const exitCode = await runCommandLine(process.argv.slice(2), {
+  stdout: process.stdout,
+  stderr: process.stderr,
+  environment: process.env,
+  signal: stop.signal,
+});
+// Nothing that is left open (a timer, a socket) may keep a finished verb alive.
+process.exit(exitCode);
