@@ -29,7 +29,7 @@ import {
   parsePreviousGtids,
   parseRotate,
 } from './events.ts';
-import { type GtidEvent, gtidText, parseGtid } from './gtid-event.ts';
+import { gtidText, parseGtid } from './gtid-event.ts';
 import type { ScanHandler, ScanOptions, Transaction } from './scan-types.ts';
 
 export type { FileHead, ScanHandler, ScanOptions, Transaction } from './scan-types.ts';
