@@ -8,7 +8,7 @@ import { parseYamlFile, type YamlFile } from './yaml-file.ts';
 
 export const defaultConfigPath = '/etc/qazyna/config.yaml';
 
-export type TlsMode = 'verify_identity' | 'verify_ca' | 'required' | 'disabled';
+export type TlsMode = 'verify_identity' | 'verify_ca' | 'required' | 'preferred' | 'disabled';
 
 export interface MysqlConfig {
   host: string;
@@ -16,7 +16,7 @@ export interface MysqlConfig {
   user: string;
   /** null: no password. Read it with `readSecret` (secrets.ts) at the moment of use; it is never kept in here. */
   passwordFile: string | null;
-  tls: { mode: TlsMode; caFile: string | null };
+  tls: { mode: TlsMode; caFile?: string | undefined; certFile?: string | undefined; keyFile?: string | undefined };
 }
 
 export interface ArchiveConfig {
@@ -105,7 +105,12 @@ function toConfig(file: string, raw: ConfigFile): Config {
         port: source.mysql.port,
         user: source.mysql.user,
         passwordFile: source.mysql.password_file ?? null,
-        tls: { mode: source.mysql.tls.mode, caFile: source.mysql.tls.ca_file ?? null },
+        tls: {
+          mode: source.mysql.tls.mode,
+          caFile: source.mysql.tls.ca_file,
+          certFile: source.mysql.tls.cert_file,
+          keyFile: source.mysql.tls.key_file,
+        },
       },
     },
     log: { local: { dir: resolve(log.local.dir), maxSizeBytes: log.local.max_size } },

@@ -99,14 +99,24 @@ function mapping<T extends z.ZodRawShape>(shape: T) {
 
 const tls = mapping({
   mode: key(
-    oneOf(['verify_identity', 'verify_ca', 'required', 'disabled']).default('required'),
-    'verify_identity checks the certificate and its host name, verify_ca the certificate only; required encrypts without checking; disabled is for a loopback connection.',
+    oneOf(['verify_identity', 'verify_ca', 'required', 'preferred', 'disabled']).default('required'),
+    'verify_identity checks the certificate and its host name, verify_ca the certificate only; required encrypts without checking; preferred also accepts a server that cannot; disabled is for a loopback connection.',
     'required',
   ),
   ca_file: key(
     absolutePath().optional(),
     'Certificate authority (PEM) the server certificate must come from. The system’s own list when left out.',
     '/etc/qazyna/mysql-ca.pem',
+  ).meta({ seldom: true }),
+  cert_file: key(
+    absolutePath().optional(),
+    'Certificate (PEM) this side shows, for accounts made with REQUIRE X509.',
+    '/etc/qazyna/mysql-client-cert.pem',
+  ).meta({ seldom: true }),
+  key_file: key(
+    absolutePath().optional(),
+    'Private key (PEM) of that certificate.',
+    '/etc/qazyna/mysql-client-key.pem',
   ).meta({ seldom: true }),
 });
 

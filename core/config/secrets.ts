@@ -3,6 +3,7 @@ import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { configurationError } from '../errors/error.ts';
+import type { MysqlConfig } from './config.ts';
 
 const maxBytes = 64 * 1024;
 
@@ -28,6 +29,15 @@ export async function readSecret(
   if ((found.mode & constants.S_IROTH) !== 0)
     options.warn?.(`the secret file ${file} may be read by everybody on this host; chmod 600 it`);
   return checked(file, found.text);
+}
+
+/** What a connection needs, its password just read: the same shape as `MysqlEndpoint` of core/mysql. */
+export async function mysqlEndpointOf(
+  mysql: MysqlConfig,
+  options: { warn?: (sentence: string) => void; environment?: NodeJS.ProcessEnv } = {},
+) {
+  const { host, port, user, tls, passwordFile } = mysql;
+  return { host, port, user, tls, password: passwordFile === null ? '' : await readSecret(passwordFile, options) };
 }
 
 function checked(file: string, text: string): string {

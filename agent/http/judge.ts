@@ -1,0 +1,155 @@
+/** From the numbers to words: is all well, what needs attention, and what would be lost if this host vanished now. */
+import { formatBytes, formatDuration, formatInstant } from '../../core/progress/format.ts';
+import {
+  type ArchiveStatus,
+  type Attention,
+  ageMs,
+  attentionLagMs,
+  type Judgement,
+  lagMs,
+  type StatusReport,
+  type StatusSnapshot,
+} from './status.ts';
+
+export function report(status: StatusSnapshot): StatusReport {
+  const judgement = judge(status);
+  return { ...status, wellBeing: judgement.attention.length === 0 ? 'well' : 'attention', ...judgement };
+}
+
+export function judge(status: StatusSnapshot): Judgement {
+  const attention = [...agentAttention(status), ...copyAttention(status), ...snapshotAttention(status)];
+  return { attention, firstLine: firstLine(status, attention), ifHostVanished: ifHostVanished(status) };
+}
+
+function firstLine(status: StatusSnapshot, attention: readonly Attention[]): string {
+  const first = attention[0];
+  if (first) {
+    const more = attention.length === 1 ? '' : ` (and ${attention.length - 1} more below)`;
+    return `ATTENTION: ${first.sentence}${more}`;
+  }
+  const lags = status.archives.map((archive) => lagMs(status, archive) ?? 0);
+  const snapshot = ageMs(status, status.snapshots.lastFinishedMicros);
+  return [
+    `All is well: ${status.source} is captured and in ${count(status.archives.length, 'archive')},`,
+    `${formatDuration(Math.max(...lags))} behind at most; the last snapshot is ${snapshot === null ? 'not known' : `${formatDuration(snapshot)} old`}.`,
+  ].join(' ');
+}
+
+function agentAttention(status: StatusSnapshot): Attention[] {
+  const found: Attention[] = status.alarms.map(({ code, sentence, hint }) => ({ code, sentence, hint }));
+  const alarmed = new Set(status.alarms.map(({ topic }) => topic));
+  if (status.from === 'files')
+    found.push({
+      code: 'QZ4901',
+      sentence: `The agent of ${status.source} does not answer, so nothing may be captured right now.`,
+      hint: 'Look with `systemctl status qazyna` and start it; if it runs, check that http.listen is the same in its configuration.',
+    });
+  else if (status.capture && status.capture.state !== 'running' && !alarmed.has('capture'))
+    found.push({
+      code: 'QZ4902',
+      sentence: `Capture of ${status.source} is ${status.capture.state}, not running.`,
+      hint: 'Just after a start this passes by itself; else the log of the agent says why.',
+    });
+  if (status.log && status.log.bytes > 0.8 * status.log.maxBytes && !alarmed.has('log'))
+    found.push({
+      code: 'QZ4903',
+      sentence: `The log holds ${formatBytes(status.log.bytes)} of at most ${formatBytes(status.log.maxBytes)}; when it is full, capture pauses.`,
+      hint: 'An archive is behind or unreachable: see the table. The log shrinks once every archive holds what it holds.',
+    });
+  return found;
+}
+
+function copyAttention(status: StatusSnapshot): Attention[] {
+  const alarmed = new Set(status.alarms.map(({ topic }) => topic));
+  return status.archives
+    .filter((archive) => !alarmed.has(`archive:${archive.name}`))
+    .flatMap((archive) => archiveAttention(status, archive));
+}
+
+function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus): Attention[] {
+  const { name, url } = archive;
+  if (archive.state === 'unreachable')
+    return [
+      {
+        code: 'QZ4904',
+        sentence: `The archive ${name} (${url}) cannot be reached.`,
+        hint: 'Mount it or mend its path; what is missing there follows from the log by itself.',
+      },
+    ];
+  if (archive.state === 'empty')
+    return [
+      {
+        code: 'QZ4905',
+        sentence: `The archive ${name} (${url}) holds nothing of ${status.source} yet.`,
+        hint: 'Just after a first start this passes by itself; else the log of the agent says why.',
+      },
+    ];
+  const lag = lagMs(status, archive);
+  if (lag === null || lag <= attentionLagMs) return [];
+  return [
+    {
+      code: 'QZ4906',
+      sentence: `The archive ${name} is ${formatDuration(lag)} behind.`,
+      hint: 'It catches up by itself when it can be written fast enough; the log of the agent says what stops it.',
+    },
+  ];
+}
+
+function snapshotAttention(status: StatusSnapshot): Attention[] {
+  const { snapshots } = status;
+  if (status.alarms.some(({ topic }) => topic.startsWith('snapshot'))) return [];
+  const age = ageMs(status, snapshots.lastFinishedMicros);
+  if (age === null)
+    return snapshots.running &&
+      status.from === 'agent' &&
+      (ageMs(status, status.agentStartedMicros) ?? 0) < snapshots.everyMs
+      ? [
+          {
+            code: 'QZ4907',
+            sentence: 'The first snapshot is still being taken: nothing can be restored before it is complete.',
+            hint: 'Wait for it.',
+          },
+        ]
+      : [
+          {
+            code: 'QZ4908',
+            sentence: 'There is no complete snapshot: nothing can be restored.',
+            hint: 'Take one with `qazyna snapshot take`; it says what stops it.',
+          },
+        ];
+  if (snapshots.everyMs === 0 || age <= 2 * snapshots.everyMs + 3_600_000) return [];
+  return [
+    {
+      code: 'QZ4909',
+      sentence: `The last snapshot is ${formatDuration(age)} old, although one is due every ${formatDuration(snapshots.everyMs)}.`,
+      hint: 'Restores still work but replay more; take one with `qazyna snapshot take`, it says what stops it.',
+    },
+  ];
+}
+
+/** Counts only what is declared to outlive the host; says so when nothing is. */
+function ifHostVanished(status: StatusSnapshot): string {
+  const start = 'If this host vanished now you would lose';
+  const elsewhere = status.archives.filter(({ failureDomain }) => failureDomain === 'other_host');
+  if (elsewhere.length > 0) return `${start} ${loss(status, elsewhere)}`;
+  const best = loss(status, status.archives);
+  return `${start} everything that lies on it, and no archive is declared to lie elsewhere (failure_domain: other_host); from an archive on a disk that survives: ${best}`;
+}
+
+function loss(status: StatusSnapshot, archives: readonly ArchiveStatus[]): string {
+  const known = archives
+    .filter(({ snapshotMicros }) => snapshotMicros > 0)
+    .map((archive) => ({ archive, through: Math.max(archive.completeThroughMicros, archive.lastCommitMicros) }))
+    .sort((a, b) => b.through - a.through)[0];
+  if (!known) return 'everything: none of these archives holds a complete snapshot yet.';
+  if (status.rpoZero && status.acknowledgeAfter === known.archive.name)
+    return `nothing: every commit is in ${known.archive.name} before its client hears of it.`;
+  const behind = ageMs(status, known.through);
+  if (behind === null)
+    return `what came after its snapshot of ${formatInstant(known.archive.snapshotMicros)}: ${known.archive.name} holds no history yet.`;
+  return `at most the last ${formatDuration(behind)}: ${known.archive.name} holds everything up to ${formatInstant(known.through)}.`;
+}
+
+function count(number: number, word: string): string {
+  return `${number} ${word}${number === 1 ? '' : 's'}`;
+}

@@ -1,0 +1,117 @@
+/** The status in Prometheus' text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/). */
+import { judge } from './judge.ts';
+import { ageMs, lagMs, type StatusSnapshot } from './status.ts';
+
+export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8';
+
+type Labels = Readonly<Record<string, string>>;
+type Sample = readonly [labels: Labels, value: number | null];
+
+interface Metric {
+  name: string;
+  help: string;
+  type: 'gauge' | 'counter';
+  samples: readonly Sample[];
+}
+
+/** A value that is not known is left out, so that an alert on its absence can tell it from zero. */
+export function formatMetrics(status: StatusSnapshot, rssBytes: number): string {
+  const source = { source: status.source };
+  return metrics(status, rssBytes)
+    .map(({ name, help, type, samples }) => {
+      const lines = samples.flatMap(([labels, value]) =>
+        value === null ? [] : `qazyna_${name}${formatLabels({ ...source, ...labels })} ${value}\n`,
+      );
+      return lines.length === 0
+        ? ''
+        : `# HELP qazyna_${name} ${help}\n# TYPE qazyna_${name} ${type}\n${lines.join('')}`;
+    })
+    .join('');
+}
+
+function metrics(status: StatusSnapshot, rssBytes: number): Metric[] {
+  const gauge = (name: string, help: string, ...samples: Sample[]): Metric => ({ name, help, type: 'gauge', samples });
+  const counter = (name: string, help: string, value: number | null): Metric => ({
+    name,
+    help,
+    type: 'counter',
+    samples: [[{}, value]],
+  });
+  const { capture, log, archives, snapshots, alarms } = status;
+  const each = (value: (archive: (typeof archives)[number]) => number | null): Sample[] =>
+    archives.map((archive) => [{ archive: archive.name }, value(archive)]);
+  return [
+    gauge('build_info', 'Always 1; the version is a label.', [{ version: status.version }, 1]),
+    gauge('well', '1 when nothing needs attention.', [{}, judge(status).attention.length === 0 ? 1 : 0]),
+    gauge('capture_running', '1 while the binlog is being read.', [
+      {},
+      capture ? Number(capture.state === 'running') : null,
+    ]),
+    gauge('timeline_generation', 'Number of the timeline that is being captured.', [{}, capture?.generation ?? null]),
+    counter(
+      'captured_transactions_total',
+      'Transactions captured since the agent started.',
+      capture?.transactions ?? null,
+    ),
+    counter('captured_bytes_total', 'Binlog bytes captured since the agent started.', capture?.bytes ?? null),
+    gauge('log_bytes', 'Bytes that the log occupies.', [{}, log?.bytes ?? null]),
+    gauge('log_max_bytes', 'Bytes at which capture pauses.', [{}, log?.maxBytes ?? null]),
+    gauge('log_lag_seconds', 'How far the log is behind the present.', [{}, log ? seconds(lagMs(status, log)) : null]),
+    gauge('log_last_commit_timestamp_seconds', 'Commit time of the newest transaction in the log.', [
+      {},
+      log ? instant(log.lastCommitMicros) : null,
+    ]),
+    gauge(
+      'archive_reachable',
+      '1 while the archive can be read and written.',
+      ...each(({ state }) => Number(state !== 'unreachable')),
+    ),
+    gauge(
+      'archive_lag_seconds',
+      'How far the archive is behind the present.',
+      ...each((archive) => seconds(lagMs(status, archive))),
+    ),
+    gauge(
+      'archive_last_commit_timestamp_seconds',
+      'Commit time of the newest transaction in the archive.',
+      ...each(({ lastCommitMicros }) => instant(lastCommitMicros)),
+    ),
+    gauge(
+      'archive_entries_behind',
+      'Log entries that the archive does not hold yet.',
+      ...each(({ next }) => (log ? Math.max(0, log.next - next) : null)),
+    ),
+    gauge(
+      'archive_snapshot_age_seconds',
+      'Age of the newest complete snapshot in the archive.',
+      ...each(({ snapshotMicros }) => seconds(ageMs(status, snapshotMicros))),
+    ),
+    gauge('snapshot_running', '1 while a snapshot is being taken.', [{}, Number(snapshots.running)]),
+    gauge('snapshot_age_seconds', 'Age of the newest snapshot that is complete in every archive.', [
+      {},
+      seconds(ageMs(status, snapshots.lastFinishedMicros)),
+    ]),
+    gauge('rpo_zero', '1 while no acknowledged commit can be lost with this host.', [{}, Number(status.rpoZero)]),
+    gauge('alarms', 'Number of alarms that are up.', [{}, alarms.length]),
+    gauge('alarm', '1 for each alarm that is up.', ...alarms.map(({ topic, code }): Sample => [{ topic, code }, 1])),
+    gauge('process_start_timestamp_seconds', 'When the agent started.', [{}, instant(status.agentStartedMicros)]),
+    gauge('process_resident_memory_bytes', 'Memory of the agent.', [{}, rssBytes]),
+  ];
+}
+
+function seconds(ms: number | null): number | null {
+  return ms === null ? null : ms / 1000;
+}
+
+function instant(micros: number): number | null {
+  return micros === 0 ? null : micros / 1e6;
+}
+
+function formatLabels(labels: Labels): string {
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escapeLabel(value)}"`);
+  return `{${pairs.join(',')}}`;
+}
+
+function escapeLabel(value: string): string {
+  return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n');
+}

@@ -1,0 +1,108 @@
+/**
+ * The state of one protected source as a plain object: what GET /status and `status --json` answer (stable names, a
+ * contract). The agent fills it; without a running agent `status` fills what the log and the archives show.
+ *
+ * Instants are µs since 1970 UTC, 0 when unknown. Instants of commits are the SOURCE's clock.
+ */
+import type { Alarm } from '../alarms.ts';
+
+export interface HowFar {
+  /** Number of the next entry. */
+  next: number;
+  /** Commit time of the newest transaction that is complete here. */
+  lastCommitMicros: number;
+  /** Everything stamped at or before this is here. */
+  completeThroughMicros: number;
+}
+
+export interface CaptureStatus {
+  state: 'connecting' | 'running' | 'paused' | 'stopped';
+  /** Where capture stands in the source's binlog; '' and 0 before the first. */
+  file: string;
+  position: number;
+  generation: number;
+  sourceUuid: string;
+  /** How many transactions have been captured since the agent started. */
+  transactions: number;
+  bytes: number;
+}
+
+export interface LogStatus extends HowFar {
+  name: string;
+  /** Number of the oldest entry still held. */
+  first: number;
+  bytes: number;
+  maxBytes: number;
+}
+
+export interface ArchiveStatus extends HowFar {
+  name: string;
+  url: string;
+  /** `unreachable`: not readable just now; what is said of it is the last that was known. */
+  state: 'following' | 'catching up' | 'unreachable' | 'empty';
+  failureDomain: 'same_host' | 'other_host';
+  /** Of the newest complete snapshot in this archive: its id ('' when there is none) and when it was finished. */
+  snapshotId: string;
+  snapshotMicros: number;
+}
+
+export interface SnapshotStatus {
+  engine: string;
+  everyMs: number;
+  /** One is being taken now. */
+  running: boolean;
+  /** The newest one that is complete in every archive; '' when there is none. */
+  lastId: string;
+  lastFinishedMicros: number;
+}
+
+export interface StatusSnapshot {
+  version: string;
+  /** `agent`: told by the running agent. `files`: read from log and archives; the agent was not reached. */
+  from: 'agent' | 'files';
+  source: string;
+  /** When this was put together (this host's clock). */
+  atMicros: number;
+  agentStartedMicros: number;
+  /** Null when told from files. */
+  capture: CaptureStatus | null;
+  /** Null when the log could not be read. */
+  log: LogStatus | null;
+  archives: ArchiveStatus[];
+  snapshots: SnapshotStatus;
+  acknowledgeAfter: string;
+  /** All conditions for RPO 0 are measured to hold right now. */
+  rpoZero: boolean;
+  /** Without one there is nothing to attend to. */
+  alarms: Alarm[];
+}
+
+/** How far a copy may be behind before that is worth attention: heartbeats come each second, segments close within one. */
+export const attentionLagMs = 30_000;
+
+export interface Attention {
+  code: string;
+  sentence: string;
+  hint: string;
+}
+
+export interface Judgement {
+  attention: readonly Attention[];
+  /** `All is well: …` or `ATTENTION: …`. */
+  firstLine: string;
+  /** `If this host vanished now you would lose …`. */
+  ifHostVanished: string;
+}
+
+/** What GET /status and `status --json` say: the snapshot and its judgement, one object. */
+export type StatusReport = StatusSnapshot & { wellBeing: 'well' | 'attention' } & Judgement;
+
+/** How long ago (ms) `micros` was, at the time of the snapshot; null when unknown. Never negative: clocks differ a little. */
+export function ageMs(status: StatusSnapshot, micros: number): number | null {
+  return micros === 0 ? null : Math.max(0, (status.atMicros - micros) / 1000);
+}
+
+/** By how much a copy is behind the present: 0 only means "as far as is known". Null when nothing is known of it. */
+export function lagMs(status: StatusSnapshot, copy: HowFar): number | null {
+  return ageMs(status, Math.max(copy.completeThroughMicros, copy.lastCommitMicros));
+}
