@@ -1,0 +1,166 @@
+/** Programs that tests, demo and bench need: what PATH has is used first, the rest is fetched once into the cache. */
+import { chmod, readdir, rename, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { configurationError } from '../../core/errors/error.ts';
+import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/program.ts';
+import { type PackageChoice, unpackPackages } from './apt.ts';
+import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
+
+/** Fetched folders are keyed by this: a change of how they are laid out makes new ones. */
+const layout = 1;
+
+interface ToolPackage {
+  choices: readonly PackageChoice[];
+  programs: readonly string[];
+  /** Whether a program found on PATH will do. */
+  accepts(path: string): Promise<boolean>;
+}
+
+const anyProgram = () => Promise.resolve(true);
+const isMysql = async (path: string) => (await mysqlVersion(path)) !== null;
+
+const packages: Record<string, ToolPackage> = {
+  mysql: {
+    choices: [
+      ['mysql-server-core', 'mysql-server-core-8.4', 'mysql-server-core-8.0'],
+      ['mysql-client-core', 'mysql-client-core-8.4', 'mysql-client-core-8.0'],
+    ],
+    programs: ['mysqld', 'mysql', 'mysqlbinlog', 'mysqldump', 'mysqladmin'],
+    accepts: isMysql,
+  },
+  mydumper: { choices: [['mydumper']], programs: ['mydumper', 'myloader'], accepts: anyProgram },
+  sysbench: { choices: [['sysbench']], programs: ['sysbench'], accepts: anyProgram },
+};
+
+export interface Tools {
+  /** Full path of every program asked for. */
+  paths: Record<string, string>;
+  /** The present environment with a PATH on which these programs are found first. */
+  env: NodeJS.ProcessEnv;
+}
+
+/**
+ * Makes sure that `names` (`mysqld`, `mysqlbinlog`, `mydumper`, …) can be run.
+ * Errors: QZ2801–QZ2808, QZ4802, QZ4803.
+ */
+export async function ensureTools(names: readonly string[], say: Say = sayOnStderr): Promise<Tools> {
+  const paths: Record<string, string> = {};
+  for (const name of names) paths[name] = await ensureTool(name, say);
+  const folders = new Set(Object.values(paths).map((path) => path.slice(0, -basename(path).length - 1)));
+  return { paths, env: { ...process.env, PATH: [...folders, process.env['PATH'] ?? ''].join(':') } };
+}
+
+/** All programs of one of the packages above, by its name. */
+export function ensurePackage(name: string, say: Say = sayOnStderr): Promise<Tools> {
+  return ensureTools(packageNamed(name).programs, say);
+}
+
+async function ensureTool(name: string, say: Say): Promise<string> {
+  const owner = Object.entries(packages).find(([, { programs }]) => programs.includes(name));
+  if (!owner)
+    throw unknownTool(
+      name,
+      Object.values(packages).flatMap(({ programs }) => programs),
+    );
+  const [packageName, tool] = owner;
+  for (const path of await programsOnPath(name)) {
+    // A wrapper of ours on PATH is the cache, not something that the machine has.
+    if (path !== cachePath('bin', name) && (await tool.accepts(path))) return path;
+  }
+  const folder = await ensureFolder(`${packageName}-${layout}`, (part) => fetchTool(tool, part, say), say);
+  return wrap(name, folder);
+}
+
+async function fetchTool(tool: ToolPackage, folder: string, say: Say): Promise<void> {
+  const prefix = join(folder, 'prefix');
+  await unpackPackages(tool.choices, prefix, say);
+  for (const name of tool.programs) await programIn(prefix, name);
+}
+
+async function programIn(prefix: string, name: string): Promise<string> {
+  for (const folder of ['usr/sbin', 'usr/bin']) {
+    const path = join(prefix, folder, name);
+    if (await isExecutable(path)) return path;
+  }
+  throw configurationError('QZ2808', `The fetched package has no program ${name}.`, 'Install it by hand, on PATH.');
+}
+
+/** Writes `bin/<name>`, which runs the program with the loader and the libraries that came with it. */
+async function wrap(name: string, folder: string): Promise<string> {
+  const wrapper = cachePath('bin', name);
+  const prefix = join(folder, 'prefix');
+  const text = wrapperText(
+    name,
+    prefix,
+    await programIn(prefix, name),
+    await loaderOf(prefix),
+    await libraries(prefix),
+  );
+  await openCache();
+  const { readFile } = await import('node:fs/promises');
+  if ((await readFile(wrapper, 'utf8').catch(() => '')) === text) return wrapper;
+  const part = `${wrapper}.${process.pid}.part`;
+  await writeFile(part, text);
+  await chmod(part, 0o755);
+  await rename(part, wrapper);
+  return wrapper;
+}
+
+function wrapperText(name: string, prefix: string, program: string, loader: string, folders: string[]): string {
+  const exec = `exec '${loader}' --library-path '${folders.join(':')}' '${program}'`;
+  const settings = [
+    `'--basedir=${prefix}/usr'`,
+    `'--lc-messages-dir=${prefix}/usr/share/mysql'`,
+    `'--character-sets-dir=${prefix}/usr/share/mysql/charsets'`,
+    `'--plugin-dir=${prefix}/usr/lib/mysql/plugin'`,
+  ].join(' ');
+  const lines =
+    name === 'mysqld'
+      ? [
+          '# Options that must come first stay first; what the caller gives later overrides the folders.',
+          'case "${1-}" in',
+          `  --no-defaults|--defaults-*|--print-defaults) first=$1; shift; ${exec} "$first" ${settings} "$@" ;;`,
+          `  *) ${exec} ${settings} "$@" ;;`,
+          'esac',
+        ]
+      : [...(name === 'sysbench' ? environmentOfSysbench(prefix) : []), `${exec} "$@"`];
+  return `#!/bin/sh\n# Made by qazyna's set-up: ${name} with the libraries it was fetched with.\n${lines.join('\n')}\n`;
+}
+
+/** Debian's sysbench speaks through MariaDB's client library, which looks for its plugins and scripts in fixed places. */
+function environmentOfSysbench(prefix: string): string[] {
+  return [
+    `MARIADB_PLUGIN_DIR=$(echo '${prefix}'/usr/lib/*/libmariadb3/plugin); export MARIADB_PLUGIN_DIR`,
+    `LUA_PATH='${prefix}/usr/share/sysbench/?.lua;;'; export LUA_PATH`,
+  ];
+}
+
+async function loaderOf(prefix: string): Promise<string> {
+  for (const folder of ['usr/lib64', 'lib64', 'usr/lib', 'lib']) {
+    for (const name of await readdir(join(prefix, folder)).catch(() => [])) {
+      const path = join(prefix, folder, name);
+      if (/^ld-linux.*\.so\.\d+$/.test(name) && (await isExecutable(path))) return path;
+    }
+  }
+  throw configurationError('QZ2808', 'The fetched package has no dynamic loader.', 'Install MySQL by hand, on PATH.');
+}
+
+async function libraries(prefix: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const base of ['usr/lib', 'lib']) {
+    for (const name of await readdir(join(prefix, base)).catch(() => [])) {
+      if (/-linux-gnu/.test(name)) found.push(join(prefix, base, name));
+    }
+  }
+  return [...found, join(prefix, 'usr/lib/mysql/private')];
+}
+
+function packageNamed(name: string): ToolPackage {
+  const tool = packages[name];
+  if (!tool) throw unknownTool(name, Object.keys(packages));
+  return tool;
+}
+
+function unknownTool(name: string, knownNames: string[]) {
+  return configurationError('QZ2809', `Set-up does not know ${name}.`, `It can fetch: ${knownNames.join(', ')}.`);
+}
