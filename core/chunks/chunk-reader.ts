@@ -1,4 +1,5 @@
 /** Reads chunks back: neighbours in a pack with one ranged read, each checked by its hash before anybody sees it. */
+import { envelopeBytes } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { integrityError } from '../errors/error.ts';
 import { decodeChunk, hashChunk } from './chunk.ts';
@@ -58,7 +59,7 @@ export async function* readRun<T extends WantedChunk>(
 ): AsyncGenerator<{ wanted: T; plain: Buffer }> {
   const key = packKey(run.pack);
   const first = run.wanted[0]?.owner ?? '';
-  const bytes = await store.get(key, { start: run.start, end: run.end });
+  const bytes = await store.get(key, { start: envelopeBytes + run.start, end: envelopeBytes + run.end });
   const hint =
     'Restore from another archive (--from) or another snapshot; run verify --full to see what else is damaged.';
   if (bytes === null) {

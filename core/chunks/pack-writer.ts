@@ -1,4 +1,5 @@
 /** Writes the chunks of one snapshot into the packs of one archive; what the archive already has is only pointed at. */
+import { envelopeBytes, sealObject } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { integrityError } from '../errors/error.ts';
 import { ChunkIndex, type ChunkLocation } from './chunk-index.ts';
@@ -27,7 +28,7 @@ export interface WrittenTotals {
 export interface PackWriterOptions {
   store: ObjectStore;
   chunkKey: Buffer;
-  /** Sizes of the packs the archive holds, by id: those are not put again. */
+  /** Sizes of the pack objects the archive holds, by id: those are not put again. */
   presentPacks: ReadonlyMap<string, number>;
   signal: AbortSignal;
 }
@@ -100,7 +101,7 @@ export class PackWriter {
     const pack = this.#builder.finish();
     this.#packs[this.#builderNumber] = pack.id;
     this.#builder = new PackBuilder();
-    const upload = this.#put(pack.id, pack.body, pack.sizeBytes)
+    const upload = this.#put(pack.id, sealObject('pack', pack.body), envelopeBytes + pack.sizeBytes)
       .catch((error: unknown) => {
         this.#failure ??= error;
       })
@@ -108,7 +109,7 @@ export class PackWriter {
     this.#uploads.add(upload);
   }
 
-  async #put(id: string, body: readonly Buffer[], sizeBytes: number): Promise<void> {
+  async #put(id: string, body: readonly Uint8Array[], sizeBytes: number): Promise<void> {
     const { store, presentPacks } = this.#options;
     const present = presentPacks.get(id) ?? null;
     if (present === null) {

@@ -29,6 +29,7 @@ export interface FinishedPack {
   /** SHA-256 of the body, hex: the same chunks in the same order make the same pack, stored once. */
   id: string;
   body: readonly Buffer[];
+  /** Of the body, without the object's envelope. */
   sizeBytes: number;
 }
 

@@ -3,6 +3,7 @@
  * both, the second holding the first one's SHA-256, is ever used; whatever else a crash left behind is harmless.
  */
 import { createHash, randomBytes } from 'node:crypto';
+import { openObject, sealObject } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { integrityError, QazynaError } from '../errors/error.ts';
 import {
@@ -84,8 +85,9 @@ export async function readManifest(store: ObjectStore, id: string): Promise<Snap
   const key = manifestKey(id);
   const hint = 'Use another snapshot (snapshot list) or another archive.';
   if (mark === null) throw integrityError('QZ3507', `Snapshot ${id} in ${store.url} is not complete.`, hint);
-  const bytes = await store.get(key);
-  if (bytes === null) throw integrityError('QZ3507', `Object ${key} is missing in ${store.url}.`, hint);
+  const object = await store.get(key);
+  if (object === null) throw integrityError('QZ3507', `Object ${key} is missing in ${store.url}.`, hint);
+  const bytes = openObject(object, 'snapshotManifest', key);
   const sha256 = createHash('sha256').update(bytes).digest();
   if (bytes.length !== mark.manifestBytes || !sha256.equals(mark.manifestSha256)) {
     const sentence = `Object ${key} in ${store.url} is not the one that ${completeKey(id)} names.`;
@@ -116,7 +118,8 @@ export async function putSnapshot(store: ObjectStore, manifest: SnapshotManifest
 }
 
 /** `exists` is fine when the object there is ours: an answer got lost and the put was repeated. */
-async function putOnce(store: ObjectStore, key: string, body: readonly Buffer[]): Promise<void> {
+async function putOnce(store: ObjectStore, key: string, content: readonly Buffer[]): Promise<void> {
+  const body = sealObject('snapshotManifest', content);
   if ((await store.putIfAbsent(key, body)) === 'created') return;
   const present = await store.get(key);
   if (present !== null && Buffer.concat(body).equals(present)) return;
@@ -126,9 +129,9 @@ async function putOnce(store: ObjectStore, key: string, body: readonly Buffer[])
 
 async function readComplete(store: ObjectStore, id: string): Promise<CompleteMark | null> {
   const key = completeKey(id);
-  const bytes = await store.get(key);
-  if (bytes === null) return null;
-  const mark = decodeComplete(bytes, key);
+  const object = await store.get(key);
+  if (object === null) return null;
+  const mark = decodeComplete(openObject(object, 'snapshotManifest', key), key);
   if (mark.summary.id === id) return mark;
   throw integrityError(
     'QZ3506',
