@@ -7,6 +7,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configurationError, type QazynaError, transientError } from '../../core/errors/error.ts';
+import { findMysqlProgram } from '../../core/mysql/program.ts';
 import { clientOptions } from './client-options.ts';
 import { DumpHead, dumpTail } from './dump-text.ts';
 import type { EngineContext, EngineCopy, SnapshotEngineProgram } from './engine.ts';
@@ -18,8 +19,8 @@ const stderrBytesMax = 16 * 1024;
 
 export const logicalEngine: SnapshotEngineProgram = { check, copy };
 
-async function check({ connection, signal }: EngineContext): Promise<void> {
-  await programVersion(signal);
+async function check({ connection }: EngineContext): Promise<void> {
+  await findMysqlProgram(program);
   const [row] = await connection.query('SELECT @@GLOBAL.gtid_mode AS mode');
   if (row?.mode === 'ON') return;
   throw configurationError(
@@ -29,24 +30,9 @@ async function check({ connection, signal }: EngineContext): Promise<void> {
   );
 }
 
-/** E.g. [9, 7, 4]. */
-async function programVersion(signal: AbortSignal): Promise<number[]> {
-  const run = await collect(spawn(program, ['--version'], { stdio: ['ignore', 'pipe', 'pipe'], signal }));
-  const version = /(?:Ver|Distrib) (\d+)\.(\d+)\.(\d+)/.exec(run.stdout);
-  if (version === null || /mariadb/i.test(run.stdout)) {
-    throw configurationError(
-      'QZ2511',
-      `The ${program} on PATH is not MySQL's: ${run.stdout.trim().slice(0, 200) || run.stderr.trim().slice(0, 200)}.`,
-      "Install MySQL's client programs (mysql-client); MariaDB's cannot say which GTIDs a dump holds.",
-    );
-  }
-  return version.slice(1).map(Number);
-}
-
 async function copy(context: EngineContext): Promise<EngineCopy> {
   const { connection, endpoint, pipeline, signal } = context;
-  const [major = 0, minor = 0, patch = 0] = await programVersion(signal);
-  const renamed = major * 10_000 + minor * 100 + patch >= 80_026; // --source-data instead of --master-data
+  const { path, version } = await findMysqlProgram(program);
   const consistency = (await readForeignTables(connection)).length > 0 ? '--lock-all-tables' : '--single-transaction';
   const folder = await mkdtemp(join(tmpdir(), 'qazyna-dump-'));
   try {
@@ -54,11 +40,11 @@ async function copy(context: EngineContext): Promise<EngineCopy> {
     await writeFile(options, clientOptions(endpoint), { mode: 0o600, flag: 'wx' });
     const before = await readInstant(connection);
     const child = spawn(
-      program,
+      path,
       [
         `--defaults-file=${options}`,
         consistency,
-        renamed ? '--source-data=2' : '--master-data=2',
+        isOld(version) ? '--master-data=2' : '--source-data=2',
         '--set-gtid-purged=ON',
         '--all-databases',
         '--routines',
@@ -70,7 +56,7 @@ async function copy(context: EngineContext): Promise<EngineCopy> {
       ],
       { stdio: ['ignore', 'pipe', 'pipe'], signal },
     );
-    const done = collect(child, { keepStdout: false });
+    const done = outcome(child);
     done.catch(() => undefined); // awaited in readDump, unless the pipeline fails first
     const head = new DumpHead();
     let doneBytes = 0;
@@ -97,8 +83,14 @@ async function copy(context: EngineContext): Promise<EngineCopy> {
   }
 }
 
+/** Before 8.0.26, which renamed --master-data (release notes). */
+function isOld(version: string): boolean {
+  const [major = 0, minor = 0, patch = 0] = version.split('.').map(Number);
+  return major === 8 && minor === 0 && patch < 26;
+}
+
 /** The dump's bytes; ends only when the program ended well and the dump says that it is whole. */
-async function* readDump(child: ChildProcess, head: DumpHead, done: Promise<Run>): AsyncGenerator<Buffer> {
+async function* readDump(child: ChildProcess, head: DumpHead, done: Promise<Outcome>): AsyncGenerator<Buffer> {
   let tail: Buffer = Buffer.alloc(0);
   if (child.stdout === null) throw new Error('mysqldump was started without a pipe');
   for await (const part of child.stdout) {
@@ -133,30 +125,22 @@ function dumpError(code: number | null, stderr: string): QazynaError {
   return transientError('QZ4506', sentence, 'It is tried again by itself; see the error log of the source.');
 }
 
-interface Run {
+interface Outcome {
   code: number | null;
-  stdout: string;
   stderr: string;
 }
 
-function collect(child: ChildProcess, options: { keepStdout: boolean } = { keepStdout: true }): Promise<Run> {
+function outcome(child: ChildProcess): Promise<Outcome> {
   return new Promise((resolve, reject) => {
-    const run: Run = { code: null, stdout: '', stderr: '' };
-    if (options.keepStdout) {
-      child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-        if (run.stdout.length < stderrBytesMax) run.stdout += text;
-      });
-    }
+    let stderr = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      if (run.stderr.length < stderrBytesMax) run.stderr += text;
+      if (stderr.length < stderrBytesMax) stderr += text;
     });
     child.once('error', (error) => {
       if (error.name === 'AbortError') return reject(error);
       const sentence = `${program} cannot be run: ${errorText(error)}.`;
-      reject(
-        configurationError('QZ2513', sentence, "Install MySQL's client programs (mysql-client).", { cause: error }),
-      );
+      reject(configurationError('QZ2513', sentence, "Install MySQL's client programs.", { cause: error }));
     });
-    child.once('close', (code) => resolve({ ...run, code }));
+    child.once('close', (code) => resolve({ code, stderr }));
   });
 }
