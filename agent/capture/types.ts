@@ -1,0 +1,31 @@
+/** What capture hands to the appender: entries without the four fields that belong to a chain. */
+import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import type { BinlogRange, Entry } from '../../core/chain/types.ts';
+
+/** `events` or `heartbeat`; the appender adds chain id, generation, writer and number. */
+export type CapturedEntry = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'number'>;
+
+/** What is ready now, in order; append it at once, as one batch. Never empty. */
+export interface CapturedBatch {
+  items: CapturedEntry[];
+  /** Sum of the bodies. */
+  bodyBytes: number;
+}
+
+/** Where a chain's last accepted events entry ended: taken from its ChainState. */
+export interface ResumePoint {
+  sourceUuid: string;
+  range: BinlogRange;
+  /** Complete transactions up to there. */
+  gtids: GtidSet;
+}
+
+/** A transaction whose GTID event was captured before, read again from the source. */
+export interface OpenTransaction {
+  start: number;
+  /** One past its last byte (transaction_length of its GTID event). */
+  end: number;
+  key: string;
+  number: number;
+  commitMicros: number;
+}

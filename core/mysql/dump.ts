@@ -1,0 +1,277 @@
+/**
+ * The raw binlog stream of a server. mysql2 authenticates and sets the session; then its socket is ours: the dump command
+ * goes out, and slices of events come in, pulled by the reader (back-pressure reaches the server's TCP window).
+ *
+ * Wire facts: Binlog_sender in sql/rpl_binlog_sender.cc. The server's file is sent as it is, with three exceptions: an
+ * artificial Rotate event (flag 0x20) names each file, a Format_description event is sent again when the dump begins inside a
+ * file, and heartbeats (type 27) come while it waits.
+ */
+import type { Duplex } from 'node:stream';
+import { integrityError, QazynaError, transientError } from '../errors/error.ts';
+import { authenticate, type MysqlEndpoint, placeOf } from './connection.ts';
+import { type MysqlPlace, sortMysqlError } from './errors.ts';
+import {
+  binlogDumpCommand,
+  binlogDumpGtidCommand,
+  type ControlPacket,
+  type EventSink,
+  PacketReader,
+  registerReplicaCommand,
+} from './packets.ts';
+
+export interface DumpOptions {
+  endpoint: MysqlEndpoint;
+  file: string;
+  /** Offset in the file, an event boundary ≥ 4; any size. */
+  position: number;
+  /**
+   * `follow` waits for more (needs gtid_mode ON, u64 position, `replica`); `once` ends at the end of the last file and serves
+   * any gtid_mode (u32 position).
+   */
+  mode: 'follow' | 'once';
+  /** How the server knows us. Another dump with the same uuid is ended by the server. Only with `follow`. */
+  replica?: { serverId: number; uuid: string; host: string };
+  semiSync?: boolean;
+  /** The server sends a heartbeat after so many ms without an event. Default 1000. */
+  heartbeatMs?: number;
+  /** No byte for so long: the connection counts as lost. Default 10 heartbeats. */
+  silenceMs?: number;
+}
+
+/** Socket chunks waiting for the reader before the socket is paused. */
+const maxQueuedBytes = 1024 * 1024;
+
+export type PumpResult = 'data' | 'idle' | 'end';
+
+export async function openDump(options: DumpOptions, sink: EventSink, signal: AbortSignal): Promise<BinlogDump> {
+  const connection = await authenticate(options.endpoint, signal);
+  const heartbeatMs = options.heartbeatMs ?? 1000;
+  try {
+    // Both spellings: replica/source since 8.0.26, slave/master before; unknown user variables do no harm.
+    await connection.query(`SET @master_binlog_checksum = 'CRC32', @source_binlog_checksum = 'CRC32'`);
+    await connection.query(
+      `SET @master_heartbeat_period = ${heartbeatMs * 1_000_000}, @source_heartbeat_period = ${heartbeatMs * 1_000_000}`,
+    );
+    // The server's net_write_timeout (60 s) would end the dump while the log is full and we do not read.
+    await connection.query('SET SESSION net_write_timeout = 3600');
+    if (options.replica)
+      await connection.query('SET @slave_uuid = ?, @replica_uuid = ?', [options.replica.uuid, options.replica.uuid]);
+    if (options.semiSync) await connection.query('SET @rpl_semi_sync_slave = 1, @rpl_semi_sync_replica = 1');
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
+  const socket = connection.takeSocket();
+  const dump = new BinlogDump(socket, sink, options, signal);
+  try {
+    await dump.start();
+  } catch (error) {
+    dump.close();
+    throw error;
+  }
+  return dump;
+}
+
+export class BinlogDump {
+  readonly #socket: Duplex;
+  readonly #options: DumpOptions;
+  readonly #place: MysqlPlace;
+  readonly #signal: AbortSignal;
+  readonly #reader: PacketReader;
+  readonly #chunks: Buffer[] = [];
+  #queuedBytes = 0;
+  #paused = false;
+  #ended = false;
+  #failure: unknown = null;
+  #control: ControlPacket | null = null;
+  #wake: (() => void) | null = null;
+  #lastByteMs = performance.now();
+  readonly #onAbort = () => this.#socket.destroy();
+
+  constructor(socket: Duplex, sink: EventSink, options: DumpOptions, signal: AbortSignal) {
+    this.#socket = socket;
+    this.#options = options;
+    this.#place = placeOf(options.endpoint);
+    this.#signal = signal;
+    this.#reader = new PacketReader(
+      sink,
+      (control) => {
+        this.#control = control;
+      },
+      { semiSync: options.semiSync === true },
+    );
+    signal.addEventListener('abort', this.#onAbort, { once: true });
+    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
+    socket.on('error', (error) => {
+      this.#failure ??= error;
+      this.#wake?.();
+    });
+    for (const event of ['end', 'close'])
+      socket.on(event, () => {
+        this.#ended = true;
+        this.#wake?.();
+      });
+    socket.resume();
+  }
+
+  /** Registers (so that SHOW REPLICAS names us) and asks for the dump. */
+  async start(): Promise<void> {
+    const { file, position, mode, replica } = this.#options;
+    if (mode === 'once') {
+      this.#socket.write(binlogDumpCommand({ file, position, serverId: 0, nonBlocking: true }));
+    } else {
+      if (!replica) throw new Error('a dump that follows needs a replica identity');
+      this.#socket.write(registerReplicaCommand({ serverId: replica.serverId, host: replica.host, port: 0 }));
+      this.#reader.expectAnswer();
+      await this.#answer('registering as a reader of the binlog');
+      this.#socket.write(binlogDumpGtidCommand({ file, position, serverId: replica.serverId, nonBlocking: false }));
+    }
+    this.#reader.expectEvents();
+  }
+
+  /**
+   * Passes what has arrived to the sink, at most one chunk (≤ 64 KiB). Waits for it until `performance.now()` reaches `untilMs`;
+   * then 'idle'. 'end' only for mode `once`. Throws transient errors for what may pass, integrity errors when the server says
+   * that the history asked for is not there.
+   */
+  async pump(untilMs: number): Promise<PumpResult> {
+    for (;;) {
+      this.#signal.throwIfAborted();
+      const chunk = this.#chunks.shift();
+      if (chunk) {
+        this.#queuedBytes -= chunk.length;
+        if (this.#paused && this.#queuedBytes <= maxQueuedBytes / 2) {
+          this.#paused = false;
+          this.#lastByteMs = performance.now();
+          this.#socket.resume();
+        }
+        this.#reader.feed(chunk);
+        if (this.#control) return this.#finish(this.#control);
+        return 'data';
+      }
+      this.#checkAlive();
+      const nowMs = performance.now();
+      if (nowMs >= untilMs) return 'idle';
+      await this.#wait(Math.min(untilMs - nowMs, 1000));
+    }
+  }
+
+  close(): void {
+    this.#signal.removeEventListener('abort', this.#onAbort);
+    this.#socket.destroy();
+    this.#chunks.length = 0;
+  }
+
+  #receive(chunk: Buffer): void {
+    this.#chunks.push(chunk);
+    this.#queuedBytes += chunk.length;
+    this.#lastByteMs = performance.now();
+    if (this.#queuedBytes >= maxQueuedBytes && !this.#paused) {
+      this.#paused = true;
+      this.#socket.pause();
+    }
+    this.#wake?.();
+  }
+
+  async #wait(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, Math.ceil(ms));
+    this.#wake = resolve;
+    await promise;
+    this.#wake = null;
+    clearTimeout(timer);
+  }
+
+  async #answer(doing: string): Promise<void> {
+    const deadlineMs = performance.now() + 10_000;
+    while (this.#control === null) {
+      if ((await this.pump(deadlineMs)) === 'idle') throw this.#silent();
+    }
+    const control = this.#control;
+    this.#control = null;
+    if (control.type === 'error')
+      throw sortMysqlError({ errno: control.errno, message: control.message }, this.#place, doing);
+  }
+
+  #finish(control: ControlPacket): PumpResult {
+    if (control.type === 'ok') return 'data';
+    if (control.type === 'error') throw this.#refusal(control.errno, control.message);
+    if (this.#options.mode === 'once') return 'end';
+    throw transientError(
+      'QZ4121',
+      `${this.#place.name} ended the binlog stream.`,
+      'It is connected to again; a server that shuts down does this.',
+    );
+  }
+
+  #refusal(errno: number, message: string): QazynaError {
+    const { file, position } = this.#options;
+    if (errno === 1236) return sortDumpRefusal(message, this.#place.name, file, position);
+    return sortMysqlError({ errno, message }, this.#place, `reading its binlog ${file}`);
+  }
+
+  #checkAlive(): void {
+    if (this.#failure !== null) {
+      const failure = this.#failure;
+      throw failure instanceof QazynaError ? failure : sortMysqlError(failure, this.#place, 'reading its binlog');
+    }
+    if (this.#ended)
+      throw transientError(
+        'QZ4121',
+        `${this.#place.name} closed the binlog stream.`,
+        'It is connected to again; a server that restarts does this.',
+      );
+    const silenceMs = this.#options.silenceMs ?? 10 * (this.#options.heartbeatMs ?? 1000);
+    if (!this.#paused && performance.now() - this.#lastByteMs > silenceMs) throw this.#silent();
+  }
+
+  #silent(): QazynaError {
+    return transientError(
+      'QZ4122',
+      `${this.#place.name} has sent neither an event nor a heartbeat in time.`,
+      'It is connected to again; look at the network between the hosts.',
+    );
+  }
+}
+
+/**
+ * ER_SOURCE_FATAL_ERROR_READING_BINLOG (1236) has one number and many reasons; texts from sql/rpl_binlog_sender.cc and
+ * share/messages_to_clients.txt.
+ */
+export function sortDumpRefusal(message: string, server: string, file: string, position: number): QazynaError {
+  const details = { file, position, serverMessage: message };
+  if (/could not find (first|next) log/i.test(message))
+    return integrityError(
+      'QZ3210',
+      `${server} no longer has the binlog file ${file}: it was purged before byte ${position} of it was read.`,
+      'What was in it and not captured is not in the backup. Raise binlog_expire_logs_seconds, then go on with `qazyna timeline new --reason …`.',
+      { details },
+    );
+  if (/position > file size|impossible position/i.test(message))
+    return integrityError(
+      'QZ3211',
+      `${server} has fewer bytes in ${file} than the ${position} that were captured: the server lost history.`,
+      'Find out why (a crash without sync_binlog=1, a restored disk), then go on with `qazyna timeline new --reason …`.',
+      { details },
+    );
+  if (/anonymous/i.test(message))
+    return integrityError(
+      'QZ3212',
+      `${server} has transactions without GTID in ${file}.`,
+      'Turn gtid_mode ON (`qazyna doctor --fix`) and begin with `start: current`.',
+      { details },
+    );
+  if (/same .*uuid|server_uuid/i.test(message))
+    return transientError(
+      'QZ4123',
+      `${server} ended our binlog stream because another reader came with our identity.`,
+      'Make sure that only one agent runs for this source.',
+      { details },
+    );
+  return integrityError(
+    'QZ3213',
+    `${server} cannot read its own binlog ${file} on from byte ${position}: ${message}.`,
+    'Examine that file with mysqlbinlog on the server; go on with `qazyna timeline new --reason …` if it is damaged.',
+    { details },
+  );
+}
