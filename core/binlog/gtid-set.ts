@@ -159,6 +159,11 @@ export class GtidSet {
     return this.#intervals.size === 0;
   }
 
+  /** `uuid` and `uuid:tag` of every source named here, in no order. */
+  keys(): Iterable<string> {
+    return this.#intervals.keys();
+  }
+
   /** How many GTIDs. */
   get count(): number {
     let count = 0;

@@ -1,0 +1,296 @@
+/**
+ * The stream server: a MySQL source as far as a replica can see, fed from a `BinlogSource`. Several replicas at once; each
+ * connection stands alone, and whatever a client does, it can only lose its own connection.
+ */
+import { createHash } from 'node:crypto';
+import { createServer, type Server, type Socket } from 'node:net';
+import { createSecureContext, type SecureContext } from 'node:tls';
+import { configurationError, isKind } from '../errors/error.ts';
+import type { Logger } from '../logging/logger.ts';
+import type { Credentials } from './auth.ts';
+import { type CertificateAndKey, selfSignedCertificate } from './certificate.ts';
+import { Channel } from './channel.ts';
+import { chooseFile, Dump, type DumpRequest, FinalDumpError } from './dump.ts';
+import { handshake } from './handshake.ts';
+import { errPacket, type ResultSet, serverError } from './packets.ts';
+import { type Replica, Session } from './session.ts';
+import type { BinlogSource, StreamFile } from './types.ts';
+
+export interface StreamLimits {
+  maxConnections: number;
+  loginDeadlineMs: number;
+  maxLoginPacketBytes: number;
+  /** After login: a GTID set of a million intervals still fits. */
+  maxCommandBytes: number;
+  /** Between two commands. A dump has no such limit: it is watched by heartbeats and the write deadline. */
+  commandDeadlineMs: number;
+  writeDeadlineMs: number;
+}
+
+const defaultLimits: StreamLimits = {
+  maxConnections: 64,
+  loginDeadlineMs: 10_000,
+  maxLoginPacketBytes: 64 * 1024,
+  maxCommandBytes: 32 * 1024 * 1024,
+  commandDeadlineMs: 3_600_000,
+  writeDeadlineMs: 300_000,
+};
+const maxIgnoredBytes = 64 * 1024 * 1024;
+const maxStatements = 64;
+
+export interface StreamServerOptions {
+  source: BinlogSource;
+  credentials: Credentials;
+  logger: Logger;
+  /** Names this instance of history (a chain id, say): our server UUID and server_id follow from it. */
+  identity: string;
+  /** Default 127.0.0.1 and a port the system chooses. */
+  host?: string;
+  port?: number;
+  /** Default: made in memory for this server. null: no TLS at all. */
+  certificate?: CertificateAndKey | null;
+  requireTls?: boolean;
+  fullAuthentication?: boolean;
+  /** What clients other than replicas ask (SHOW BINARY LOGS, columns of a table …); null → refused as unknown. */
+  answer?: (query: string) => ResultSet | null | Promise<ResultSet | null>;
+  /** Told of every error that is not a client's own doing, e.g. a damaged segment. */
+  onFault?: (error: unknown) => void;
+  limits?: Partial<StreamLimits>;
+}
+
+export interface StreamServer {
+  readonly host: string;
+  readonly port: number;
+  readonly serverId: number;
+  readonly serverUuid: string;
+  /** PEM of the certificate in use; null without TLS. */
+  readonly certificatePem: string | null;
+  /** Replicas being served now. */
+  replicas(): readonly Readonly<Replica>[];
+  /** Drops every connection and frees the port. */
+  close(): Promise<void>;
+}
+
+/** Listens once resolved. QZ2701 when it cannot, QZ2702 when the certificate is of no use. */
+export async function startStreamServer(options: StreamServerOptions): Promise<StreamServer> {
+  const running = new RunningServer(options);
+  await running.listen();
+  return running;
+}
+
+class RunningServer implements StreamServer {
+  readonly host: string;
+  readonly serverId: number;
+  readonly serverUuid: string;
+  readonly certificatePem: string | null;
+  readonly #options: StreamServerOptions;
+  readonly #limits: StreamLimits;
+  readonly #server: Server;
+  readonly #secureContext: SecureContext | null;
+  readonly #channels = new Set<Channel>();
+  readonly #dumps = new Map<Channel, { replica: Replica; stop: AbortController }>();
+  #connections = 0;
+  #isClosed = false;
+
+  constructor(options: StreamServerOptions) {
+    this.#options = options;
+    this.#limits = { ...defaultLimits, ...options.limits };
+    this.host = options.host ?? '127.0.0.1';
+    const { uuid, serverId } = identityOf(options.identity, options.source.serverIds);
+    this.serverUuid = uuid;
+    this.serverId = serverId;
+    const certificate =
+      options.certificate === undefined ? selfSignedCertificate('qazyna stream server', 3650) : options.certificate;
+    this.certificatePem = certificate?.certPem ?? null;
+    this.#secureContext = certificate === null ? null : secureContextOf(certificate);
+    this.#server = createServer({ noDelay: true, pauseOnConnect: false }, (socket) => this.#accept(socket));
+  }
+
+  get port(): number {
+    const address = this.#server.address();
+    return typeof address === 'object' && address !== null ? address.port : 0;
+  }
+
+  async listen(): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#server.once('error', reject);
+    this.#server.listen({ host: this.host, port: this.#options.port ?? 0 }, resolve);
+    try {
+      await promise;
+    } catch (error) {
+      throw configurationError(
+        'QZ2701',
+        `The stream server cannot listen on ${this.host}:${this.#options.port ?? 0}: ${(error as Error).message}.`,
+        'Choose an address of this machine and a free port.',
+        { cause: error },
+      );
+    }
+    this.#server.removeAllListeners('error');
+    this.#server.on('error', (error) => this.#options.onFault?.(error));
+  }
+
+  replicas(): readonly Replica[] {
+    return [...this.#dumps.values()].map(({ replica }) => replica);
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    for (const { stop } of this.#dumps.values()) stop.abort();
+    for (const channel of this.#channels) channel.destroy();
+    await closed;
+  }
+
+  #accept(socket: Socket): void {
+    const channel = new Channel(socket);
+    if (this.#isClosed) {
+      channel.destroy();
+      return;
+    }
+    if (this.#channels.size >= this.#limits.maxConnections) {
+      void channel.send(errPacket(serverError.tooManyConnections, 'Too many connections')).then(() => channel.end());
+      return;
+    }
+    this.#channels.add(channel);
+    socket.setKeepAlive(true, 30_000);
+    void this.#serve(channel)
+      .catch((error: unknown) => this.#report(channel, error))
+      .finally(() => {
+        this.#channels.delete(channel);
+        channel.end();
+      });
+  }
+
+  async #serve(channel: Channel): Promise<void> {
+    const { options, limits } = { options: this.#options, limits: this.#limits };
+    const isWelcome = await handshake(channel, {
+      credentials: options.credentials,
+      serverVersion: `${options.source.serverVersion}-qazyna`,
+      connectionId: ++this.#connections,
+      secureContext: this.#secureContext,
+      requireTls: options.requireTls ?? false,
+      fullAuthentication: options.fullAuthentication ?? false,
+      deadlineMs: limits.loginDeadlineMs,
+      maxPacketBytes: limits.maxLoginPacketBytes,
+    });
+    if (!isWelcome) {
+      options.logger.warn(`a client at ${channel.peer} was not let in`, { component: 'stream' });
+      return;
+    }
+    const session = new Session(channel, {
+      serverId: this.serverId,
+      serverUuid: this.serverUuid,
+      serverVersion: options.source.serverVersion,
+      answer: options.answer ?? (() => null),
+      commandDeadlineMs: limits.commandDeadlineMs,
+      maxCommandBytes: limits.maxCommandBytes,
+      maxStatements,
+    });
+    const request = await session.untilDump();
+    if (request !== null) await this.#dump(channel, session.replica, request);
+  }
+
+  async #dump(channel: Channel, replica: Replica, request: DumpRequest): Promise<void> {
+    const stop = new AbortController();
+    channel.onClose(() => stop.abort());
+    channel.ignoreInput(maxIgnoredBytes);
+    this.#replaceTwin(replica);
+    this.#dumps.set(channel, { replica, stop });
+    const { logger, source } = this.#options;
+    try {
+      const file = await this.#fileFor(request);
+      logger.info(`replica ${channel.peer} begins`, {
+        component: 'stream',
+        serverId: replica.serverId,
+        file: file.name,
+        position: request.gtids === null ? request.position : undefined,
+      });
+      const context = {
+        source,
+        serverId: this.serverId,
+        checksum: replica.checksum,
+        heartbeatMs: replica.heartbeatMs,
+        writeDeadlineMs: this.#limits.writeDeadlineMs,
+      };
+      await new Dump(channel, context, request, file, stop.signal).run();
+    } catch (error) {
+      // What will not heal stops the replica with the reason; anything else drops the connection, and it comes back.
+      const isFinal = error instanceof FinalDumpError || isKind(error, 'integrity');
+      if (isFinal) await channel.send(errPacket(serverError.cannotReadBinlog, error.message));
+      if (!(error instanceof FinalDumpError)) throw error;
+      logger.error(`replica ${channel.peer} was refused: ${error.message}`, { component: 'stream' });
+    } finally {
+      stop.abort();
+      this.#dumps.delete(channel);
+    }
+  }
+
+  async #fileFor(request: DumpRequest): Promise<StreamFile> {
+    const { source } = this.#options;
+    const isOfChain = request.replicaServerId !== 0 && source.serverIds.has(request.replicaServerId);
+    if (isOfChain || request.replicaServerId === this.serverId) {
+      throw new FinalDumpError(
+        `The replica's server_id ${request.replicaServerId} is one of this history's own: it would ignore those ` +
+          'transactions in silence. Give the replica a server_id of its own.',
+      );
+    }
+    const files = await source.files();
+    if (request.file === '' && request.gtids !== null) return chooseFile(files, request.gtids);
+    if (request.position < 4)
+      throw new FinalDumpError('Client requested source to start replication from position < 4');
+    const file = request.file === '' ? files[0] : files.find(({ name }) => name === request.file);
+    if (file === undefined)
+      throw new FinalDumpError(`Could not find first log file name in binary log index file: '${request.file}'`);
+    return file;
+  }
+
+  /** A replica that comes back is served on its new connection; the old one is dead or a twin, which must stop. */
+  #replaceTwin(replica: Replica): void {
+    if (replica.uuid === '') return;
+    for (const [channel, dump] of this.#dumps) {
+      if (dump.replica.uuid !== replica.uuid) continue;
+      this.#options.logger.warn(`replica ${replica.uuid} connected again; its older connection is dropped`, {
+        component: 'stream',
+      });
+      dump.stop.abort();
+      channel.destroy();
+    }
+  }
+
+  #report(channel: Channel, error: unknown): void {
+    if (this.#isClosed) return;
+    const { logger, onFault } = this.#options;
+    const message = error instanceof Error ? error.message : String(error);
+    const isClients = isKind(error, 'transient') && /^QZ470[123]$/.test(error.code);
+    logger.log(isClients ? 'warn' : 'error', `connection of ${channel.peer} ended: ${message}`, {
+      component: 'stream',
+    });
+    if (!isClients) onFault?.(error);
+  }
+}
+
+/** A UUID of form 8 (RFC 9562: made by the vendor), and a server_id in the upper half that the history does not use. */
+function identityOf(identity: string, taken: ReadonlySet<number>): { uuid: string; serverId: number } {
+  const hash = createHash('sha256').update(`qazyna stream server\0${identity}`).digest();
+  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x80, 6);
+  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8);
+  const hex = hash.toString('hex', 0, 16);
+  const uuid = `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  let serverId = (hash.readUInt32LE(16) | 0x80000000) >>> 0;
+  while (taken.has(serverId) || serverId === 0xffffffff) serverId = serverId >= 0xfffffffe ? 0x80000000 : serverId + 1;
+  return { uuid, serverId };
+}
+
+function secureContextOf(certificate: CertificateAndKey): SecureContext {
+  try {
+    return createSecureContext({ cert: certificate.certPem, key: certificate.keyPem, minVersion: 'TLSv1.2' });
+  } catch (error) {
+    throw configurationError(
+      'QZ2702',
+      `The stream server's certificate or key cannot be used: ${(error as Error).message}.`,
+      'Give a certificate and its private key as PEM, the key without a passphrase.',
+      { cause: error },
+    );
+  }
+}
