@@ -6,7 +6,7 @@
 import { constants } from 'node:fs';
 import { lstat, open, readdir, rm, statfs } from 'node:fs/promises';
 import { isAbsolute, join, relative } from 'node:path';
-import { readAhead } from '../../core/chunks/chunk-pipeline.ts';
+import { readerOfFile } from '../../core/chunks/chunk-pipeline.ts';
 import { configurationError, isKind, transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
 import type { CopiedFile, EngineContext, EngineCopy, SnapshotEngineProgram } from './engine.ts';
@@ -214,8 +214,7 @@ async function stream({ pipeline }: EngineContext, path: string, onBytes: (bytes
     );
   });
   try {
-    const { size } = await handle.stat();
-    return await pipeline.writeFile(readAhead(handle, size), onBytes);
+    return await pipeline.writeFile(readerOfFile(handle), onBytes);
   } finally {
     await handle.close();
   }

@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { readerOfParts } from '../../core/chunks/chunk-pipeline.ts';
 import { configurationError, type QazynaError, transientError } from '../../core/errors/error.ts';
 import { findMysqlProgram } from '../../core/mysql/program.ts';
 import { clientOptions } from './client-options.ts';
@@ -61,7 +62,7 @@ async function copy(context: EngineContext): Promise<EngineCopy> {
     const head = new DumpHead();
     let doneBytes = 0;
     try {
-      const file = await pipeline.writeFile(readDump(child, head, done), (bytes) => {
+      const file = await pipeline.writeFile(readerOfParts(readDump(child, head, done)), (bytes) => {
         doneBytes += bytes;
         context.onProgress(doneBytes, null);
       });

@@ -6,9 +6,11 @@ import type { FileHandle } from 'node:fs/promises';
 import { chunkBytes, encodeChunk, hashChunk, isZero } from './chunk.ts';
 import type { PackWriter } from './pack-writer.ts';
 
-/** Chunks being compressed or waiting for their turn: at most 4 MiB plain and as much packed. */
-const windowMax = 16;
-const readBytes = 4 * chunkBytes;
+/** Chunks being compressed or waiting for their turn: at most 3 MiB plain and as much packed. */
+const windowMax = 12;
+
+/** Fills the buffer with the file's next bytes and says how many; less than asked for only at the end. */
+export type ReadFile = (into: Buffer) => Promise<number>;
 
 interface Target {
   name: string;
@@ -17,6 +19,8 @@ interface Target {
 }
 
 interface Pending {
+  /** From the pool, and given back to it. */
+  buffer: Buffer;
   plainBytes: number;
   /** One per target, null for one that has failed; an empty list for a chunk of zeros. */
   hashes: (Buffer | null)[];
@@ -34,6 +38,8 @@ export class ChunkPipeline {
   readonly #targets: Target[];
   readonly #signal: AbortSignal;
   readonly #pending: Pending[] = [];
+  /** Buffers used again and again: gigabytes of garbage would outgrow what the collector notices. */
+  readonly #pool: Buffer[] = [];
   #rows = 0;
 
   constructor(writers: readonly { name: string; writer: PackWriter }[], signal: AbortSignal) {
@@ -46,16 +52,30 @@ export class ChunkPipeline {
     return new Map(this.#targets.filter((one) => one.failure !== null).map((one) => [one.name, one.failure]));
   }
 
-  /** Takes buffers of any size; keeps none of them beyond the window. Throws only once no archive is left. */
-  async writeFile(source: AsyncIterable<Buffer>, onBytes: (bytes: number) => void): Promise<WrittenFile> {
+  /** Reads one chunk ahead. Throws what `read` throws, and what an archive met once none is left. */
+  async writeFile(read: ReadFile, onBytes: (bytes: number) => void): Promise<WrittenFile> {
     const firstRow = this.#rows;
     let sizeBytes = 0;
-    for await (const plain of inChunks(source)) {
-      await this.#submit(plain);
-      sizeBytes += plain.length;
-      onBytes(plain.length);
+    let next = this.#readChunk(read);
+    for (;;) {
+      const { buffer, plainBytes } = await next;
+      if (plainBytes < chunkBytes) {
+        if (plainBytes > 0) await this.#submit(buffer, plainBytes);
+        else this.#pool.push(buffer);
+        onBytes(plainBytes);
+        return { firstRow, lastRow: this.#rows, sizeBytes: sizeBytes + plainBytes };
+      }
+      next = this.#readChunk(read);
+      next.catch(() => undefined); // awaited above, unless the chunk before fails
+      await this.#submit(buffer, plainBytes);
+      sizeBytes += plainBytes;
+      onBytes(plainBytes);
     }
-    return { firstRow, lastRow: this.#rows, sizeBytes };
+  }
+
+  async #readChunk(read: ReadFile): Promise<{ buffer: Buffer; plainBytes: number }> {
+    const buffer = this.#pool.pop() ?? Buffer.allocUnsafeSlow(chunkBytes);
+    return { buffer, plainBytes: await read(buffer) };
   }
 
   /** Settles all chunks and packs. An archive without a failure afterwards holds every chunk durably. */
@@ -64,12 +84,13 @@ export class ChunkPipeline {
     for (const target of this.#targets) await this.#guarded(target, () => target.writer.finish());
   }
 
-  async #submit(plain: Buffer): Promise<void> {
+  async #submit(buffer: Buffer, plainBytes: number): Promise<void> {
+    const plain = buffer.subarray(0, plainBytes);
     this.#signal.throwIfAborted();
     while (this.#pending.length >= windowMax) await this.#settle();
     this.#rows += 1;
     if (isZero(plain)) {
-      this.#pending.push({ plainBytes: plain.length, hashes: [], stored: Promise.resolve(null) });
+      this.#pending.push({ buffer, plainBytes, hashes: [], stored: Promise.resolve(null) });
       return;
     }
     let wanted = false;
@@ -81,7 +102,7 @@ export class ChunkPipeline {
     });
     const stored = wanted ? encodeChunk(plain) : Promise.resolve(null);
     stored.catch(() => undefined); // awaited in #settle, perhaps never when the snapshot is abandoned
-    this.#pending.push({ plainBytes: plain.length, hashes, stored });
+    this.#pending.push({ buffer, plainBytes, hashes, stored });
   }
 
   async #settle(): Promise<void> {
@@ -89,6 +110,7 @@ export class ChunkPipeline {
     if (next === undefined) return;
     const { plainBytes, hashes } = next;
     const stored = await next.stored;
+    this.#pool.push(next.buffer);
     for (const [index, target] of this.#targets.entries()) {
       const hash = hashes[index] ?? null;
       await this.#guarded(target, async () => {
@@ -110,44 +132,37 @@ export class ChunkPipeline {
   }
 }
 
-/** Buffers of any size as chunks of exactly `chunkBytes`, the last one shorter. Copies only across borders. */
-async function* inChunks(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  let rest: Buffer[] = [];
-  let restBytes = 0;
-  for await (let part of source) {
-    while (restBytes + part.length >= chunkBytes) {
-      const take = chunkBytes - restBytes;
-      const head = part.subarray(0, take);
-      yield rest.length === 0 ? head : Buffer.concat([...rest, head], chunkBytes);
-      rest = [];
-      restBytes = 0;
-      part = part.subarray(take);
-    }
-    if (part.length === 0) continue;
-    rest.push(part);
-    restBytes += part.length;
-  }
-  if (restBytes > 0) yield Buffer.concat(rest, restBytes);
-}
-
-/** A file's bytes from its start, 1 MiB at a time, the next piece being read while this one is worked on. */
-export async function* readAhead(file: FileHandle, sizeBytes: number): AsyncGenerator<Buffer> {
+/** A file from its start. */
+export function readerOfFile(file: FileHandle): ReadFile {
   let position = 0;
-  let next = readPiece(file, position, sizeBytes);
-  while (position < sizeBytes) {
-    const piece = await next;
-    if (piece.length === 0) return;
-    position += piece.length;
-    next = readPiece(file, position, sizeBytes);
-    next.catch(() => undefined); // awaited above, unless the reader stops here
-    yield piece;
-  }
+  return async (into) => {
+    let filled = 0;
+    while (filled < into.length) {
+      const { bytesRead } = await file.read(into, filled, into.length - filled, position + filled);
+      if (bytesRead === 0) break;
+      filled += bytesRead;
+    }
+    position += filled;
+    return filled;
+  };
 }
 
-async function readPiece(file: FileHandle, position: number, sizeBytes: number): Promise<Buffer> {
-  const wanted = Math.min(readBytes, sizeBytes - position);
-  if (wanted <= 0) return Buffer.alloc(0);
-  const buffer = Buffer.allocUnsafeSlow(wanted);
-  const { bytesRead } = await file.read(buffer, 0, wanted, position);
-  return buffer.subarray(0, bytesRead);
+/** Bytes as they come, e.g. from a program; nothing more is asked for than fits. */
+export function readerOfParts(parts: AsyncIterable<Buffer>): ReadFile {
+  const iterator = parts[Symbol.asyncIterator]();
+  let rest: Buffer = Buffer.alloc(0);
+  return async (into) => {
+    let filled = 0;
+    while (filled < into.length) {
+      if (rest.length === 0) {
+        const next = await iterator.next();
+        if (next.done) break;
+        rest = next.value;
+      }
+      const taken = rest.copy(into, filled);
+      rest = rest.subarray(taken);
+      filled += taken;
+    }
+    return filled;
+  };
 }

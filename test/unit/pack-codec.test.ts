@@ -1,0 +1,118 @@
+import { createHash, randomBytes, randomInt } from 'node:crypto';
+import { describe, expect, test } from '@jest/globals';
+import { decodeChunk, encodeChunk, hashChunk } from '../../core/chunks/chunk.ts';
+import { decodePack, PackBuilder, packChunkBytesMax, packRowsMax } from '../../core/chunks/pack.ts';
+import { QazynaError } from '../../core/errors/error.ts';
+
+function aPack(sizes: readonly number[]) {
+  const builder = new PackBuilder();
+  const rows = sizes.map((storedBytes, index) => {
+    const hash = randomBytes(32);
+    const plainBytes = storedBytes + (index % 2);
+    return { hash, offset: builder.add(hash, randomBytes(storedBytes), plainBytes), storedBytes, plainBytes };
+  });
+  const pack = builder.finish();
+  return { ...pack, rows, bytes: Buffer.concat(pack.body) };
+}
+
+function codeOf(work: () => unknown): string {
+  try {
+    work();
+    return 'no error';
+  } catch (error) {
+    return error instanceof QazynaError ? error.code : String(error);
+  }
+}
+
+describe('packs', () => {
+  test('tell what is in them, and are named by their content', () => {
+    const pack = aPack([1, 500, 70_000, 3, 262_144 - 1]);
+    expect(decodePack(pack.bytes, 'p')).toEqual(pack.rows);
+    expect(pack.id).toBe(createHash('sha256').update(pack.bytes).digest('hex'));
+    expect(pack.sizeBytes).toBe(pack.bytes.length);
+    expect(decodePack(aPack([]).bytes, 'p')).toEqual([]);
+  });
+
+  test('cut anywhere they are refused', () => {
+    const { bytes } = aPack([10, 20, 30]);
+    for (let length = 0; length < bytes.length; length += 1) {
+      expect([length, codeOf(() => decodePack(bytes.subarray(0, length), 'p'))]).toEqual([length, 'QZ3501']);
+    }
+  });
+
+  test('with any bit of table or footer flipped they are refused', () => {
+    const { bytes } = aPack([10, 20, 30]);
+    for (let bit = 60 * 8; bit < bytes.length * 8; bit += 1) {
+      const flipped = Buffer.from(bytes);
+      flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      expect([bit, codeOf(() => decodePack(flipped, 'p'))]).toEqual([bit, 'QZ3501']);
+    }
+  });
+
+  test('never hold more than their bounds', () => {
+    const builder = new PackBuilder();
+    const hash = Buffer.alloc(32, 255); // never asks for a cut
+    let bytes = 0;
+    while (!builder.endsBefore(250_000)) bytes += builder.add(hash, Buffer.alloc(250_000), 250_001) * 0 + 250_000;
+    expect(bytes).toBeLessThanOrEqual(packChunkBytesMax);
+    expect(bytes).toBeGreaterThan(packChunkBytesMax - 250_000);
+    const small = new PackBuilder();
+    for (let count = 0; count < packRowsMax; count += 1) {
+      expect(small.endsBefore(1)).toBe(false);
+      small.add(hash, Buffer.alloc(1), 2);
+    }
+    expect(small.endsBefore(1)).toBe(true);
+  });
+
+  test('fall into step again after a difference, so that a second run finds its packs there', () => {
+    const seed = randomInt(1000);
+    const chunks = Array.from({ length: 1200 }, (_, number) => {
+      return createHash('sha256').update(`${seed} ${number}`).digest();
+    });
+    const packsOf = (hashes: readonly Buffer[]) => {
+      const ids: string[] = [];
+      let builder = new PackBuilder();
+      for (const hash of hashes) {
+        if (builder.endsBefore(100_000)) {
+          ids.push(builder.finish().id);
+          builder = new PackBuilder();
+        }
+        builder.add(hash, Buffer.alloc(100_000, hash), 100_001);
+      }
+      return [...ids, builder.finish().id];
+    };
+    const first = packsOf(chunks);
+    const second = packsOf([randomBytes(32), ...chunks]);
+    const shared = second.filter((id) => first.includes(id)).length;
+    expect({ seed, most: shared > first.length * 0.6 }).toEqual({ seed, most: true });
+  });
+});
+
+describe('chunks', () => {
+  test('come back as they were, compressed or not', async () => {
+    const seed = randomBytes(16);
+    for (const size of [1, 2, 1000, 4097, 262_143, 262_144]) {
+      for (const plain of [Buffer.alloc(size, 'abc'), randomBytes(size)]) {
+        const stored = await encodeChunk(plain);
+        expect(stored.length).toBeLessThanOrEqual(size);
+        expect(stored.buffer.byteLength).toBe(stored.length);
+        const back = await decodeChunk(stored, size);
+        expect({ seed, same: back?.equals(plain) }).toEqual({ seed, same: true });
+      }
+    }
+  });
+
+  test('cannot be read as longer or shorter ones, nor when damaged beyond zstd', async () => {
+    const plain = Buffer.alloc(100_000, 'some text ');
+    const stored = await encodeChunk(plain);
+    expect(await decodeChunk(stored, 99_999)).toBeNull();
+    expect(await decodeChunk(stored, 100_001)).toBeNull();
+    expect(await decodeChunk(stored.subarray(0, -1), 100_000)).toBeNull();
+    expect(await decodeChunk(randomBytes(stored.length), 100_000)).toBeNull();
+  });
+
+  test('are known by a keyed hash', () => {
+    const plain = Buffer.from('x');
+    expect(hashChunk(Buffer.alloc(32, 1), plain)).not.toEqual(hashChunk(Buffer.alloc(32, 2), plain));
+  });
+});
