@@ -28,13 +28,13 @@ export interface MysqlProgram {
 
 /** `$QAZYNA_CACHE`, else `qazyna` below `$XDG_CACHE_HOME` or `~/.cache`: what set-up fetched. */
 export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
-  if (env['QAZYNA_CACHE']) return resolve(env['QAZYNA_CACHE']);
-  return join(env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'qazyna');
+  if (env.QAZYNA_CACHE) return resolve(env.QAZYNA_CACHE);
+  return join(env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'qazyna');
 }
 
 /** Full paths of every executable `name` on PATH, then in the servers' folders; no duplicates, nothing relative. */
 export async function programsOnPath(name: string, env: NodeJS.ProcessEnv = process.env): Promise<string[]> {
-  const folders = [...(env['PATH'] ?? '').split(':').filter(isAbsolute), ...serverFolders];
+  const folders = [...(env.PATH ?? '').split(':').filter(isAbsolute), ...serverFolders];
   const found: string[] = [];
   for (const folder of new Set(folders)) {
     const path = join(folder, name);

@@ -47,7 +47,7 @@ export async function ensureTools(names: readonly string[], say: Say = sayOnStde
   const paths: Record<string, string> = {};
   for (const name of names) paths[name] = await ensureTool(name, say);
   const folders = new Set(Object.values(paths).map((path) => path.slice(0, -basename(path).length - 1)));
-  return { paths, env: { ...process.env, PATH: [...folders, process.env['PATH'] ?? ''].join(':') } };
+  return { paths, env: { ...process.env, PATH: [...folders, process.env.PATH ?? ''].join(':') } };
 }
 
 /** All programs of one of the packages above, by its name. */
@@ -118,7 +118,7 @@ function wrapperText(name: string, prefix: string, program: string, loader: stri
     name === 'mysqld'
       ? [
           '# Options that must come first stay first; what the caller gives later overrides the folders.',
-          'case "${1-}" in',
+          'case "$1" in',
           `  --no-defaults|--defaults-*|--print-defaults) first=$1; shift; ${exec} "$first" ${settings} "$@" ;;`,
           `  *) ${exec} ${settings} "$@" ;;`,
           'esac',
