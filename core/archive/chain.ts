@@ -1,0 +1,117 @@
+/** Reading a source's chain of segments: one header, one body, and what must hold between two neighbours. */
+import type { GtidSet } from '../binlog/gtid-set.ts';
+import type { ChainState } from '../chain/types.ts';
+import { segmentKey } from './layout.ts';
+import { envelopeBytes, openObject } from './object.ts';
+import {
+  type DecodedHeader,
+  damaged,
+  decodeSegmentHeader,
+  openBody,
+  openSegment,
+  type SegmentHeader,
+  segmentHeaderBytes,
+} from './segment.ts';
+import type { ObjectStore } from './store.ts';
+
+/** One range read gets nearly every header. */
+const firstReadBytes = 4096;
+
+/** Null when the object does not exist. Throws QZ3402, QZ3403 or QZ3405 naming it when it is damaged or another's. */
+export async function readSegmentHeader(
+  store: ObjectStore,
+  source: string,
+  sequence: number,
+): Promise<DecodedHeader | null> {
+  const key = segmentKey(source, sequence);
+  let bytes = await store.get(key, { start: 0, end: firstReadBytes });
+  if (bytes === null) return null;
+  const needed = segmentHeaderBytes(openObject(bytes, 'segment', key), key) + envelopeBytes;
+  if (needed > bytes.length && bytes.length === firstReadBytes) {
+    bytes = (await store.get(key, { start: 0, end: needed })) ?? bytes;
+  }
+  return inPlace(decodeSegmentHeader(openObject(bytes, 'segment', key), key), sequence, key);
+}
+
+/** Header and verified raw body; null when the object does not exist. `known` is the header it must have. */
+export async function readSegment(
+  store: ObjectStore,
+  source: string,
+  sequence: number,
+  known?: DecodedHeader,
+): Promise<{ decoded: DecodedHeader; raw: Buffer } | null> {
+  const key = segmentKey(source, sequence);
+  const bytes = await store.get(key);
+  if (bytes === null) return null;
+  const { decoded, stored } = openSegment(bytes, key, known);
+  inPlace(decoded, sequence, key);
+  return { decoded, raw: await openBody(decoded.header, stored, key) };
+}
+
+function inPlace(decoded: DecodedHeader, sequence: number, key: string): DecodedHeader {
+  if (decoded.header.sequence === sequence) return decoded;
+  throw damaged(key, `it is segment ${decoded.header.sequence} under another's name`);
+}
+
+/** Complete transactions at the end of a segment. */
+export function gtidsAfter(header: SegmentHeader): GtidSet {
+  const set = header.gtidsBefore.clone();
+  set.addAll(header.gtidsAdded);
+  return set;
+}
+
+/** What the chain's fold gives at the end of a segment; `next` is the log's next number. */
+export function stateAfter(header: SegmentHeader): ChainState {
+  const { file, end, boundary, transactionStart, fileHeadSha256 } = header;
+  return {
+    chainId: header.logChainId,
+    next: header.lastLogNumber + 1,
+    generation: header.generation,
+    writer: header.writer,
+    sourceUuid: header.sourceUuid,
+    range: file === '' ? null : { file, start: header.start, end, boundary, transactionStart, fileHeadSha256 },
+    gtids: gtidsAfter(header),
+    lastCommitMicros: header.chainLastCommitMicros,
+    completeThroughMicros: header.completeThroughMicros,
+    semiSync: header.semiSync,
+  };
+}
+
+/** Why `next` cannot follow `previous` (null: nothing comes before), or null when it can. Without "its" subject. */
+export function linkProblem(previous: DecodedHeader | null, next: DecodedHeader): string | null {
+  const to = next.header;
+  if (previous === null) {
+    if (to.sequence !== 0) return `segment ${to.sequence} has nothing before it`;
+    return next.header.previousSha256.every((byte) => byte === 0)
+      ? null
+      : 'segment 0 claims to have a segment before it';
+  }
+  const from = previous.header;
+  if (to.sequence !== from.sequence + 1) return `segment ${to.sequence} does not follow ${from.sequence}`;
+  if (!to.previousSha256.equals(previous.sha256))
+    return `segment ${to.sequence} was not written after this segment ${from.sequence}`;
+  if (to.archiveChainId !== from.archiveChainId || to.logChainId !== from.logChainId) {
+    return `segment ${to.sequence} is of another chain`;
+  }
+  if (to.firstLogNumber !== from.lastLogNumber + 1) {
+    return `segment ${to.sequence} begins at log number ${to.firstLogNumber}, not ${from.lastLogNumber + 1}`;
+  }
+  return historyProblem(from, to);
+}
+
+/** The binlog's own continuity between two segments; also what is left to check when objects between them are missing. */
+function historyProblem(from: SegmentHeader, to: SegmentHeader): string | null {
+  if (to.kind === 'promotion' || to.kind === 'timeline') {
+    return to.generation > from.generation || from.kind === 'claim'
+      ? null
+      : `segment ${to.sequence} repeats generation ${to.generation}`;
+  }
+  if (to.generation !== from.generation) return `segment ${to.sequence} jumps to generation ${to.generation}`;
+  if (from.file === '') return null;
+  if (!to.gtidsBefore.equals(gtidsAfter(from)))
+    return `the GTIDs of segment ${to.sequence} do not continue those of ${from.sequence}`;
+  const expected = to.file === from.file ? from.end : 4;
+  return to.start === expected
+    ? null
+    : `segment ${to.sequence} begins at byte ${to.start} of ${to.file}, not ${expected}`;
+}

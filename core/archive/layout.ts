@@ -1,0 +1,44 @@
+/** Where everything of one source stands in an archive. Numbers have 20 digits, so that keys sort as numbers do. */
+
+/** Segments in one index object. */
+export const indexSpan = 512;
+
+export function chainPrefix(source: string): string {
+  return `sources/${source}/chain/`;
+}
+
+export function segmentKey(source: string, sequence: number): string {
+  return `${chainPrefix(source)}${digits(sequence)}`;
+}
+
+export function indexPrefix(source: string): string {
+  return `sources/${source}/index/`;
+}
+
+/** Covers sequences `first` to `last`, both included. */
+export function indexKey(source: string, first: number, last: number): string {
+  return `${indexPrefix(source)}${digits(first)}-${digits(last)}`;
+}
+
+export function tipKey(source: string): string {
+  return `sources/${source}/tip.json`;
+}
+
+/** The number a chain key ends in, or -1 when it is no chain key. */
+export function sequenceOfKey(key: string): number {
+  const match = /\/chain\/(\d{20})$/.exec(key);
+  const sequence = match ? Number(match[1]) : -1;
+  return Number.isSafeInteger(sequence) ? sequence : -1;
+}
+
+/** The range an index key names, or null when it is no index key. */
+export function rangeOfIndexKey(key: string): { first: number; last: number } | null {
+  const match = /\/index\/(\d{20})-(\d{20})$/.exec(key);
+  if (match === null) return null;
+  const range = { first: Number(match[1]), last: Number(match[2]) };
+  return Number.isSafeInteger(range.last) && range.first <= range.last ? range : null;
+}
+
+function digits(number: number): string {
+  return String(number).padStart(20, '0');
+}

@@ -1,0 +1,83 @@
+/**
+ * `tip.json`: a lower bound of how far a source's chain goes, only ever raised. A chain that ends below it has lost its
+ * tail: nothing but this note can tell that the last hour of an archive was deleted.
+ */
+import { integrityError } from '../errors/error.ts';
+import { tipKey } from './layout.ts';
+import { parseObject } from './open.ts';
+import type { SegmentHeader } from './segment.ts';
+import type { ObjectStore } from './store.ts';
+
+const tipFormat = 1;
+const attemptsMax = 10;
+
+export interface Tip {
+  sequence: number;
+  archiveChainId: string;
+  generation: number;
+  lastLogNumber: number;
+  chainLastCommitMicros: number;
+  completeThroughMicros: number;
+}
+
+export interface TipFound extends Tip {
+  etag: string;
+}
+
+export function tipOf(header: SegmentHeader): Tip {
+  const { sequence, archiveChainId, generation, lastLogNumber, chainLastCommitMicros, completeThroughMicros } = header;
+  return { sequence, archiveChainId, generation, lastLogNumber, chainLastCommitMicros, completeThroughMicros };
+}
+
+/** Null when there is none yet. Throws QZ3408 when it is damaged. */
+export async function readTip(store: ObjectStore, source: string): Promise<TipFound | null> {
+  const key = tipKey(source);
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    // The etag is read first: a tip that changes in between fails the comparison later, and is read again.
+    const info = await store.head(key);
+    if (info === null) return null;
+    const bytes = await store.get(key);
+    if (bytes === null) continue;
+    return { ...readTipJson(bytes, `${store.url}/${key}`), etag: info.etag };
+  }
+  return null;
+}
+
+/** Raises the tip to `wanted` unless it is there or above already. Never lowers it. */
+export async function raiseTip(store: ObjectStore, source: string, wanted: Tip): Promise<void> {
+  const body = [Buffer.from(`${JSON.stringify({ format: tipFormat, ...wanted })}\n`)];
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    const present = await readTip(store, source);
+    if (present !== null && present.sequence >= wanted.sequence) return;
+    if ((await store.putIfMatch(tipKey(source), body, present?.etag ?? null)) !== 'changed') return;
+  }
+}
+
+function readTipJson(bytes: Buffer, name: string): Tip {
+  const found = parseObject(bytes.toString());
+  const number = (field: string): number => {
+    const value = found?.[field];
+    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value;
+    throw damagedTip(name);
+  };
+  if (found?.format !== tipFormat || typeof found.archiveChainId !== 'string') throw damagedTip(name);
+  return {
+    sequence: number('sequence'),
+    archiveChainId: found.archiveChainId,
+    generation: number('generation'),
+    lastLogNumber: number('lastLogNumber'),
+    chainLastCommitMicros: number('chainLastCommitMicros'),
+    completeThroughMicros: number('completeThroughMicros'),
+  };
+}
+
+function damagedTip(name: string) {
+  return integrityError(
+    'QZ3408',
+    `Object ${name} is damaged.`,
+    'Delete it after verify has passed; the shipper writes it anew.',
+    {
+      details: { object: name },
+    },
+  );
+}

@@ -1,0 +1,248 @@
+/**
+ * One source's history in one archive, as its headers tell it. Opening reads index objects and the headers behind them,
+ * checks that nothing is missing between two neighbours, and names what is: damage never hides, and never passes for history.
+ */
+import { linkProblem, readSegmentHeader } from '../archive/chain.ts';
+import { chainPrefix, indexPrefix, rangeOfIndexKey, segmentKey, sequenceOfKey } from '../archive/layout.ts';
+import { type DecodedHeader, segmentObjectBytes } from '../archive/segment.ts';
+import { openIndex } from '../archive/segment-index.ts';
+import type { ObjectStore } from '../archive/store.ts';
+import { readTip, type Tip } from '../archive/tip.ts';
+import { configurationError, isKind } from '../errors/error.ts';
+import type { Logger } from '../logging/logger.ts';
+import { type HistoryGap, type HistoryItem, type Timeline, timelinesOf } from './timelines.ts';
+
+const readsAtOnce = 16;
+
+export interface OpenHistoryOptions {
+  signal: AbortSignal;
+  logger: Logger;
+}
+
+export class ArchiveHistory {
+  readonly store: ObjectStore;
+  readonly sourceName: string;
+  /** Segments and gaps in the chain's order. */
+  readonly items: readonly HistoryItem[];
+  readonly gaps: readonly HistoryGap[];
+  /** Oldest first. */
+  readonly timelines: readonly Timeline[];
+  /** What was odd but hides nothing: a damaged index, for example. One sentence each. */
+  readonly notes: readonly string[];
+
+  constructor(store: ObjectStore, sourceName: string, items: readonly HistoryItem[], notes: readonly string[]) {
+    this.store = store;
+    this.sourceName = sourceName;
+    this.items = items;
+    this.notes = notes;
+    this.gaps = items.filter((item) => item.type === 'gap');
+    this.timelines = timelinesOf(items);
+  }
+
+  /** Throws QZ2410 when the archive holds nothing of this source. Damage and missing objects become gaps. */
+  static async open(store: ObjectStore, sourceName: string, options: OpenHistoryOptions): Promise<ArchiveHistory> {
+    const notes: string[] = [];
+    const tip = await tolerate(() => readTip(store, sourceName), notes);
+    const known = await readIndexes(store, sourceName, options.signal, notes);
+    const sizes = await listChain(store, sourceName, options.signal);
+    const slots = await readSlots({ store, sourceName, known, sizes, tip, signal: options.signal });
+    if (slots.length === 0) throw await unknownSource(store, sourceName);
+    for (const note of notes) options.logger.warn(note, { component: 'history', source: sourceName });
+    return new ArchiveHistory(store, sourceName, itemsOf(slots, tip), notes);
+  }
+
+  /** The newest timeline, which holds the present. */
+  get newest(): Timeline | null {
+    return this.timelines.at(-1) ?? null;
+  }
+}
+
+/** Names of the sources that an archive holds anything of, in order. */
+export async function listSources(store: ObjectStore): Promise<string[]> {
+  const names = new Set<string>();
+  for (;;) {
+    // One object of each source is enough: go on behind everything of the last one found.
+    const last = [...names].at(-1);
+    const after = last === undefined ? {} : { after: `sources/${last}/~` };
+    const before = names.size;
+    for await (const { key } of store.list('sources/', after)) {
+      names.add(key.split('/')[1] ?? '');
+      break;
+    }
+    if (names.size === before) return [...names].sort();
+  }
+}
+
+/** What is known of one sequence number: its header, or why there is none. A lost object's header may be known anyway. */
+interface Slot {
+  sequence: number;
+  decoded: DecodedHeader | null;
+  problem: string | null;
+}
+
+interface Reading {
+  store: ObjectStore;
+  sourceName: string;
+  known: Map<number, DecodedHeader>;
+  sizes: Map<number, number>;
+  tip: Tip | null;
+  signal: AbortSignal;
+}
+
+async function tolerate<T>(read: () => Promise<T>, notes: string[]): Promise<T | null> {
+  try {
+    return await read();
+  } catch (error) {
+    if (!isKind(error, 'integrity')) throw error;
+    notes.push(error.message);
+    return null;
+  }
+}
+
+async function readIndexes(store: ObjectStore, source: string, signal: AbortSignal, notes: string[]) {
+  const keys: string[] = [];
+  for await (const { key } of store.list(indexPrefix(source), { signal })) {
+    if (rangeOfIndexKey(key) !== null) keys.push(key);
+  }
+  const known = new Map<number, DecodedHeader>();
+  for (let at = 0; at < keys.length; at += readsAtOnce) {
+    signal.throwIfAborted();
+    const batch = keys.slice(at, at + readsAtOnce).map((key) =>
+      tolerate(async () => {
+        const bytes = await store.get(key);
+        return bytes === null ? [] : await openIndex(bytes, key);
+      }, notes),
+    );
+    for (const block of await Promise.all(batch)) {
+      for (const decoded of block ?? []) known.set(decoded.header.sequence, decoded);
+    }
+  }
+  return known;
+}
+
+async function listChain(store: ObjectStore, source: string, signal: AbortSignal): Promise<Map<number, number>> {
+  const sizes = new Map<number, number>();
+  for await (const { key, sizeBytes } of store.list(chainPrefix(source), { signal })) {
+    const sequence = sequenceOfKey(key);
+    if (sequence >= 0) sizes.set(sequence, sizeBytes);
+  }
+  signal.throwIfAborted();
+  return sizes;
+}
+
+async function readSlots(reading: Reading): Promise<Slot[]> {
+  const { known, sizes, tip, signal } = reading;
+  let last = tip?.sequence ?? -1;
+  for (const sequence of known.keys()) last = Math.max(last, sequence);
+  for (const sequence of sizes.keys()) last = Math.max(last, sequence);
+  const slots: Slot[] = [];
+  for (let first = 0; first <= last; first += readsAtOnce) {
+    signal.throwIfAborted();
+    const count = Math.min(readsAtOnce, last - first + 1);
+    slots.push(...(await Promise.all(Array.from({ length: count }, (_, index) => readSlot(reading, first + index)))));
+  }
+  // A listing may be stale: what was put since is found by asking for it.
+  for (let sequence = last + 1; ; sequence += 1) {
+    signal.throwIfAborted();
+    const slot = await readSlot(reading, sequence);
+    if (slot.decoded === null && slot.problem === missing) return slots;
+    slots.push(slot);
+  }
+}
+
+const missing = 'the object is missing';
+
+async function readSlot(reading: Reading, sequence: number): Promise<Slot> {
+  const { store, sourceName, known, sizes } = reading;
+  const indexed = known.get(sequence);
+  const key = segmentKey(sourceName, sequence);
+  if (indexed !== undefined) {
+    // The listing only saves a look: what it does not confirm is looked up.
+    const expected = segmentObjectBytes(indexed);
+    if (sizes.get(sequence) === expected) return { sequence, decoded: indexed, problem: null };
+    const info = await store.head(key);
+    if (info === null) return { sequence, decoded: indexed, problem: missing };
+    const problem = info.sizeBytes === expected ? null : `object ${key} has ${info.sizeBytes} bytes, not ${expected}`;
+    return { sequence, decoded: indexed, problem };
+  }
+  try {
+    const decoded = await readSegmentHeader(store, sourceName, sequence);
+    if (decoded === null) return { sequence, decoded: null, problem: missing };
+    const size = sizes.get(sequence) ?? (await store.head(key))?.sizeBytes;
+    const expected = segmentObjectBytes(decoded);
+    if (size === expected) return { sequence, decoded, problem: null };
+    return { sequence, decoded, problem: `object ${key} has ${size ?? 0} bytes, not ${expected}` };
+  } catch (error) {
+    if (!isKind(error, 'integrity')) throw error;
+    return { sequence, decoded: null, problem: error.message.replace(/\.$/, '') };
+  }
+}
+
+/** Adjacent slots with a problem become one gap; a broken link makes one of the segment before it. */
+function itemsOf(slots: Slot[], tip: Tip | null): HistoryItem[] {
+  let previous: Slot | null = null;
+  for (const slot of slots) {
+    if (slot.problem === null && slot.decoded !== null) {
+      const before: DecodedHeader | null = previous?.problem === null ? previous.decoded : null;
+      if (before !== null || slot.sequence === 0) {
+        const problem = linkProblem(before, slot.decoded);
+        if (problem !== null) (before === null ? slot : (previous ?? slot)).problem = problem;
+      }
+    }
+    previous = slot;
+  }
+  const items: HistoryItem[] = [];
+  for (const slot of slots) {
+    if (slot.problem === null && slot.decoded !== null) items.push({ type: 'segment', decoded: slot.decoded });
+    else extendGap(items, slot);
+  }
+  return items.map((item, index) => (item.type === 'gap' ? withInstants(item, items, index, slots, tip) : item));
+}
+
+function extendGap(items: HistoryItem[], slot: Slot): void {
+  const last = items.at(-1);
+  const reason = slot.problem ?? missing;
+  if (last?.type === 'gap') {
+    items[items.length - 1] = { ...last, lastSequence: slot.sequence };
+    return;
+  }
+  items.push({
+    type: 'gap',
+    firstSequence: slot.sequence,
+    lastSequence: slot.sequence,
+    fromMicros: 0,
+    throughMicros: 0,
+    reason,
+  });
+}
+
+/** From the last commit known before the gap to the last one known within it or the first one behind it. */
+function withInstants(
+  gap: HistoryGap,
+  items: HistoryItem[],
+  index: number,
+  slots: Slot[],
+  tip: Tip | null,
+): HistoryGap {
+  const before = items[index - 1];
+  const after = items[index + 1];
+  const inside = slots.slice(gap.firstSequence, gap.lastSequence + 1).flatMap((slot) => slot.decoded ?? []);
+  const fromMicros = before?.type === 'segment' ? before.decoded.header.chainLastCommitMicros : 0;
+  let throughMicros = inside.at(-1)?.header.chainLastCommitMicros ?? 0;
+  if (after?.type === 'segment' && inside.at(-1)?.header.sequence !== gap.lastSequence) {
+    throughMicros = after.decoded.header.firstCommitMicros || after.decoded.header.chainLastCommitMicros;
+  } else if (after === undefined && tip !== null) {
+    throughMicros = Math.max(throughMicros, tip.chainLastCommitMicros, tip.completeThroughMicros);
+  }
+  return { ...gap, fromMicros, throughMicros: Math.max(throughMicros, fromMicros) };
+}
+
+async function unknownSource(store: ObjectStore, source: string) {
+  const names = await listSources(store);
+  const held = names.length === 0 ? 'holds no source' : `holds ${names.join(', ')}`;
+  return configurationError(
+    'QZ2410',
+    `The archive ${store.url} holds nothing of the source ${source}.`,
+    `Check the name; this archive ${held}.`,
+  );
+}

@@ -1,0 +1,169 @@
+/**
+ * The way to a timeline: its ancestors' files up to where each next one forked off, then its own. Broken by gaps into runs;
+ * only within a run can transactions be replayed one after the other.
+ */
+import type { DecodedHeader, SegmentHeader } from '../archive/segment.ts';
+import type { GtidSet } from '../binlog/gtid-set.ts';
+import type { ArchiveHistory } from './open.ts';
+import { lastWithin } from './scan.ts';
+import type { HistoryFile, HistoryGap } from './timelines.ts';
+
+/** A binlog file that can be replayed from its first byte to `end`. */
+export interface PathFile extends HistoryFile {
+  /** Where serving ends: behind the last complete transaction when the file was cut off inside one. */
+  end: number;
+  gtidsBefore: GtidSet;
+  /** Complete transactions at `end`, those before the file included. */
+  gtidsAfter: GtidSet;
+}
+
+export interface Run {
+  files: PathFile[];
+  /** Complete before the first file and at the end of the last one. */
+  gtidsBefore: GtidSet;
+  gtidsAfter: GtidSet;
+  /** What ends this run; null at the present. */
+  gapAfter: HistoryGap | null;
+  /** The history is known to be complete up to here (µs) while this run lasts. */
+  throughMicros: number;
+}
+
+/** Oldest first. `generation` is where the path leads. */
+export async function runsTo(history: ArchiveHistory, generation: number, signal: AbortSignal): Promise<Run[]> {
+  const builder = new PathBuilder(history, generation, signal);
+  for (const item of history.items) {
+    if (item.type === 'gap') {
+      builder.gap(item);
+      continue;
+    }
+    if (item.decoded.header.generation > generation) break;
+    await builder.segment(item.decoded);
+  }
+  return builder.finish();
+}
+
+class PathBuilder {
+  readonly #history: ArchiveHistory;
+  readonly #generation: number;
+  readonly #signal: AbortSignal;
+  readonly #runs: Run[] = [];
+  #run: Run | null = null;
+  /** The file being read; null where one would have to begin, because what came before it is missing. */
+  #file: { file: PathFile; segments: DecodedHeader[] } | null = null;
+  #reached = 0;
+
+  constructor(history: ArchiveHistory, generation: number, signal: AbortSignal) {
+    this.#history = history;
+    this.#generation = generation;
+    this.#signal = signal;
+  }
+
+  gap(gap: HistoryGap): void {
+    if (this.#reached > this.#generation) return;
+    const open = this.#run ?? this.#runs.at(-1) ?? null;
+    if (open !== null && open.gapAfter === null) open.gapAfter = gap;
+    this.#run = null;
+    this.#file = null;
+  }
+
+  async segment(decoded: DecodedHeader): Promise<void> {
+    const { header } = decoded;
+    this.#reached = header.generation;
+    if (header.kind === 'timeline' || header.kind === 'promotion') {
+      await this.#fork(header);
+      return;
+    }
+    if (header.kind !== 'events') {
+      if (this.#run !== null) this.#note(this.#run, header);
+      return;
+    }
+    if (header.start === 4) this.#begin(header);
+    const current = this.#file;
+    if (current === null || this.#run === null) return;
+    current.segments.push(decoded);
+    current.file.end = Math.min(header.transactionStart, header.boundary);
+    current.file.gtidsAfter.addAll(header.gtidsAdded);
+    this.#run.gtidsAfter.addAll(header.gtidsAdded);
+    this.#note(this.#run, header);
+  }
+
+  finish(): Run[] {
+    return this.#runs.filter((run) => run.files.length > 0);
+  }
+
+  #note(run: Run, header: SegmentHeader): void {
+    run.throughMicros = Math.max(run.throughMicros, header.chainLastCommitMicros, header.completeThroughMicros);
+  }
+
+  #begin(header: SegmentHeader): void {
+    if (!this.#run?.gtidsAfter.containsAll(header.gtidsBefore)) this.#startRun(header);
+    const run = this.#run;
+    if (run === null) return;
+    const segments: DecodedHeader[] = [];
+    const file: PathFile = {
+      generation: header.generation,
+      file: header.file,
+      segments,
+      end: 4,
+      gtidsBefore: header.gtidsBefore,
+      gtidsAfter: run.gtidsAfter.clone(),
+    };
+    run.files.push(file);
+    this.#file = { file, segments };
+  }
+
+  #startRun(header: SegmentHeader): void {
+    const gtidsBefore = header.gtidsBefore;
+    if (this.#run !== null) this.#run.gapAfter = forkGap(header, this.#run);
+    this.#run = { files: [], gtidsBefore, gtidsAfter: gtidsBefore.clone(), gapAfter: null, throughMicros: 0 };
+    this.#runs.push(this.#run);
+  }
+
+  /** The ancestor counts only as far as the new timeline has it executed. */
+  async #fork(header: SegmentHeader): Promise<void> {
+    this.#file = null;
+    if (this.#run === null) return;
+    await truncate(this.#history, this.#run, header.gtidsBefore, this.#signal);
+    if (this.#run.files.length === 0) {
+      this.#runs.pop();
+      this.#run = null;
+    }
+  }
+}
+
+/** Shorten a run to its longest prefix whose GTIDs are all in `limit`. */
+async function truncate(history: ArchiveHistory, run: Run, limit: GtidSet, signal: AbortSignal): Promise<void> {
+  while (run.files.length > 0) {
+    const file = run.files.at(-1);
+    if (file === undefined || limit.containsAll(file.gtidsAfter)) break;
+    run.files.pop();
+    const before = run.files.at(-1)?.gtidsAfter ?? run.gtidsBefore;
+    if (!limit.containsAll(file.gtidsBefore)) continue;
+    const stop = await lastWithin(history, file, limit, signal);
+    const kept = before.clone();
+    kept.addAll(stop.gtidsAdded);
+    run.files.push({ ...file, end: stop.position, gtidsAfter: kept });
+    break;
+  }
+  run.gtidsAfter = (run.files.at(-1)?.gtidsAfter ?? run.gtidsBefore).clone();
+}
+
+function forkGap(header: SegmentHeader, run: Run): HistoryGap {
+  return {
+    type: 'gap',
+    firstSequence: header.sequence,
+    lastSequence: header.sequence,
+    fromMicros: run.throughMicros,
+    throughMicros: header.firstCommitMicros || run.throughMicros,
+    reason: `timeline ${header.generation} begins with transactions that were never archived`,
+  };
+}
+
+/** All of a run's segments in order. */
+export function* segmentsOf(run: Run): Iterable<{ file: PathFile; index: number; header: SegmentHeader }> {
+  for (const file of run.files) {
+    for (const [index, { header }] of file.segments.entries()) {
+      if (header.start < file.end) yield { file, index, header };
+    }
+  }
+}
