@@ -3,10 +3,11 @@ import { Command, CommanderError } from 'commander';
 import { exitCodes } from '../core/errors/error.ts';
 import { addConfig } from './config.ts';
 import { toFailure, toUsageError } from './failure.ts';
+import { addSnapshot } from './snapshot.ts';
 import type { Frame, Io } from './verb.ts';
 import { readVersion } from './version.ts';
 
-const adders: readonly ((program: Command, frame: Frame) => void)[] = [addConfig];
+const adders: readonly ((program: Command, frame: Frame) => void)[] = [addSnapshot, addConfig];
 
 const about = `Near-continuous backup and point-in-time restore for MySQL.
 

@@ -2,6 +2,7 @@
 import type { z } from 'zod';
 import { nearestWord } from './nearest.ts';
 import { configSchema, laterKeys } from './schema.ts';
+import { childOf, shapeOf } from './shape.ts';
 import type { KeyPath, YamlFile } from './yaml-file.ts';
 
 export interface Complaint {
@@ -100,24 +101,9 @@ function kindOf(value: unknown): string {
   return typeof value === 'number' ? 'a number' : `a ${typeof value}`;
 }
 
-type Described = z.ZodType & { meta(): { description?: string } | undefined };
-
-/** Through defaults and optionals to the object below, if there is one. */
-export function shapeOf(schema: z.ZodType): Readonly<Record<string, Described>> | null {
-  const definition = schema.def as { type: string; innerType?: z.ZodType; shape?: Record<string, Described> };
-  if (definition.innerType) return shapeOf(definition.innerType);
-  return definition.type === 'object' ? (definition.shape ?? null) : null;
-}
-
-function child(schema: z.ZodType, part: string | number): Described | undefined {
-  const definition = schema.def as { type: string; innerType?: z.ZodType; valueType?: Described };
-  if (definition.innerType) return child(definition.innerType, part);
-  return definition.type === 'record' ? definition.valueType : shapeOf(schema)?.[part];
-}
-
 function schemaAt(path: KeyPath): z.ZodType | undefined {
   let schema: z.ZodType | undefined = configSchema;
-  for (const part of path) schema = schema && child(schema, part);
+  for (const part of path) schema = schema && childOf(schema, part);
   return schema;
 }
 

@@ -1,7 +1,7 @@
 /** `qazyna config example`: a whole configuration with a comment on each key, written from the schema itself. */
 import type { z } from 'zod';
-import { shapeOf } from './complaints.ts';
 import { configSchema, type KeyMeta } from './schema.ts';
+import { shapeOf } from './shape.ts';
 
 const lineWidth = 100;
 

@@ -1,0 +1,126 @@
+/** Which archive a reading verb reads, and whose history: `--from NAME|URL --source NAME`, with or without configuration. */
+import { isAbsolute, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Command } from 'commander';
+import { openArchive } from '../core/archive/open.ts';
+import type { ObjectStore } from '../core/archive/store.ts';
+import type { Config } from '../core/config/config.ts';
+import { nearestWord } from '../core/config/nearest.ts';
+import { configurationError, QazynaError } from '../core/errors/error.ts';
+import { listSources } from '../core/history/open.ts';
+import type { Context } from './verb.ts';
+
+export interface ArchiveOptions {
+  from?: string;
+  source?: string;
+}
+
+export interface NamedArchive {
+  /** Its name in the configuration, or its URL. */
+  name: string;
+  url: string;
+}
+
+export interface OpenedNamedArchive extends NamedArchive {
+  store: ObjectStore;
+  source: string;
+}
+
+export function archiveOptions(command: Command): void {
+  command.option(
+    '--from <name|url>',
+    'archive by its name in the configuration, or by URL or folder, without any configuration',
+  );
+  command.option('--source <name>', 'whose history, where the archive holds several');
+}
+
+/** The one archive to read from: `--from`, else the first of the configuration that can be opened. */
+export async function openOneArchive(context: Context, options: ArchiveOptions): Promise<OpenedNamedArchive> {
+  const { archives, config } = await chooseArchives(context, options);
+  let failure: unknown;
+  for (const archive of archives) {
+    try {
+      return await open(archive, options, config);
+    } catch (error) {
+      if (!(error instanceof QazynaError)) throw error;
+      failure ??= error;
+      if (archives.length > 1)
+        context.logger.warn(`cannot read from ${archive.name}: ${error.message}`, { code: error.code });
+    }
+  }
+  throw failure;
+}
+
+/** Every archive meant, each opened or with the error that stopped it; throws when not one can be opened. */
+export async function openEachArchive(
+  context: Context,
+  options: ArchiveOptions,
+): Promise<{ archive: NamedArchive; opened: OpenedNamedArchive | QazynaError }[]> {
+  const { archives, config } = await chooseArchives(context, options);
+  const each = await Promise.all(
+    archives.map(async (archive) => {
+      try {
+        return { archive, opened: await open(archive, options, config) };
+      } catch (error) {
+        if (error instanceof QazynaError) return { archive, opened: error };
+        throw error;
+      }
+    }),
+  );
+  const first = each[0]?.opened;
+  if (first instanceof QazynaError && each.every(({ opened }) => opened instanceof QazynaError)) throw first;
+  return each;
+}
+
+async function open(
+  archive: NamedArchive,
+  options: ArchiveOptions,
+  config: Config | null,
+): Promise<OpenedNamedArchive> {
+  const { store } = await openArchive(archive.url, { create: false });
+  return { ...archive, store, source: options.source ?? config?.source.name ?? (await onlySource(archive, store)) };
+}
+
+async function chooseArchives(
+  context: Context,
+  { from }: ArchiveOptions,
+): Promise<{ archives: NamedArchive[]; config: Config | null }> {
+  const url = from === undefined ? null : urlOf(from);
+  if (url !== null) return { archives: [{ name: url, url }], config: null };
+  const config = await context.config();
+  const archives = config.archives.map(({ name, url }) => ({ name, url }));
+  if (from === undefined) return { archives, config };
+  const named = archives.filter(({ name }) => name === from);
+  if (named.length > 0) return { archives: named, config };
+  const names = archives.map(({ name }) => name);
+  const near = nearestWord(from, names);
+  throw configurationError(
+    'QZ2020',
+    `There is no archive named ${from} in ${config.file}.`,
+    `${near === null ? '' : `Did you mean ${near}? `}It has ${names.join(', ')}; or give a URL: --from file:///srv/qazyna.`,
+  );
+}
+
+/** A URL, or a folder by its absolute or dotted path; null for a name. */
+function urlOf(from: string): string | null {
+  if (/^[a-z][a-z0-9+.-]*:/i.test(from)) return from;
+  return isAbsolute(from) || from.startsWith('./') || from.startsWith('../') ? pathToFileURL(resolve(from)).href : null;
+}
+
+async function onlySource(archive: NamedArchive, store: ObjectStore): Promise<string> {
+  const sources = await listSources(store);
+  const [first] = sources;
+  if (first !== undefined && sources.length === 1) return first;
+  if (first === undefined)
+    throw configurationError(
+      'QZ2021',
+      `The archive ${archive.name} holds no history of any source yet.`,
+      'Check the URL; history comes with the first second of a running agent.',
+    );
+  throw configurationError(
+    'QZ2022',
+    `The archive ${archive.name} holds ${sources.length} sources, and none was named.`,
+    `Give --source with one of ${sources.join(', ')}.`,
+    { details: { sources } },
+  );
+}
