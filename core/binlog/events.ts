@@ -55,6 +55,29 @@ export const eventTypes = {
   gtidTagged: 42,
 } as const;
 
+/** Indexed by type: 1 for the small events that stand between transactions or open them. */
+export const isControl = new Uint8Array(256);
+for (const type of [
+  eventTypes.stop,
+  eventTypes.rotate,
+  eventTypes.formatDescription,
+  eventTypes.previousGtids,
+  eventTypes.gtid,
+  eventTypes.anonymousGtid,
+  eventTypes.gtidTagged,
+]) {
+  isControl[type] = 1;
+}
+/** Besides control events, what may stand between two transactions. */
+export const standsAlone: ReadonlySet<number> = new Set([
+  eventTypes.incident,
+  eventTypes.heartbeat,
+  eventTypes.heartbeatV2,
+  eventTypes.ignorable,
+]);
+/** What ends a transaction whose GTID event does not tell its length. */
+export const endsUnmeasured: ReadonlySet<number> = new Set([eventTypes.xid, eventTypes.xaPrepare]);
+
 const typeNames = new Map<number, string>([
   ...Object.entries(eventTypes).map(([name, type]): [number, string] => [
     type,

@@ -14,6 +14,7 @@ import { integrityError, type QazynaError } from '../errors/error.ts';
 import {
   type ChecksumAlgorithm,
   checksumBytes,
+  endsUnmeasured,
   eventLogPos,
   eventServerId,
   eventSize,
@@ -24,10 +25,12 @@ import {
   firstEventOffset,
   hasRightChecksum,
   headerBytes,
+  isControl,
   notInUse,
   parseFormatDescription,
   parsePreviousGtids,
   parseRotate,
+  standsAlone,
 } from './events.ts';
 import { gtidText, parseGtid } from './gtid-event.ts';
 import type { ScanHandler, ScanOptions, Transaction } from './scan-types.ts';
@@ -38,27 +41,6 @@ export type { FileHead, ScanHandler, ScanOptions, Transaction } from './scan-typ
 const maxControlBytes = 64 * 1024;
 const maxPreviousGtidsBytes = 64 * 1024 * 1024;
 const logPosModulus = 2 ** 32;
-
-const isControl = new Uint8Array(256);
-for (const type of [
-  eventTypes.stop,
-  eventTypes.rotate,
-  eventTypes.formatDescription,
-  eventTypes.previousGtids,
-  eventTypes.gtid,
-  eventTypes.anonymousGtid,
-  eventTypes.gtidTagged,
-]) {
-  isControl[type] = 1;
-}
-/** Besides control events, what may stand between two transactions. */
-const standsAlone: ReadonlySet<number> = new Set([
-  eventTypes.incident,
-  eventTypes.heartbeat,
-  eventTypes.heartbeatV2,
-  eventTypes.ignorable,
-]);
-const endsUnmeasured: ReadonlySet<number> = new Set([eventTypes.xid, eventTypes.xaPrepare]);
 
 export class TransactionScanner {
   readonly #handler: ScanHandler;
@@ -284,8 +266,10 @@ export class TransactionScanner {
     if (opensFile !== (start === firstEventOffset)) {
       throw this.#refuse('QZ3206', `${describe(type)} ${opensFile ? 'stands in the middle' : 'opens the file'}`);
     }
-    if (!opensFile && (type === eventTypes.previousGtids) !== (this.#description !== null))
-      throw this.#headMissing(type);
+    const awaitsSecond = this.#description !== null;
+    // A scanner may have been started between the two events of the head; that head is then not reported.
+    const mayBeSecond = type === eventTypes.previousGtids && (awaitsSecond || start === this.#start);
+    if (!mayBeSecond && (awaitsSecond || type === eventTypes.previousGtids)) throw this.#headMissing(type);
   }
 
   /** A whole control event that starts at `boundary`; on return both offset and boundary stand behind it. */
