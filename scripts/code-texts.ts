@@ -14,14 +14,16 @@ function nextArguments(source: string, from: number, count: number): string[] {
     const character = source[at] ?? '';
     const end = skip(source, at);
     const closing = ')]};'.includes(character);
-    if (character === ',' || closing) {
-      if (start >= 0) found.push(source.slice(start, at).trim());
+    if (character === ',' || character === ';' || closing) {
+      const argument = start < 0 ? '' : source.slice(start, at).trim();
+      // An exit code or the like between the code and its texts is none of them.
+      if (argument !== '' && !/^\d+$/.test(argument)) found.push(argument);
       start = at + 1;
-      if (closing || found.length === count) break;
+      if (closing || character === ';' || found.length === count) break;
     }
     at = end;
   }
-  return found.filter((argument) => argument !== '' && !/^\d+$/.test(argument));
+  return found;
 }
 
 /** One past the literal, bracket or character at `at`. */
@@ -63,13 +65,8 @@ function endOfBracket(source: string, at: number): number {
 function textOf(source: string, argument: string): string {
   const expression = argument.replace(/^[A-Za-z]+:\s*/, '');
   const name = /^[A-Za-z][A-Za-z0-9]*$/.exec(expression)?.[0];
-  if (name !== undefined) {
-    const declared = new RegExp(`\\bconst ${name} =\\s*`).exec(source);
-    const value = declared ? nextArguments(source, declared.index + declared[0].length, 1).length : 0;
-    const start = declared ? declared.index + declared[0].length : 0;
-    if (!declared || value === 0 || !/['"`]/.test(source[start] ?? '')) return '…';
-    return literals(source.slice(start, skip(source, start)));
-  }
+  const declared = name === undefined ? null : new RegExp(`\\bconst ${name} =`).exec(source);
+  if (declared) return literals(nextArguments(`,${source.slice(declared.index + declared[0].length)}`, 0, 1)[0] ?? '');
   return literals(expression);
 }
 
@@ -84,6 +81,9 @@ function literals(expression: string): string {
       const shown = shownLiteral(piece);
       text += text === '' || between.includes('+') ? shown : shown === '' ? '' : ` / ${shown}`;
       between = '';
+    } else if ('([{'.includes(piece.charAt(0))) {
+      const inner = literals(piece.slice(1, -1));
+      if (inner !== '…' && inner !== '') text += text === '' ? inner : ` / ${inner}`;
     } else between += piece;
     at = end;
   }
