@@ -131,6 +131,11 @@ export class Assembler implements EventSink {
     this.#builder.cut(this.#position, this.transactionStart);
   }
 
+  heartbeat(completeThroughMicros: number): void {
+    this.flush();
+    this.#builder.heartbeat(completeThroughMicros, this.#position, this.transactionStart);
+  }
+
   slice(chunk: Buffer, start: number, end: number, first: boolean, last: boolean): void {
     if (!first || !last) {
       this.#part(chunk, start, end, first, last);

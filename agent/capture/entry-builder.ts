@@ -189,6 +189,29 @@ export class EntryBuilder {
     }
   }
 
+  /** An entry without bytes: "everything stamped ≤ this is captured". What is pending must have been cut. */
+  heartbeat(completeThroughMicros: number, boundary: number, transactionStart: number): void {
+    const end = this.#start;
+    this.#ready.push({
+      kind: 'heartbeat',
+      sourceUuid: this.#sourceUuid,
+      file: this.#file,
+      start: end,
+      end,
+      boundary,
+      transactionStart: Math.min(transactionStart, end),
+      fileHeadSha256: this.#headSha256,
+      firstCommitMicros: 0,
+      lastCommitMicros: 0,
+      gtidsAdded: new GtidSet(),
+      gtidsBefore: null,
+      completeThroughMicros,
+      semiSync: false,
+      note: '',
+      body: Buffer.alloc(0),
+    });
+  }
+
   /** A GTID counts once: neither twice in this entry nor in any before. */
   #account(end: number): void {
     const again = this.#gtids.intersect(this.#added);

@@ -25,8 +25,8 @@ export interface DumpOptions {
   /** Offset in the file, an event boundary ≥ 4; any size. */
   position: number;
   /**
-   * `follow` waits for more (needs gtid_mode ON, u64 position, `replica`); `once` ends at the end of the last file and serves
-   * any gtid_mode (u32 position).
+   * `follow` waits for more (needs gtid_mode ON and `replica`); `once` ends at the end of the last file and, below 4 GiB,
+   * serves any gtid_mode.
    */
   mode: 'follow' | 'once';
   /** How the server knows us. Another dump with the same uuid is ended by the server. Only with `follow`. */
@@ -85,6 +85,7 @@ export class BinlogDump {
   #failure: unknown = null;
   #control: ControlPacket | null = null;
   #wake: (() => void) | null = null;
+  #interrupted = false;
   #lastByteMs = performance.now();
   readonly #onAbort = () => this.#socket.destroy();
 
@@ -118,7 +119,8 @@ export class BinlogDump {
   async start(): Promise<void> {
     const { file, position, mode, replica } = this.#options;
     if (mode === 'once') {
-      this.#socket.write(binlogDumpCommand({ file, position, serverId: 0, nonBlocking: true }));
+      const command = position < 2 ** 32 ? binlogDumpCommand : binlogDumpGtidCommand;
+      this.#socket.write(command({ file, position, serverId: 0, nonBlocking: true }));
     } else {
       if (!replica) throw new Error('a dump that follows needs a replica identity');
       this.#socket.write(registerReplicaCommand({ serverId: replica.serverId, host: replica.host, port: 0 }));
@@ -151,9 +153,18 @@ export class BinlogDump {
       }
       this.#checkAlive();
       const nowMs = performance.now();
-      if (nowMs >= untilMs) return 'idle';
+      if (nowMs >= untilMs || this.#interrupted) {
+        this.#interrupted = false;
+        return 'idle';
+      }
       await this.#wait(Math.min(untilMs - nowMs, 1000));
     }
+  }
+
+  /** A waiting `pump` (or the next one that would wait) returns 'idle' at once. */
+  interrupt(): void {
+    this.#interrupted = true;
+    this.#wake?.();
   }
 
   close(): void {

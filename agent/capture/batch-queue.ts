@@ -1,0 +1,65 @@
+/** Between capture and the appender: what is ready, bounded in bytes. One producer, one consumer. */
+import type { CapturedBatch, CapturedEntry } from './types.ts';
+
+export class BatchQueue {
+  readonly #maxBytes: number;
+  readonly #maxBatchBytes: number;
+  readonly #items: CapturedEntry[] = [];
+  #bytes = 0;
+  #ended = false;
+  #failure: unknown = null;
+  #wakeProducer: (() => void) | null = null;
+  #wakeConsumer: (() => void) | null = null;
+
+  /** `maxBytes` waiting at most (one push may exceed it), `maxBatchBytes` per take (one entry may exceed it). */
+  constructor(maxBytes: number, maxBatchBytes: number) {
+    this.#maxBytes = maxBytes;
+    this.#maxBatchBytes = maxBatchBytes;
+  }
+
+  /** Resolves once there is room for more. Rejects when the signal aborts. */
+  async push(items: readonly CapturedEntry[], signal: AbortSignal): Promise<void> {
+    for (const item of items) {
+      this.#items.push(item);
+      this.#bytes += item.body.length;
+    }
+    this.#wakeConsumer?.();
+    while (this.#bytes >= this.#maxBytes) {
+      signal.throwIfAborted();
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wakeProducer = resolve;
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      await promise;
+      this.#wakeProducer = null;
+    }
+  }
+
+  /** What is ready; null after the end. Throws what the producer failed with, once everything before is taken. */
+  async take(): Promise<CapturedBatch | null> {
+    while (this.#items.length === 0) {
+      if (this.#failure !== null) throw this.#failure;
+      if (this.#ended) return null;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wakeConsumer = resolve;
+      await promise;
+      this.#wakeConsumer = null;
+    }
+    let count = 0;
+    let bodyBytes = 0;
+    for (const item of this.#items) {
+      if (count > 0 && bodyBytes + item.body.length > this.#maxBatchBytes) break;
+      bodyBytes += item.body.length;
+      count++;
+    }
+    const items = this.#items.splice(0, count);
+    this.#bytes -= bodyBytes;
+    this.#wakeProducer?.();
+    return { items, bodyBytes };
+  }
+
+  end(failure: unknown = null): void {
+    this.#failure = failure;
+    this.#ended = true;
+    this.#wakeConsumer?.();
+  }
+}

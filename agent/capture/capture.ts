@@ -1,0 +1,250 @@
+/**
+ * Capture: the source's binlog as entries, from a position on, for as long as the signal lets it. It survives restarts of the
+ * server, lost connections, rotation and idle hours; what cannot be gone on from ends it with an integrity or configuration
+ * error.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { crashPoint } from '../../core/errors/crash-points.ts';
+import { isKind, type QazynaError } from '../../core/errors/error.ts';
+import { retrying } from '../../core/errors/retry.ts';
+import type { Logger } from '../../core/logging/logger.ts';
+import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { type BinlogDump, openDump } from '../../core/mysql/dump.ts';
+import { binlogStatus, sourceClockMicros } from '../../core/mysql/source-facts.ts';
+import { Assembler } from './assembler.ts';
+import { BatchQueue } from './batch-queue.ts';
+import { compareFiles } from './file-name.ts';
+import { checkNoSecondAgent, checkSource, type ReplicaIdentity, replicaHost } from './source-checks.ts';
+import type { CapturedBatch, CapturedEntry, ResumePoint } from './types.ts';
+
+export interface CaptureOptions {
+  endpoint: MysqlEndpoint;
+  /** 32 hex digits: what the server knows us by is made from it. */
+  chainId: string;
+  /** End of the chain; null for its very beginning, which `start` then chooses. */
+  resume: ResumePoint | null;
+  start: 'oldest' | 'current';
+  logger: Logger;
+  /** An entry is cut at so many bytes (default 1 MiB) … */
+  maxEntryBytes?: number;
+  /** … or so many ms after its first byte (default 10). */
+  flushMs?: number;
+  /** "Complete through" is asked for this often (default 1000). */
+  heartbeatMs?: number;
+  /** Bytes assembled but not yet taken by the caller, at most (default 8 MiB). */
+  maxAheadBytes?: number;
+  /** Called with null when the stream runs, with the error when it was lost: for alarms and status. */
+  onConnection?: (trouble: QazynaError | null) => void;
+}
+
+const defaults = {
+  maxEntryBytes: 1024 * 1024,
+  flushMs: 10,
+  heartbeatMs: 1000,
+  maxAheadBytes: 8 * 1024 * 1024,
+};
+const minEntryBytes = 64 * 1024;
+/** Between two connections at least: a server that ends every stream at once must not be hammered. */
+const minSessionMs = 500;
+
+/**
+ * Batches of entries in order, each to be appended before the next is asked for; meanwhile capture goes on up to
+ * `maxAheadBytes`. Ends without error when the signal aborts. Throws configuration and integrity errors of the checks and of
+ * the stream; transient ones are retried without end, each with a log line and `onConnection`.
+ */
+export async function* captureEntries(
+  options: CaptureOptions,
+  signal: AbortSignal,
+): AsyncGenerator<CapturedBatch, void, undefined> {
+  const maxAheadBytes = options.maxAheadBytes ?? defaults.maxAheadBytes;
+  const queue = new BatchQueue(maxAheadBytes, maxAheadBytes / 2);
+  const stop = new AbortController();
+  const capture = new Capture(options, queue, AbortSignal.any([signal, stop.signal]));
+  const running = capture.run().then(
+    () => queue.end(),
+    (error: unknown) => queue.end(error),
+  );
+  try {
+    for (;;) {
+      const batch = await queue.take();
+      if (batch === null) return;
+      yield batch;
+    }
+  } finally {
+    stop.abort(new Error('capture was ended'));
+    await running;
+  }
+}
+
+/** How the server sees us: stable for a chain, so that our own zombie is ended by the server when we come back. */
+export function replicaIdentity(chainId: string): ReplicaIdentity {
+  return {
+    serverId: (0x40000000 | (Number.parseInt(chainId.slice(0, 8), 16) & 0x3fffffff)) >>> 0,
+    uuid: chainId.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5'),
+    host: replicaHost(),
+  };
+}
+
+interface Session {
+  side: MysqlConnection;
+  assembler: Assembler;
+  dump: BinlogDump;
+  /** Ends this session only. */
+  stop: AbortController;
+}
+
+class Capture {
+  readonly #options: CaptureOptions;
+  readonly #queue: BatchQueue;
+  readonly #signal: AbortSignal;
+  readonly #identity: ReplicaIdentity;
+  #resume: ResumePoint | null;
+  /** The last events entry handed over. */
+  #last: CapturedEntry | null = null;
+  #isFirstSession = true;
+  /** The source's clock and the end of its binlog just after; reported once capture has got there. */
+  #mark: { micros: number; file: string; position: number } | null = null;
+
+  constructor(options: CaptureOptions, queue: BatchQueue, signal: AbortSignal) {
+    this.#options = options;
+    this.#queue = queue;
+    this.#signal = signal;
+    this.#identity = replicaIdentity(options.chainId);
+    this.#resume = options.resume;
+  }
+
+  async run(): Promise<void> {
+    const { logger, onConnection } = this.#options;
+    while (!this.#signal.aborted) {
+      const beganMs = performance.now();
+      try {
+        await this.#connectAndStream();
+      } catch (error) {
+        if (this.#signal.aborted) return;
+        if (!isKind(error, 'transient')) throw error;
+        onConnection?.(error);
+        logger.warn(`capture is interrupted: ${error.message}`, { code: error.code });
+        const restMs = Math.max(50, minSessionMs - (performance.now() - beganMs));
+        await sleep(restMs, undefined, { signal: this.#signal }).catch(() => undefined);
+      }
+    }
+  }
+
+  async #connectAndStream(): Promise<void> {
+    const { logger, onConnection } = this.#options;
+    const stop = new AbortController();
+    const signal = AbortSignal.any([this.#signal, stop.signal]);
+    const session = await retrying('connecting to the source', () => this.#open(stop, signal), {
+      signal: this.#signal,
+      deadlineMs: Number.POSITIVE_INFINITY,
+      logger,
+      onFailure: (error) => isKind(error, 'transient') && onConnection?.(error),
+    });
+    onConnection?.(null);
+    const clock = this.#watchClock(session, signal);
+    try {
+      await this.#stream(session);
+    } catch (error) {
+      if (!this.#signal.aborted) await this.#salvage(session.assembler, isKind(error, 'transient'));
+      throw error;
+    } finally {
+      stop.abort(new Error('the session is over'));
+      session.dump.close();
+      await clock;
+      await session.side.close();
+    }
+  }
+
+  async #open(stop: AbortController, signal: AbortSignal): Promise<Session> {
+    const { endpoint, start, logger } = this.#options;
+    const side = await connectMysql(endpoint, signal);
+    try {
+      const { facts, begin } = await checkSource(side, endpoint, this.#resume, start, signal);
+      if (this.#isFirstSession) await checkNoSecondAgent(side, this.#identity);
+      const gtids = begin.gtids?.clone() ?? new GtidSet();
+      const maxEntryBytes = Math.max(minEntryBytes, this.#options.maxEntryBytes ?? defaults.maxEntryBytes);
+      const assembler = new Assembler({ ...begin, maxEntryBytes }, gtids);
+      const { serverId } = this.#identity;
+      const replica = { ...this.#identity, serverId: serverId === facts.serverId ? serverId + 1 : serverId };
+      const dump = await openDump(
+        { endpoint, file: begin.file, position: begin.boundary, mode: 'follow', replica },
+        assembler,
+        signal,
+      );
+      this.#isFirstSession = false;
+      this.#mark = null;
+      logger.info(`capturing from ${side.name}`, {
+        file: begin.file,
+        position: begin.captured,
+        version: facts.version,
+      });
+      return { side, assembler, dump, stop };
+    } catch (error) {
+      await side.close();
+      throw error;
+    }
+  }
+
+  async #stream({ assembler, dump }: Session): Promise<void> {
+    const flushMs = this.#options.flushMs ?? defaults.flushMs;
+    let pendingSinceMs = 0;
+    for (;;) {
+      const untilMs = pendingSinceMs > 0 && assembler.mayFlush ? pendingSinceMs + flushMs : performance.now() + 1000;
+      await dump.pump(untilMs);
+      const nowMs = performance.now();
+      if (assembler.builder.pendingBytes === 0) pendingSinceMs = 0;
+      else if (pendingSinceMs === 0) pendingSinceMs = nowMs;
+      if (assembler.mayFlush && pendingSinceMs > 0 && nowMs >= pendingSinceMs + flushMs) {
+        assembler.flush();
+        pendingSinceMs = 0;
+      }
+      this.#reportMark(assembler);
+      await this.#handOver(assembler);
+    }
+  }
+
+  #reportMark(assembler: Assembler): void {
+    const mark = this.#mark;
+    if (mark === null || !assembler.mayFlush) return;
+    const ahead = compareFiles(assembler.file, mark.file);
+    if (ahead < 0 || (ahead === 0 && assembler.boundary < mark.position)) return;
+    this.#mark = null;
+    assembler.heartbeat(mark.micros);
+  }
+
+  async #handOver({ builder }: Assembler): Promise<void> {
+    const { items } = builder.take();
+    if (items.length === 0) return;
+    this.#last = items.findLast((item) => item.kind === 'events') ?? this.#last;
+    crashPoint('agent:received');
+    await this.#queue.push(items, this.#signal);
+  }
+
+  /** What was assembled before the stream was lost is sound and goes out; the next session resumes behind it. */
+  async #salvage(assembler: Assembler, mayFlush: boolean): Promise<void> {
+    if (mayFlush && assembler.mayFlush) assembler.flush();
+    await this.#handOver(assembler);
+    if (this.#last === null) return;
+    const { file, start, end, boundary, transactionStart, fileHeadSha256, sourceUuid } = this.#last;
+    const range = { file, start, end, boundary, transactionStart, fileHeadSha256 };
+    this.#resume = { sourceUuid, range, gtids: assembler.builder.gtids.clone() };
+  }
+
+  /** Asks clock and position each second on the side connection; its loss ends the session. */
+  async #watchClock({ side, dump, stop }: Session, signal: AbortSignal): Promise<void> {
+    const heartbeatMs = this.#options.heartbeatMs ?? defaults.heartbeatMs;
+    try {
+      while (!signal.aborted) {
+        if (this.#mark === null) {
+          const micros = await sourceClockMicros(side);
+          this.#mark = { micros, ...(await binlogStatus(side)) };
+          dump.interrupt();
+        }
+        await sleep(heartbeatMs, undefined, { signal });
+      }
+    } catch (error) {
+      stop.abort(error);
+    }
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * What must hold before capture connects, at the first start and at every reconnect: settings that make capture possible at
+ * all, and that the source still has the history that was captured ("Connecting to the source").
+ */
+import { hostname } from 'node:os';
+import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { configurationError, integrityError } from '../../core/errors/error.ts';
+import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { type BinlogFile, binlogStatus, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
+import { readFileHead, readOpenTransaction, type SourceFileHead } from './file-head.ts';
+import { compareFiles } from './file-name.ts';
+import type { OpenTransaction, ResumePoint } from './types.ts';
+
+const timelineHint = 'Find out why, then go on with `qazyna timeline new --reason …`: next timeline, new snapshot.';
+
+export interface CaptureStart {
+  sourceUuid: string;
+  file: string;
+  /** Event boundary to dump from, and the first byte not captured yet. */
+  boundary: number;
+  captured: number;
+  /** Null when the file is the first of a chain: then its Previous_gtids decide. */
+  gtids: GtidSet | null;
+  headSha256: Buffer;
+  open: OpenTransaction | null;
+}
+
+/** Where and how capture may begin. Throws QZ212x (settings), QZ321x/QZ325x (history), QZ2116 (grants). */
+export async function checkSource(
+  connection: MysqlConnection,
+  endpoint: MysqlEndpoint,
+  resume: ResumePoint | null,
+  start: 'oldest' | 'current',
+  signal: AbortSignal,
+): Promise<{ facts: SourceFacts; begin: CaptureStart }> {
+  const facts = await readSourceFacts(connection);
+  checkSettings(facts, connection.name);
+  const begin = resume
+    ? await checkHistory(facts, endpoint, resume, connection.name, signal)
+    : await firstStart(connection, facts, endpoint, start, signal);
+  return { facts, begin };
+}
+
+/** Configuration errors, each with its remedy. */
+export function checkSettings(facts: SourceFacts, server: string): void {
+  if (facts.isMariaDb)
+    throw configurationError(
+      'QZ2120',
+      `${server} is MariaDB (${facts.version}), which cannot be captured yet.`,
+      'Name a MySQL server of version 8.0 or later.',
+    );
+  if (facts.versionNumber < 80_002)
+    throw configurationError(
+      'QZ2121',
+      `${server} runs MySQL ${facts.version}; its GTID events do not tell how long a transaction is.`,
+      'Upgrade it to MySQL 8.0 or later.',
+    );
+  if (!facts.logBin)
+    throw configurationError(
+      'QZ2122',
+      `The binary log of ${server} is off: there is nothing to capture.`,
+      'Put log_bin=binlog and server_id=1 under [mysqld] in its my.cnf (and remove skip-log-bin), then restart it.',
+    );
+  if (facts.binlogFormat !== 'ROW')
+    throw configurationError(
+      'QZ2123',
+      `${server} has binlog_format ${facts.binlogFormat}: replaying statements does not give the same rows.`,
+      "Run SET PERSIST binlog_format = 'ROW', then restart its clients; `qazyna doctor --fix` does it.",
+    );
+  if (facts.gtidMode !== 'ON')
+    throw configurationError(
+      'QZ2124',
+      `${server} has gtid_mode ${facts.gtidMode}: its transactions cannot be told apart.`,
+      'Run `qazyna doctor --fix`: it turns gtid_mode ON while the server runs.',
+    );
+  if (facts.enforceGtidConsistency !== 'ON')
+    throw configurationError(
+      'QZ2125',
+      `${server} has enforce_gtid_consistency ${facts.enforceGtidConsistency}.`,
+      "Run SET PERSIST enforce_gtid_consistency = 'ON', or `qazyna doctor --fix`.",
+    );
+}
+
+async function firstStart(
+  connection: MysqlConnection,
+  facts: SourceFacts,
+  endpoint: MysqlEndpoint,
+  start: 'oldest' | 'current',
+  signal: AbortSignal,
+): Promise<CaptureStart> {
+  const file =
+    start === 'current'
+      ? (await binlogStatus(connection)).file
+      : await oldestWithGtids(facts.files, (name) => readFileHead(endpoint, name, signal), connection.name);
+  return {
+    sourceUuid: facts.serverUuid,
+    file,
+    boundary: 4,
+    captured: 4,
+    gtids: null,
+    headSha256: Buffer.alloc(32),
+    open: null,
+  };
+}
+
+/**
+ * The oldest file from which on every file begins with a GTID: gtid_mode may have been turned on later, and what was written
+ * before cannot be replayed by GTID. gtid_mode goes one way, so the files can be searched by halves.
+ */
+async function oldestWithGtids(
+  files: readonly BinlogFile[],
+  head: (file: string) => Promise<SourceFileHead>,
+  server: string,
+): Promise<string> {
+  let low = 0;
+  let high = files.length - 1;
+  const oldest = files[low];
+  if (oldest && (await head(oldest.name)).firstTransaction !== 'anonymous') return oldest.name;
+  low = 1;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    const file = files[middle];
+    if (file && (await head(file.name)).firstTransaction === 'anonymous') low = middle + 1;
+    else high = middle;
+  }
+  const found = files[low];
+  if (!found || (await head(found.name)).firstTransaction === 'anonymous')
+    throw configurationError(
+      'QZ2126',
+      `No binlog file of ${server} begins with a GTID yet.`,
+      'Run FLUSH BINARY LOGS on it and start again.',
+    );
+  return found.name;
+}
+
+async function checkHistory(
+  facts: SourceFacts,
+  endpoint: MysqlEndpoint,
+  resume: ResumePoint,
+  server: string,
+  signal: AbortSignal,
+): Promise<CaptureStart> {
+  const { range } = resume;
+  if (facts.serverUuid !== resume.sourceUuid)
+    throw integrityError(
+      'QZ3250',
+      `${server} has server_uuid ${facts.serverUuid}, but ${resume.sourceUuid} was captured: it is another server, or its data folder was made anew.`,
+      timelineHint,
+    );
+  checkFile(facts.files, range.file, range.end, server);
+  const missing = resume.gtids.subtract(facts.gtidExecuted);
+  if (!missing.isEmpty)
+    throw integrityError(
+      'QZ3251',
+      `${server} no longer has ${missing}, which was captured: it was rolled back or reset.`,
+      timelineHint,
+      { details: { missing: missing.toString(), gtidExecuted: facts.gtidExecuted.toString() } },
+    );
+  if (!range.fileHeadSha256.equals(Buffer.alloc(32))) {
+    const head = await readFileHead(endpoint, range.file, signal);
+    if (!head.sha256.equals(range.fileHeadSha256))
+      throw integrityError(
+        'QZ3252',
+        `The file ${range.file} on ${server} begins otherwise than the one that was captured: the source was reset and reuses names.`,
+        timelineHint,
+      );
+  }
+  const isOpen = range.transactionStart < range.boundary;
+  return {
+    sourceUuid: facts.serverUuid,
+    file: range.file,
+    boundary: range.boundary,
+    captured: range.end,
+    gtids: resume.gtids,
+    headSha256: range.fileHeadSha256,
+    open: isOpen ? await readOpenTransaction(endpoint, range.file, range.transactionStart, signal) : null,
+  };
+}
+
+/** The file must still be there, and at least as long as what was captured of it. */
+function checkFile(files: readonly BinlogFile[], file: string, end: number, server: string): void {
+  const found = files.find((candidate) => candidate.name === file);
+  const [oldest] = files;
+  if (!found && oldest && compareFiles(file, oldest.name) < 0)
+    throw integrityError(
+      'QZ3210',
+      `${server} no longer has the binlog file ${file}: it was purged before everything after byte ${end} was read (the oldest is now ${oldest.name}).`,
+      'What was in between is not in the backup. Raise binlog_expire_logs_seconds, then go on with `qazyna timeline new --reason …`.',
+    );
+  if (!found)
+    throw integrityError(
+      'QZ3253',
+      `${server} has no binlog file ${file}, and none newer (the newest is ${files.at(-1)?.name ?? 'missing'}): its binary logs were reset.`,
+      timelineHint,
+    );
+  if (found.sizeBytes < end)
+    throw integrityError(
+      'QZ3211',
+      `${server} has ${found.sizeBytes} bytes in ${file}, but ${end} were captured: it lost history (a crash without sync_binlog=1, a restored disk).`,
+      timelineHint,
+    );
+}
+
+/** How the server knows this agent: the same uuid for one chain, so that a zombie of ours is ended when we come back. */
+export interface ReplicaIdentity {
+  serverId: number;
+  uuid: string;
+  host: string;
+}
+
+/** `host:pid`, at most 60 bytes: what another agent of the same chain sees of us in SHOW REPLICAS. */
+export function replicaHost(): string {
+  const suffix = `:${process.pid}`;
+  return `qazyna@${hostname()}`.slice(0, 60 - suffix.length) + suffix;
+}
+
+/**
+ * Refuses when another agent of this chain reads from the source already (chain entries settle who may append; this tells the
+ * operator early). A dead process of this host does not count. Needs REPLICATION SLAVE.
+ */
+export async function checkNoSecondAgent(connection: MysqlConnection, identity: ReplicaIdentity): Promise<void> {
+  const { serverVersion } = connection;
+  const old = /^8\.0\.(\d+)/.exec(serverVersion);
+  const statement = old && Number(old[1]) < 22 ? 'SHOW SLAVE HOSTS' : 'SHOW REPLICAS';
+  for (const row of await connection.query(statement)) {
+    const uuid = String(row.Replica_UUID ?? row.Slave_UUID ?? '').toLowerCase();
+    const host = String(row.Host ?? '');
+    if (uuid !== identity.uuid || host === identity.host || isDeadNeighbour(host)) continue;
+    throw configurationError(
+      'QZ2127',
+      `Another agent of this source is connected to ${connection.name} already (${host}).`,
+      'Run one agent for each source: stop the other one. After a lost host, its connection ends within minutes.',
+    );
+  }
+}
+
+/** A process of this very host that no longer runs: its connection is about to be noticed. */
+function isDeadNeighbour(host: string): boolean {
+  const mine = replicaHost();
+  const pid = Number(/:(\d+)$/.exec(host)?.[1] ?? 0);
+  if (pid === 0 || host.replace(/:\d+$/, '') !== mine.replace(/:\d+$/, '')) return false;
+  if (pid === process.pid) return true;
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
+}

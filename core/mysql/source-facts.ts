@@ -1,0 +1,142 @@
+/** What a server says about itself as a source of history: one picture for the connection checks, doctor and `timeline new`. */
+import { GtidSet } from '../binlog/gtid-set.ts';
+import { transientError } from '../errors/error.ts';
+import type { MysqlConnection, MysqlRow } from './connection.ts';
+
+export interface BinlogFile {
+  name: string;
+  sizeBytes: number;
+}
+
+export interface SourceFacts {
+  /** As in `SELECT @@version`: `9.7.4-2`, `8.0.36`. */
+  version: string;
+  /** `9.7.4` → 90704. */
+  versionNumber: number;
+  isMariaDb: boolean;
+  /** Lower case with dashes. */
+  serverUuid: string;
+  serverId: number;
+  logBin: boolean;
+  /** ROW, STATEMENT or MIXED. */
+  binlogFormat: string;
+  /** OFF, OFF_PERMISSIVE, ON_PERMISSIVE or ON. */
+  gtidMode: string;
+  /** OFF, WARN or ON. */
+  enforceGtidConsistency: string;
+  gtidExecuted: GtidSet;
+  gtidPurged: GtidSet;
+  /** Oldest first; [] without binlog. */
+  files: BinlogFile[];
+  syncBinlog: number;
+  innodbFlushLogAtTrxCommit: number;
+  binlogExpireLogsSeconds: number;
+  maxAllowedPacketBytes: number;
+}
+
+export interface BinlogPosition {
+  file: string;
+  position: number;
+}
+
+const settings = [
+  'server_uuid',
+  'server_id',
+  'log_bin',
+  'binlog_format',
+  'gtid_mode',
+  'enforce_gtid_consistency',
+  'gtid_executed',
+  'gtid_purged',
+  'sync_binlog',
+  'innodb_flush_log_at_trx_commit',
+  'binlog_expire_logs_seconds',
+  'max_allowed_packet',
+  'version',
+] as const;
+
+export function versionNumber(version: string): number {
+  const [major, minor, patch] = (/^(\d+)\.(\d+)(?:\.(\d+))?/.exec(version) ?? [])
+    .slice(1)
+    .map((part) => Number(part ?? 0));
+  return (major ?? 0) * 10_000 + (minor ?? 0) * 100 + (patch || 0);
+}
+
+export function isMariaDb(serverVersion: string): boolean {
+  return /mariadb/i.test(serverVersion);
+}
+
+/** Throws what queries throw; a missing REPLICATION CLIENT is QZ2116 and names the grant. */
+export async function readSourceFacts(connection: MysqlConnection): Promise<SourceFacts> {
+  const mariaDb = isMariaDb(connection.serverVersion);
+  const values = await globalVariables(connection, settings);
+  const logBin = isOn(values.get('log_bin'));
+  return {
+    version: values.get('version') ?? connection.serverVersion,
+    versionNumber: versionNumber(values.get('version') ?? connection.serverVersion),
+    isMariaDb: mariaDb,
+    serverUuid: (values.get('server_uuid') ?? '').toLowerCase(),
+    serverId: Number(values.get('server_id') ?? 0),
+    logBin,
+    // From 9.7 on the variable may be gone: then only ROW is left.
+    binlogFormat: (values.get('binlog_format') ?? 'ROW').toUpperCase(),
+    gtidMode: (values.get('gtid_mode') ?? 'OFF').toUpperCase(),
+    enforceGtidConsistency: (values.get('enforce_gtid_consistency') ?? 'OFF').toUpperCase(),
+    gtidExecuted: mariaDb ? new GtidSet() : GtidSet.parse(values.get('gtid_executed') ?? ''),
+    gtidPurged: mariaDb ? new GtidSet() : GtidSet.parse(values.get('gtid_purged') ?? ''),
+    files: logBin && !mariaDb ? await binlogFiles(connection) : [],
+    syncBinlog: Number(values.get('sync_binlog') ?? 0),
+    innodbFlushLogAtTrxCommit: Number(values.get('innodb_flush_log_at_trx_commit') ?? 0),
+    binlogExpireLogsSeconds: Number(values.get('binlog_expire_logs_seconds') ?? 0),
+    maxAllowedPacketBytes: Number(values.get('max_allowed_packet') ?? 0),
+  };
+}
+
+/** Those of the named global variables that the server has, as text. */
+export async function globalVariables(
+  connection: MysqlConnection,
+  names: readonly string[],
+): Promise<Map<string, string>> {
+  const marks = names.map(() => '?').join(', ');
+  const rows = await connection.query(`SHOW GLOBAL VARIABLES WHERE Variable_name IN (${marks})`, names);
+  return new Map(rows.map((row) => [String(row.Variable_name).toLowerCase(), String(row.Value ?? '')]));
+}
+
+export function isOn(value: string | undefined): boolean {
+  return value === '1' || value?.toUpperCase() === 'ON';
+}
+
+/** SHOW BINARY LOGS; needs REPLICATION CLIENT. Oldest first. */
+export async function binlogFiles(connection: MysqlConnection): Promise<BinlogFile[]> {
+  const rows = await connection.query('SHOW BINARY LOGS');
+  return rows.map((row) => ({ name: String(row.Log_name), sizeBytes: Number(row.File_size) }));
+}
+
+/**
+ * Where the binlog ends now. Needs REPLICATION CLIENT. `SHOW BINARY LOG STATUS` since 8.2, which 8.4 left as the only one.
+ * The server answers under LOCK_log (MYSQL_BIN_LOG::get_current_log), so a transaction stamped before the call is below it.
+ */
+export async function binlogStatus(connection: MysqlConnection): Promise<BinlogPosition> {
+  const statement =
+    versionNumber(connection.serverVersion) >= 80_200 && !isMariaDb(connection.serverVersion)
+      ? 'SHOW BINARY LOG STATUS'
+      : 'SHOW MASTER STATUS';
+  const [row] = await connection.query(statement);
+  if (!row)
+    throw transientError(
+      'QZ4115',
+      `${connection.name} names no present binlog file.`,
+      'Its binlog is off or was closed after an error; see binlog_error_action and the error log of the server.',
+    );
+  return { file: String(row.File), position: Number(row.Position) };
+}
+
+/** The server's clock, µs since 1970 UTC: what commit timestamps are taken from. */
+export async function sourceClockMicros(connection: MysqlConnection): Promise<number> {
+  const [row] = await connection.query('SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS UNSIGNED) AS micros');
+  return Number(firstValue(row));
+}
+
+function firstValue(row: MysqlRow | undefined): unknown {
+  return row ? Object.values(row)[0] : undefined;
+}
