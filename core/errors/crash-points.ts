@@ -1,0 +1,39 @@
+/**
+ * Named points at which a test may have the process die as by kill -9: `QZ_CRASH_AT=name` (or `name#3` for the third time
+ * it is passed). Without that variable a point costs one comparison.
+ */
+export const crashPoints = [
+  'local-log:before-write',
+  'local-log:after-write',
+  'local-log:after-sync',
+  'local-log:after-new-file',
+  'local-log:before-delete',
+  'agent:received',
+  'agent:accepted',
+  'shipper:before-put',
+  'shipper:after-put',
+  'shipper:after-tip',
+  'shipper:after-index',
+  'directory:after-temp',
+  'directory:after-link',
+  'snapshot:after-clone',
+  'snapshot:after-pack',
+  'snapshot:before-manifest',
+  'snapshot:before-complete',
+  'restore:after-plan',
+  'restore:after-fetch',
+  'restore:after-start',
+  'restore:during-replay',
+  'restore:after-replay',
+  'restore:before-hand-over',
+] as const;
+export type CrashPoint = (typeof crashPoints)[number];
+
+const [target, nth] = (process.env.QZ_CRASH_AT ?? '').split('#');
+let left = Number(nth ?? 1);
+
+export function crashPoint(name: CrashPoint): void {
+  if (target === undefined || target !== name) return;
+  left -= 1;
+  if (left === 0) process.kill(process.pid, 'SIGKILL');
+}

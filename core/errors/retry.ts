@@ -1,0 +1,39 @@
+/** The only retry mechanism: transient errors again, with growing, jittered waits, within a deadline; all else at once. */
+import pRetry from 'p-retry';
+import type { Logger } from '../logging/logger.ts';
+import { isKind } from './error.ts';
+
+export interface RetryOptions {
+  signal: AbortSignal;
+  /** Give up this long after the first try; Infinity for daemons. */
+  deadlineMs: number;
+  logger: Logger;
+  /** First and longest wait between two tries. Defaults 100 ms and 10 s. */
+  minDelayMs?: number;
+  maxDelayMs?: number;
+  /** Told each failure before its wait; daemons raise their alarm here. */
+  onFailure?: (error: Error, attempt: number) => void;
+}
+
+/** What `attempt` resolves with; rejects with the last error at the deadline, with any other kind at once. */
+export async function retrying<T>(
+  what: string,
+  attempt: (attempt: number) => Promise<T>,
+  options: RetryOptions,
+): Promise<T> {
+  const { signal, deadlineMs, logger, minDelayMs = 100, maxDelayMs = 10_000, onFailure } = options;
+  return await pRetry(attempt, {
+    signal,
+    retries: Number.POSITIVE_INFINITY,
+    maxRetryTime: deadlineMs,
+    minTimeout: minDelayMs,
+    maxTimeout: maxDelayMs,
+    randomize: true,
+    shouldRetry: ({ error }) => isKind(error, 'transient'),
+    onFailedAttempt: ({ error, attemptNumber }) => {
+      if (!isKind(error, 'transient')) return;
+      logger.warn(`${what}: ${error.message}`, { attempt: attemptNumber, code: error.code });
+      onFailure?.(error, attemptNumber);
+    },
+  });
+}
