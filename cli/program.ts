@@ -4,10 +4,11 @@ import { exitCodes } from '../core/errors/error.ts';
 import { addConfig } from './config.ts';
 import { toFailure, toUsageError } from './failure.ts';
 import { addSnapshot } from './snapshot.ts';
+import { addStatus } from './status.ts';
 import type { Frame, Io } from './verb.ts';
 import { readVersion } from './version.ts';
 
-const adders: readonly ((program: Command, frame: Frame) => void)[] = [addSnapshot, addConfig];
+const adders: readonly ((program: Command, frame: Frame) => void)[] = [addStatus, addSnapshot, addConfig];
 
 const about = `Near-continuous backup and point-in-time restore for MySQL.
 

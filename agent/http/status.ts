@@ -1,6 +1,6 @@
 /**
  * The state of one protected source as a plain object: what GET /status and `status --json` answer (stable names, a
- * contract). The agent fills it; without a running agent `status` fills what the log and the archives show.
+ * contract). The agent fills it; without a running agent `status` fills in what the archives show.
  *
  * Instants are µs since 1970 UTC, 0 when unknown. Instants of commits are the SOURCE's clock.
  */
@@ -58,15 +58,15 @@ export interface SnapshotStatus {
 
 export interface StatusSnapshot {
   version: string;
-  /** `agent`: told by the running agent. `files`: read from log and archives; the agent was not reached. */
-  from: 'agent' | 'files';
+  /** `agent`: told by the running agent. `files`: read from the archives, the agent was not reached; `archive`: was not asked. */
+  from: 'agent' | 'files' | 'archive';
   source: string;
   /** When this was put together (this host's clock). */
   atMicros: number;
   agentStartedMicros: number;
   /** Null when told from files. */
   capture: CaptureStatus | null;
-  /** Null when the log could not be read. */
+  /** Null when not told by the agent: only it may hold the log. */
   log: LogStatus | null;
   archives: ArchiveStatus[];
   snapshots: SnapshotStatus;

@@ -1,0 +1,200 @@
+/** `qazyna status`: asks the running agent; without one it reads the archives itself. */
+import type { Command } from 'commander';
+import { report } from '../agent/http/judge.ts';
+import { type ArchiveStatus, ageMs, lagMs, type StatusReport, type StatusSnapshot } from '../agent/http/status.ts';
+import type { Config } from '../core/config/config.ts';
+import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
+import { ArchiveHistory } from '../core/history/open.ts';
+import { formatBytes, formatCount, formatDuration, formatInstant } from '../core/progress/format.ts';
+import { clean, formatTable } from '../core/progress/table.ts';
+import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
+import { type ArchiveOptions, archiveOptions, type OpenedNamedArchive, openEachArchive } from './archives.ts';
+import { addVerb, type Context, type Frame } from './verb.ts';
+import { readVersion } from './version.ts';
+
+const agentAnswersWithinMs = 5000;
+const statusMaxBytes = 1024 * 1024;
+
+export function addStatus(program: Command, frame: Frame): void {
+  addVerb<ArchiveOptions>(program, frame, {
+    usage: 'status',
+    summary: 'say in words and numbers whether all is well, and what would be lost if this host vanished now',
+    about:
+      'Exit code 5 when something needs attention. Asks the running agent at http.listen; without one it reads the archives.',
+    examples: [
+      ['status', 'Is all well?'],
+      ['status --json', 'The same for a script'],
+      ['status --from file:///srv/qazyna', 'How far does this archive go?'],
+    ],
+    options: archiveOptions,
+    run: status,
+  });
+}
+
+async function status(context: Context, options: ArchiveOptions): Promise<number> {
+  const whole =
+    (options.from === undefined ? await askAgent(context) : null) ?? report(await readArchives(context, options));
+  context.out.result(whole, lines(whole, context.out.width));
+  return whole.attention.length === 0 ? exitCodes.done : exitCodes.attention;
+}
+
+/** Null when no agent of this source answers. */
+async function askAgent(context: Context): Promise<StatusReport | null> {
+  const config = await context.config();
+  const { host, port } = config.http;
+  const wildcard = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
+  const url = `http://${wildcard.includes(':') ? `[${wildcard}]` : wildcard}:${port}/status`;
+  try {
+    const signal = AbortSignal.any([context.signal, AbortSignal.timeout(agentAnswersWithinMs)]);
+    const response = await fetch(url, { signal, redirect: 'error' });
+    const text = await response.text();
+    const body: unknown = text.length <= statusMaxBytes ? JSON.parse(text) : null;
+    if (isReport(body) && body.source === config.source.name) return body;
+    context.logger.warn(`what answers at ${url} is no agent of ${config.source.name}`);
+  } catch (error) {
+    context.signal.throwIfAborted();
+    context.logger.debug(`no agent answers at ${url}`, {
+      reason: error instanceof Error ? error.message : String(error),
+    });
+  }
+  return null;
+}
+
+function isReport(body: unknown): body is StatusReport {
+  if (typeof body !== 'object' || body === null) return false;
+  const { source, firstLine, ifHostVanished, attention, archives } = body as Partial<
+    Record<keyof StatusReport, unknown>
+  >;
+  return (
+    [source, firstLine, ifHostVanished].every((each) => typeof each === 'string') &&
+    [attention, archives].every(Array.isArray)
+  );
+}
+
+async function readArchives(context: Context, options: ArchiveOptions): Promise<StatusSnapshot> {
+  const opened = await openEachArchive(context, options);
+  const config = options.from === undefined ? await context.config() : null;
+  const archives = await Promise.all(
+    opened.map(async ({ archive, opened: one }) => {
+      const failureDomain = config?.archives.find(({ name }) => name === archive.name)?.failureDomain ?? 'other_host';
+      const base = { ...archive, failureDomain };
+      return one instanceof QazynaError
+        ? { ...nothing, ...base, state: 'unreachable' as const }
+        : { ...(await readOne(context, one)), ...base };
+    }),
+  );
+  const source =
+    opened.map(({ opened: one }) => (one instanceof QazynaError ? '' : one.source)).find((name) => name !== '') ?? '';
+  return fromArchives(config, source, archives);
+}
+
+const nothing = {
+  state: 'empty' as const,
+  next: 0,
+  lastCommitMicros: 0,
+  completeThroughMicros: 0,
+  snapshotId: '',
+  snapshotMicros: 0,
+};
+
+async function readOne(
+  context: Context,
+  { store, source }: OpenedNamedArchive,
+): Promise<Omit<ArchiveStatus, 'name' | 'url' | 'failureDomain'>> {
+  const [snapshot] = await listCompleteSnapshots(store, { source, signal: context.signal });
+  const snapshots = { snapshotId: snapshot?.id ?? '', snapshotMicros: snapshot?.finishedMicros ?? 0 };
+  try {
+    const history = await ArchiveHistory.open(store, source, context);
+    const last = history.items.findLast((item) => item.type === 'segment')?.decoded.header;
+    return {
+      ...snapshots,
+      state: last === undefined ? 'empty' : 'following',
+      next: (last?.lastLogNumber ?? -1) + 1,
+      lastCommitMicros: last?.chainLastCommitMicros ?? 0,
+      completeThroughMicros: last?.completeThroughMicros ?? 0,
+    };
+  } catch (error) {
+    if (isKind(error, 'configuration') && error.code === 'QZ2410') return { ...nothing, ...snapshots };
+    throw error;
+  }
+}
+
+function fromArchives(config: Config | null, source: string, archives: ArchiveStatus[]): StatusSnapshot {
+  const newest = archives.toSorted((a, b) => b.snapshotMicros - a.snapshotMicros)[0];
+  return {
+    version: readVersion(),
+    from: config === null ? 'archive' : 'files',
+    source,
+    atMicros: Date.now() * 1000,
+    agentStartedMicros: 0,
+    capture: null,
+    log: null,
+    archives,
+    snapshots: {
+      engine: config?.snapshots.engine ?? '',
+      everyMs: config?.snapshots.everyMs ?? 0,
+      running: false,
+      lastId: newest?.snapshotId ?? '',
+      lastFinishedMicros: newest?.snapshotMicros ?? 0,
+    },
+    acknowledgeAfter: config?.source.acknowledgeAfter ?? 'none',
+    rpoZero: false,
+    alarms: [],
+  };
+}
+
+function lines(whole: StatusReport, width: number): string[] {
+  const shown = [whole.firstLine, `${whole.ifHostVanished}`];
+  for (const [index, { code, sentence, hint }] of whole.attention.entries()) {
+    if (index > 0) shown.push(`${code}: ${sentence}`);
+    shown.push(`hint${index === 0 ? ` (${code})` : ''}: ${hint}`);
+  }
+  const { capture, log, snapshots } = whole;
+  shown.push('');
+  if (capture)
+    shown.push(
+      `source   ${whole.source}, ${capture.state} at ${capture.file === '' ? 'the beginning' : `${capture.file}:${capture.position}`}, timeline ${capture.generation}, ${formatCount(capture.transactions)} transactions since the agent started`,
+    );
+  if (log)
+    shown.push(
+      `log      ${lagText(whole, log)} behind, entries ${log.first} to ${log.next}, ${formatBytes(log.bytes)} of ${formatBytes(log.maxBytes)}, last commit ${formatInstant(log.lastCommitMicros)}`,
+    );
+  if (snapshots.everyMs > 0)
+    shown.push(
+      `snapshot ${snapshots.engine} every ${formatDuration(snapshots.everyMs)}${snapshots.running ? ', one is being taken now' : ''}`,
+    );
+  shown.push(
+    `RPO      ${whole.rpoZero ? '0' : `${lagText(whole, worst(whole))} (nothing waits: acknowledge_after is ${whole.acknowledgeAfter})`}`,
+    '',
+  );
+  return [...shown, ...archiveTable(whole, width)].map(clean);
+}
+
+function worst(whole: StatusReport): ArchiveStatus | undefined {
+  return whole.archives.toSorted((a, b) => (lagMs(whole, b) ?? 0) - (lagMs(whole, a) ?? 0))[0];
+}
+
+function archiveTable(whole: StatusReport, width: number): string[] {
+  return formatTable(
+    whole.archives,
+    [
+      { title: 'archive', value: ({ name }) => name, shrinks: true },
+      { title: 'state', value: ({ state }) => state },
+      { title: 'behind', value: (archive) => lagText(whole, archive), align: 'right' },
+      { title: 'last commit', value: ({ lastCommitMicros }) => formatInstant(lastCommitMicros) },
+      { title: 'snapshot age', value: ({ snapshotMicros }) => ageText(whole, snapshotMicros), align: 'right' },
+      { title: 'outlives host', value: ({ failureDomain }) => (failureDomain === 'other_host' ? 'yes' : 'no') },
+    ],
+    width,
+  );
+}
+
+function lagText(whole: StatusReport, copy: Parameters<typeof lagMs>[1] | undefined): string {
+  const lag = copy === undefined ? null : lagMs(whole, copy);
+  return lag === null ? 'unknown' : formatDuration(lag);
+}
+
+function ageText(whole: StatusReport, micros: number): string {
+  const age = ageMs(whole, micros);
+  return age === null ? 'none' : formatDuration(age);
+}
