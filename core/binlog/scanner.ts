@@ -205,7 +205,7 @@ export class TransactionScanner {
     }
     at = this.#carryUpTo(size, chunk, at);
     if (this.#carried === size) {
-      const event = Buffer.from(this.#carry.subarray(0, size));
+      const event = this.#carry.subarray(0, size);
       this.#carried = 0;
       if (this.#carry.length > maxControlBytes) this.#carry = Buffer.alloc(256);
       this.#offset = this.#boundary;
