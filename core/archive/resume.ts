@@ -1,0 +1,97 @@
+/** Where an archive's chain ends: what a shipper goes on from. Read from the archive itself, never kept beside it. */
+import { integrityError } from '../errors/error.ts';
+import { linkProblem, readSegmentHeader } from './chain.ts';
+import { chainPrefix, indexKey, indexPrefix, indexSpan, rangeOfIndexKey, segmentKey, sequenceOfKey } from './layout.ts';
+import { type DecodedHeader, damaged } from './segment.ts';
+import { openIndex } from './segment-index.ts';
+import type { ObjectStore } from './store.ts';
+import { readTip } from './tip.ts';
+
+export interface ChainEnd {
+  /** The last segment, or null when there is none. */
+  last: DecodedHeader | null;
+  /** The headers behind the last index object, in order: the next index objects are made of them. */
+  unindexed: DecodedHeader[];
+}
+
+/** Looks at the chain again when somebody else may be adding to it. */
+const attemptsMax = 5;
+
+/**
+ * The end of the chain, verified link by link from the last index object on. Throws QZ3405 (damage), QZ3406 (the chain ends
+ * below its tip) or QZ3407 (a hole).
+ */
+export async function findChainEnd(store: ObjectStore, source: string, signal: AbortSignal): Promise<ChainEnd> {
+  const tip = await readTip(store, source);
+  const indexed = await lastIndexed(store, source, tip?.sequence ?? -1, signal);
+  const unindexed: DecodedHeader[] = [];
+  let last = indexed;
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    for (;;) {
+      signal.throwIfAborted();
+      const sequence = (last?.header.sequence ?? -1) + 1;
+      const next = await readSegmentHeader(store, source, sequence);
+      if (next === null) break;
+      const problem = linkProblem(last, next);
+      if (problem !== null) throw damaged(segmentKey(source, sequence), problem);
+      unindexed.push(next);
+      last = next;
+    }
+    const beyond = await firstBeyond(store, source, (last?.header.sequence ?? -1) + 1);
+    if (beyond === null) {
+      if (tip !== null && tip.sequence > (last?.header.sequence ?? -1))
+        throw tailLost(store, source, last, tip.sequence);
+      return { last, unindexed };
+    }
+    if (attempt === attemptsMax - 1) throw hole(store, source, (last?.header.sequence ?? -1) + 1, beyond - 1);
+  }
+  throw new Error('unreachable');
+}
+
+/** The last header that an index object near the tip holds. A damaged or missing one only costs a longer walk. */
+async function lastIndexed(store: ObjectStore, source: string, tip: number, signal: AbortSignal) {
+  const from = Math.max(0, Math.floor(tip / indexSpan) - 2) * indexSpan;
+  const after = from === 0 ? {} : { after: indexKey(source, from - 1, from - 1) };
+  const keys: string[] = [];
+  for await (const { key } of store.list(indexPrefix(source), { ...after, signal })) {
+    if (rangeOfIndexKey(key) !== null) keys.push(key);
+  }
+  for (const key of keys.reverse()) {
+    const bytes = await store.get(key);
+    const block = bytes === null ? [] : await openIndex(bytes, key).catch(() => []);
+    const last = block.at(-1);
+    if (last === undefined) continue;
+    const actual = await readSegmentHeader(store, source, last.header.sequence);
+    if (actual?.sha256.equals(last.sha256)) return last;
+  }
+  return null;
+}
+
+/** The smallest sequence number at or above `from` that a listing shows; null when there is none. */
+async function firstBeyond(store: ObjectStore, source: string, from: number): Promise<number | null> {
+  const after = from === 0 ? {} : { after: segmentKey(source, from - 1) };
+  for await (const { key } of store.list(chainPrefix(source), after)) {
+    const sequence = sequenceOfKey(key);
+    if (sequence >= from) return sequence;
+  }
+  return null;
+}
+
+function tailLost(store: ObjectStore, source: string, last: DecodedHeader | null, tip: number) {
+  const end = last?.header.sequence ?? -1;
+  return integrityError(
+    'QZ3406',
+    `The archive ${store.url} has lost segments ${end + 1} to ${tip} of ${source}: its chain ends at ${end}, its tip says ${tip}.`,
+    'Restore the missing objects, or move this archive away and let a new one be made; `windows` shows what is left.',
+    { details: { firstSequence: end + 1, lastSequence: tip } },
+  );
+}
+
+function hole(store: ObjectStore, source: string, first: number, last: number) {
+  return integrityError(
+    'QZ3407',
+    `The archive ${store.url} lacks segments ${first} to ${last} of ${source}, and holds later ones.`,
+    'Restore the missing objects, or move this archive away and let a new one be made; `windows` shows what is left.',
+    { details: { firstSequence: first, lastSequence: last } },
+  );
+}

@@ -1,0 +1,115 @@
+/**
+ * Adds segments to one archive's chain, one after the other: put-if-absent at the next sequence number is the only way in.
+ * Nothing is kept but what the archive itself says; after any doubt, resume() reads it again.
+ */
+import { randomBytes } from 'node:crypto';
+import { stateAfter } from '../core/archive/chain.ts';
+import { indexKey, indexSpan, segmentKey } from '../core/archive/layout.ts';
+import { findChainEnd } from '../core/archive/resume.ts';
+import { type DecodedHeader, sealBody, sealSegment } from '../core/archive/segment.ts';
+import { sealIndex } from '../core/archive/segment-index.ts';
+import type { ObjectStore } from '../core/archive/store.ts';
+import { raiseTip, tipOf } from '../core/archive/tip.ts';
+import type { ChainState } from '../core/chain/types.ts';
+import type { SegmentDraft } from './draft.ts';
+
+const noHash = Buffer.alloc(32);
+
+/** Named points of a crash; production passes `crashPoint`. */
+export type CrashPoint = (name: string) => void;
+
+export interface WriterOptions {
+  store: ObjectStore;
+  sourceName: string;
+  tipEveryMs: number;
+  crashPoint: CrashPoint;
+}
+
+export class ChainWriter {
+  readonly #options: WriterOptions;
+  #last: DecodedHeader | null = null;
+  #unindexed: DecodedHeader[] = [];
+  #archiveChainId = '';
+  #tipAt = Number.NEGATIVE_INFINITY;
+  #tipSequence = -1;
+
+  constructor(options: WriterOptions) {
+    this.#options = options;
+  }
+
+  /** The fold at the end of the archive's chain; null when the chain is empty. */
+  get state(): ChainState | null {
+    return this.#last === null ? null : stateAfter(this.#last.header);
+  }
+
+  /** Sequence number of the last segment, -1 before any. */
+  get sequence(): number {
+    return this.#last?.header.sequence ?? -1;
+  }
+
+  async resume(signal: AbortSignal): Promise<void> {
+    const end = await findChainEnd(this.#options.store, this.#options.sourceName, signal);
+    this.#last = end.last;
+    this.#unindexed = end.unindexed;
+    this.#archiveChainId = end.last?.header.archiveChainId ?? randomBytes(16).toString('hex');
+    await this.#writeIndexes();
+  }
+
+  /**
+   * `lost`: another shipper has put its own segment there; resume before anything else. A put whose outcome is unknown may
+   * be repeated with the same draft: what is there already is compared, and one's own is taken as placed.
+   */
+  async place(draft: SegmentDraft): Promise<'placed' | 'lost'> {
+    const { store, sourceName, crashPoint } = this.#options;
+    const sequence = this.sequence + 1;
+    const key = segmentKey(sourceName, sequence);
+    const sealed = await sealBody(draft.parts);
+    const place = {
+      archiveChainId: this.#archiveChainId,
+      sequence,
+      previousSha256: this.#last?.sha256 ?? noHash,
+    };
+    const { body, decoded } = sealSegment(draft.header(place, sealed), sealed.stored);
+    crashPoint('shipper:before-put');
+    const outcome = await store.putIfAbsent(key, body);
+    crashPoint('shipper:after-put');
+    if (outcome === 'exists' && !(await this.#isOurs(key, body))) return 'lost';
+    this.#last = decoded;
+    this.#unindexed.push(decoded);
+    return 'placed';
+  }
+
+  /** What is derived from the chain: index objects when a block is full, and the tip, at most every `tipEveryMs`. */
+  async note(options: { force?: boolean } = {}): Promise<void> {
+    const { store, sourceName, tipEveryMs, crashPoint } = this.#options;
+    await this.#writeIndexes();
+    if (this.#last === null || this.#tipSequence === this.sequence) return;
+    if (!options.force && performance.now() - this.#tipAt < tipEveryMs) return;
+    crashPoint('shipper:before-tip');
+    await raiseTip(store, sourceName, tipOf(this.#last.header));
+    crashPoint('shipper:after-tip');
+    this.#tipAt = performance.now();
+    this.#tipSequence = this.sequence;
+  }
+
+  async #isOurs(key: string, body: readonly Uint8Array[]): Promise<boolean> {
+    const present = await this.#options.store.get(key);
+    return present !== null && Buffer.concat(body).equals(present);
+  }
+
+  /** Blocks begin at multiples of the span; what stands before the first whole one is left to whoever shipped it. */
+  async #writeIndexes(): Promise<void> {
+    const { store, sourceName, crashPoint } = this.#options;
+    for (;;) {
+      const first = this.#unindexed[0]?.header.sequence ?? 0;
+      const skip = (indexSpan - (first % indexSpan)) % indexSpan;
+      if (this.#unindexed.length < skip + indexSpan) return;
+      const block = this.#unindexed.slice(skip, skip + indexSpan);
+      const from = block[0]?.header.sequence ?? 0;
+      crashPoint('shipper:before-index');
+      await store.putIfAbsent(indexKey(sourceName, from, from + indexSpan - 1), await sealIndex(block));
+      crashPoint('shipper:after-index');
+      this.#unindexed = this.#unindexed.slice(skip + indexSpan);
+    }
+  }
+}
