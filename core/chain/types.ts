@@ -60,6 +60,14 @@ export interface EntryHeader extends BinlogRange, CommitTimes {
 export interface Entry extends EntryHeader {
   /** Raw binlog bytes [start, end) of `file`, uncompressed; empty unless kind is `events`. */
   body: Buffer;
+  /** The body as it is stored, where that is known already (compressed ahead, or just read). Always made of `body`. */
+  packed?: PackedBody;
+}
+
+/** A body as it is stored. */
+export interface PackedBody {
+  encoding: 'raw' | 'zstd';
+  bytes: Buffer;
 }
 
 /** An entry together with where it landed in its store. Readers ignore it unless `landed === entry.number`. */
