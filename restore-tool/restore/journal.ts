@@ -1,0 +1,111 @@
+/**
+ * `INTO/.qazyna-restore.json`: what is being restored and how far it is. Replaced by rename and fsync'd before the next
+ * step begins, so a restore that was killed anywhere goes on where it was. Holds no secret.
+ */
+import { lstat, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { configurationError } from '../../core/errors/error.ts';
+import { atPlace } from './place-error.ts';
+import { type RestoreStep, restoreSteps } from './types.ts';
+
+export const journalFile = '.qazyna-restore.json';
+const journalFormat = 1;
+
+export interface RestoreState {
+  format: number;
+  source: string;
+  to: string;
+  timeline: number | null;
+  snapshot: string;
+  cut: { generation: number; file: string; position: number; gtids: string };
+  serverId: number;
+  step: RestoreStep;
+}
+
+/** The state of an unfinished restore; null when the folder is missing or empty. QZ2601, QZ2602 for anything else. */
+export async function readState(into: string): Promise<RestoreState | null> {
+  const found = await atPlace(into, () => lstat(into).catch(absent));
+  if (found === null) return null;
+  if (!found.isDirectory()) throw notEmpty(into, 'is no folder');
+  const names = await atPlace(into, () => readdir(into));
+  // A write that was cut off before its rename left only this behind.
+  const others = names.filter((name) => name !== `${journalFile}.new`);
+  if (others.length === 0) return null;
+  if (!names.includes(journalFile)) throw notEmpty(into, 'is not empty');
+  const text = await atPlace(into, () => readFile(join(into, journalFile), 'utf8'));
+  const state = parseState(text);
+  if (state === null) throw notEmpty(into, `holds a ${journalFile} that cannot be read`);
+  return state;
+}
+
+export async function writeState(into: string, state: RestoreState): Promise<void> {
+  await atPlace(into, async () => {
+    await mkdir(into, { recursive: true, mode: 0o755 });
+    const path = join(into, journalFile);
+    const file = await open(`${path}.new`, 'w', 0o644);
+    try {
+      await file.writeFile(`${JSON.stringify(state, null, 2)}\n`);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(`${path}.new`, path);
+    const folder = await open(into, 'r');
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
+  });
+}
+
+export function isDone(state: RestoreState, step: RestoreStep): boolean {
+  return restoreSteps.indexOf(state.step) >= restoreSteps.indexOf(step);
+}
+
+/** QZ2602 unless the unfinished restore is the one that is asked for now. */
+export function requireSame(into: string, state: RestoreState, wanted: { source: string; to: string }): void {
+  if (isDone(state, 'handed over')) {
+    throw configurationError(
+      'QZ2605',
+      `${into} holds a finished restore of ${state.source} to ${state.to}.`,
+      'Start that server by its my.cnf, or name another folder.',
+    );
+  }
+  if (state.source === wanted.source && state.to === wanted.to) return;
+  throw configurationError(
+    'QZ2602',
+    `${into} holds an unfinished restore of ${state.source} to ${state.to}, not of ${wanted.source} to ${wanted.to}.`,
+    `Continue it with --source ${state.source} --to ${state.to}, or name another folder.`,
+  );
+}
+
+function parseState(text: string): RestoreState | null {
+  try {
+    const state = JSON.parse(text) as Partial<RestoreState>;
+    const isKnown = state.format === journalFormat && restoreSteps.includes(state.step ?? ('' as RestoreStep));
+    const hasCut = typeof state.cut?.file === 'string' && typeof state.cut.gtids === 'string';
+    const isWhole =
+      typeof state.source === 'string' && typeof state.to === 'string' && typeof state.snapshot === 'string';
+    return isKnown && hasCut && isWhole && Number.isInteger(state.serverId) ? (state as RestoreState) : null;
+  } catch {
+    return null;
+  }
+}
+
+export function newState(facts: Omit<RestoreState, 'format' | 'step'>): RestoreState {
+  return { format: journalFormat, ...facts, step: 'planned' };
+}
+
+function absent(error: NodeJS.ErrnoException): null {
+  if (error.code === 'ENOENT') return null;
+  throw error;
+}
+
+function notEmpty(into: string, how: string) {
+  return configurationError(
+    'QZ2601',
+    `The folder ${into} ${how}; nothing was written to it.`,
+    'Name a new or an empty folder; an interrupted restore is continued by the same command in its own folder.',
+  );
+}

@@ -1,0 +1,184 @@
+/**
+ * The replay: the scratch server becomes a replica of our stream server and follows it to the cut, by native parallel
+ * replication. It is done when gtid_executed equals the cut's set, no sooner; an error of the server is passed on in its words.
+ */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { integrityError, isKind, QazynaError, transientError } from '../../core/errors/error.ts';
+import type { Logger } from '../../core/logging/logger.ts';
+import type { MysqlRow } from '../../core/mysql/connection.ts';
+import { type StreamServer, startStreamServer } from '../../core/stream/server.ts';
+import type { BinlogSource } from '../../core/stream/types.ts';
+import type { ScratchServer } from './scratch-server.ts';
+
+const pollMs = 200;
+/** Without a single transaction committed, a byte received or a row applied: something hangs. */
+const stallDeadlineMs = 3_600_000;
+const statementTimeoutMs = 600_000;
+
+export interface ReplayOptions {
+  server: ScratchServer;
+  source: BinlogSource;
+  /** Names the history, for the stream server's own UUID. */
+  identity: string;
+  target: GtidSet;
+  signal: AbortSignal;
+  logger: Logger;
+  /** Transactions of this run: done, and the whole. */
+  onProgress: (done: number, total: number) => void;
+}
+
+/** Resolves to the number of transactions replayed. Afterwards the server is no replica any more, and still read-only. */
+export async function replay(options: ReplayOptions): Promise<number> {
+  const { server, target } = options;
+  const before = await server.executed();
+  requireContained(before, target);
+  const total = target.subtract(before).count;
+  options.onProgress(0, total);
+  if (total > 0) await follow(options, before, total);
+  await server.connection.query('STOP REPLICA', [], statementTimeoutMs);
+  await server.connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
+  requireEqual(await server.executed(), target);
+  return total;
+}
+
+async function follow(options: ReplayOptions, before: GtidSet, total: number): Promise<void> {
+  const { server, source, target, signal, logger } = options;
+  const credentials = { user: 'qazyna_replay', password: randomBytes(16).toString('hex') };
+  let fault: unknown = null;
+  const stream = await startStreamServer({
+    source,
+    credentials,
+    identity: options.identity,
+    logger,
+    requireTls: true,
+    onFault: (error) => {
+      fault ??= error;
+    },
+  });
+  try {
+    await beginReplica(server, stream, credentials);
+    const exited = server.handle.exited.then(({ code, signal: by }) => serverGone(by ?? `exit code ${code}`));
+    let last = '';
+    let lastChangeMs = Date.now();
+    for (;;) {
+      signal.throwIfAborted();
+      const executed = await raceGone(server.executed(), exited);
+      options.onProgress(executed.subtract(before).count, total);
+      if (executed.containsAll(target)) break;
+      if (isKind(fault, 'integrity')) throw fault;
+      const status = await raceGone(server.connection.query('SHOW REPLICA STATUS'), exited);
+      await requireRunning(server, status[0] ?? {}, fault);
+      const now = `${executed.count} ${status[0]?.Read_Source_Log_Pos} ${status[0]?.Exec_Source_Log_Pos}`;
+      if (now !== last) lastChangeMs = Date.now();
+      last = now;
+      if (Date.now() - lastChangeMs > stallDeadlineMs)
+        throw stalled(String(status[0]?.Replica_SQL_Running_State ?? ''));
+      await sleep(pollMs, undefined, { signal });
+    }
+  } finally {
+    await stream.close();
+  }
+}
+
+async function beginReplica(
+  server: ScratchServer,
+  stream: StreamServer,
+  credentials: { user: string; password: string },
+) {
+  const { connection } = server;
+  // An earlier run may have been killed while it replayed: its source is another port by now.
+  await connection.query('STOP REPLICA', [], statementTimeoutMs);
+  await connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
+  await connection.query('SET GLOBAL super_read_only = ON');
+  await connection.query(
+    `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?, SOURCE_SSL = 1,
+     SOURCE_AUTO_POSITION = 1, SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, SOURCE_HEARTBEAT_PERIOD = 5`,
+    [stream.host, stream.port, credentials.user, credentials.password],
+    statementTimeoutMs,
+  );
+  await connection.query('START REPLICA', [], statementTimeoutMs);
+}
+
+/** Throws what stopped a thread; a receiver that is reconnecting is none of that. */
+async function requireRunning(server: ScratchServer, status: MysqlRow, fault: unknown): Promise<void> {
+  const applierError = String(status.Last_SQL_Error ?? '');
+  if (applierError !== '' || status.Replica_SQL_Running === 'No') {
+    const [worker] = await server.connection.query(
+      `SELECT last_error_number AS number, last_error_message AS message, applying_transaction AS gtid
+       FROM performance_schema.replication_applier_status_by_worker WHERE last_error_number <> 0 LIMIT 1`,
+    );
+    throw applierStopped(String(worker?.message ?? applierError), Number(worker?.number ?? status.Last_SQL_Errno ?? 0));
+  }
+  if (status.Replica_IO_Running !== 'No') return;
+  const receiverError = String(status.Last_IO_Error ?? '');
+  // Between START REPLICA and its first connection the receiver is there without an error.
+  if (receiverError === '') return;
+  if (fault instanceof QazynaError) throw fault;
+  throw integrityError(
+    'QZ3602',
+    `The server being restored stopped receiving: ${receiverError}`,
+    'Use another archive or another snapshot; the error log in the target folder says more.',
+    { cause: fault },
+  );
+}
+
+/** QZ3603: the snapshot (or what an earlier run replayed) holds transactions that the cut does not. */
+function requireContained(executed: GtidSet, target: GtidSet): void {
+  const beyond = executed.subtract(target);
+  if (beyond.isEmpty) return;
+  throw integrityError(
+    'QZ3603',
+    `The snapshot already holds ${beyond.toString()}, which lies behind the instant of this restore.`,
+    'Restore from an older snapshot, or to a later instant.',
+  );
+}
+
+export function requireEqual(executed: GtidSet, target: GtidSet): void {
+  if (executed.equals(target)) return;
+  const missing = target.subtract(executed).toString();
+  const beyond = executed.subtract(target).toString();
+  throw integrityError(
+    'QZ3604',
+    `The restored server has not executed exactly the plan's transactions: missing '${missing}', too many '${beyond}'.`,
+    'Do not use this server; keep the folder and report this as a bug.',
+  );
+}
+
+function applierStopped(message: string, errno: number) {
+  return integrityError(
+    'QZ3601',
+    `The server being restored could not apply a transaction: ${message || 'its applier stopped without an error'}`,
+    'Restore to an instant before this transaction, or from another snapshot; the error log in the target folder says more.',
+    { details: { errno } },
+  );
+}
+
+function serverGone(how: string) {
+  return transientError(
+    'QZ4603',
+    `The server being restored ended during the replay (${how}).`,
+    'Look at error.log in the target folder; run the same command again and it goes on where it was.',
+  );
+}
+
+function stalled(state: string) {
+  return transientError(
+    'QZ4604',
+    `The replay has not moved for ${stallDeadlineMs / 60_000} minutes (applier: ${state || 'no state'}).`,
+    'Look at error.log in the target folder; run the same command again and it goes on where it was.',
+  );
+}
+
+async function raceGone<T>(work: Promise<T>, gone: Promise<QazynaError>): Promise<T> {
+  const outcome = await Promise.race([work.then((value) => ({ value })), gone.then((error) => ({ error }))]).catch(
+    async (error: unknown) => {
+      // The connection breaks a moment before the process is reaped: the process's end is the better reason.
+      const ended = await Promise.race([gone, sleep(1000, null)]);
+      throw ended ?? error;
+    },
+  );
+  if ('error' in outcome) throw outcome.error;
+  return outcome.value;
+}

@@ -1,0 +1,130 @@
+/**
+ * The server that is being restored, while it is ours: started with a temporary account that only we know, reached by its
+ * socket file alone. What an earlier, killed restore left running on the same folder is stopped first.
+ */
+import { randomBytes } from 'node:crypto';
+import { readFile, rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { transientError } from '../../core/errors/error.ts';
+import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
+import type { Mysqld, MysqldHandle, MysqldOptions } from '../../core/mysql/mysqld.ts';
+import type { TargetPaths } from './target.ts';
+
+const stopDeadlineMs = 300_000;
+const orphanDeadlineMs = 60_000;
+const orphanPollMs = 50;
+
+/** Never in a snapshot taken by us: it is dropped before a restored server is handed over. */
+export const accountName = 'qazyna_restore';
+
+export interface ScratchServer {
+  readonly handle: MysqldHandle;
+  readonly connection: MysqlConnection;
+  /** gtid_executed now. */
+  executed(): Promise<GtidSet>;
+  /** Without a trace in gtid_executed or a binlog. */
+  dropAccount(): Promise<void>;
+  /** Ends the connection; the server runs on. */
+  disconnect(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+export interface ScratchOptions {
+  mysqld: Mysqld;
+  paths: TargetPaths;
+  osUser: string | undefined;
+  options: MysqldOptions;
+  port: number | 'free' | null;
+  signal: AbortSignal;
+}
+
+export async function startScratchServer(wanted: ScratchOptions): Promise<ScratchServer> {
+  const { paths } = wanted;
+  await stopOrphan(paths);
+  // Every character class, for the sake of a password policy in the snapshot.
+  const password = `Aa1-${randomBytes(18).toString('hex')}`;
+  const account = `'${accountName}'@'localhost'`;
+  const handle = await wanted.mysqld.start({
+    dataDir: paths.dataDir,
+    socket: paths.socket,
+    port: wanted.port,
+    errorLog: paths.errorLog,
+    osUser: wanted.osUser,
+    options: wanted.options,
+    signal: wanted.signal,
+    initSql: [
+      'SET SESSION sql_log_bin = 0',
+      `CREATE USER IF NOT EXISTS ${account} IDENTIFIED BY '${password}'`,
+      `ALTER USER ${account} IDENTIFIED BY '${password}' ACCOUNT UNLOCK`,
+      `GRANT ALL ON *.* TO ${account} WITH GRANT OPTION`,
+    ],
+  });
+  try {
+    const endpoint = { host: 'localhost', port: 0, socketPath: paths.socket, user: accountName, password };
+    const connection = await connectMysql(endpoint, wanted.signal);
+    return new RunningScratch(handle, connection);
+  } catch (error) {
+    await handle.stop(stopDeadlineMs);
+    throw error;
+  }
+}
+
+class RunningScratch implements ScratchServer {
+  readonly handle: MysqldHandle;
+  readonly connection: MysqlConnection;
+
+  constructor(handle: MysqldHandle, connection: MysqlConnection) {
+    this.handle = handle;
+    this.connection = connection;
+  }
+
+  async executed(): Promise<GtidSet> {
+    const [row] = await this.connection.query('SELECT @@GLOBAL.gtid_executed AS gtids');
+    return GtidSet.parse(String(row?.gtids ?? ''));
+  }
+
+  async dropAccount(): Promise<void> {
+    await this.connection.query('SET SESSION sql_log_bin = 0');
+    await this.connection.query(`DROP USER IF EXISTS '${accountName}'@'localhost'`);
+  }
+
+  async disconnect(): Promise<void> {
+    await this.connection.close();
+  }
+
+  async stop(): Promise<void> {
+    await this.connection.close().catch(() => undefined);
+    await this.handle.stop(stopDeadlineMs);
+  }
+}
+
+/** A mysqld on our data folder whose starter is gone. Recognized by its own command line, not by a number alone. */
+async function stopOrphan(paths: TargetPaths): Promise<void> {
+  const pidFile = `${paths.socket}.pid`;
+  const pid = Number((await readFile(pidFile, 'latin1').catch(() => '')).trim());
+  if (!Number.isInteger(pid) || pid <= 1 || !(await isOurs(pid, paths.dataDir))) {
+    await rm(pidFile, { force: true });
+    return;
+  }
+  process.kill(pid, 'SIGTERM');
+  const deadline = Date.now() + orphanDeadlineMs;
+  while (await isOurs(pid, paths.dataDir)) {
+    if (Date.now() > deadline) process.kill(pid, 'SIGKILL');
+    if (Date.now() > deadline + orphanDeadlineMs) throw orphanStays(pid, paths.dataDir);
+    await sleep(orphanPollMs);
+  }
+}
+
+async function isOurs(pid: number, dataDir: string): Promise<boolean> {
+  const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  return line.split('\0').includes(`--datadir=${dataDir}`);
+}
+
+function orphanStays(pid: number, dataDir: string) {
+  return transientError(
+    'QZ4602',
+    `The mysqld with process id ${pid}, left on ${dataDir} by an interrupted restore, does not end.`,
+    'Stop it by hand, then run the same command again.',
+  );
+}

@@ -1,0 +1,112 @@
+/** The options of the server being restored: as it replays (fast), and as it is handed over (durable). */
+import { totalmem } from 'node:os';
+import type { MysqldOptions } from '../../core/mysql/mysqld.ts';
+
+const mebibyte = 1024 * 1024;
+/** What the data's files depend on, and what its contents were written under. */
+const fromManifest: Record<string, string> = {
+  innodb_page_size: 'innodb-page-size',
+  innodb_data_file_path: 'innodb-data-file-path',
+  lower_case_table_names: 'lower-case-table-names',
+  innodb_ft_min_token_size: 'innodb-ft-min-token-size',
+  innodb_ft_max_token_size: 'innodb-ft-max-token-size',
+  partial_revokes: 'partial-revokes',
+};
+/** What applications see; without these a restored server behaves unlike its source. */
+const handedOver: Record<string, string> = {
+  character_set_server: 'character-set-server',
+  collation_server: 'collation-server',
+  default_storage_engine: 'default-storage-engine',
+  explicit_defaults_for_timestamp: 'explicit-defaults-for-timestamp',
+  innodb_default_row_format: 'innodb-default-row-format',
+  innodb_file_per_table: 'innodb-file-per-table',
+  innodb_strict_mode: 'innodb-strict-mode',
+  log_bin_trust_function_creators: 'log-bin-trust-function-creators',
+  max_allowed_packet: 'max-allowed-packet',
+  sql_mode: 'sql-mode',
+  sql_require_primary_key: 'sql-require-primary-key',
+};
+
+/** Options a data folder needs to be opened at all; for `--initialize` too. */
+export function layoutOptions(settings: Readonly<Record<string, string>>): MysqldOptions {
+  const options = pick(settings, fromManifest);
+  const path = settings.innodb_data_file_path ?? '';
+  // Files outside the data folder were copied into it under their own names.
+  if (path.startsWith('/') || path.includes(';/')) delete options['innodb-data-file-path'];
+  return options;
+}
+
+/**
+ * No network, no durability of single commits (a killed replay goes on from what InnoDB has, with its GTIDs), no binlog of
+ * its own: the handed over server begins one after the cut. Relay logs are bounded and never needed after a crash.
+ */
+export function replayOptions(settings: Readonly<Record<string, string>>, serverId: number): MysqldOptions {
+  return {
+    ...layoutOptions(settings),
+    'server-id': serverId,
+    'gtid-mode': 'ON',
+    'enforce-gtid-consistency': 'ON',
+    'disable-log-bin': true,
+    'skip-replica-start': true,
+    'event-scheduler': 'OFF',
+    'innodb-flush-log-at-trx-commit': 0,
+    'innodb-redo-log-capacity': 1024 * mebibyte,
+    'innodb-buffer-pool-size': bufferPoolBytes(),
+    'max-allowed-packet': 1024 * mebibyte,
+    'replica-max-allowed-packet': 1024 * mebibyte,
+    'replica-parallel-workers': 4,
+    'replica-preserve-commit-order': true,
+    'replica-pending-jobs-size-max': 256 * mebibyte,
+    'relay-log': 'qazyna-relay',
+    'relay-log-recovery': true,
+    'relay-log-space-limit': 4096 * mebibyte,
+    'max-relay-log-size': 256 * mebibyte,
+    'sync-relay-log': 0,
+    'sync-source-info': 0,
+    'replica-net-timeout': 600,
+  };
+}
+
+export function finalOptions(settings: Readonly<Record<string, string>>, serverId: number): MysqldOptions {
+  return {
+    ...layoutOptions(settings),
+    ...loose(pick(settings, handedOver)),
+    'server-id': serverId,
+    'gtid-mode': 'ON',
+    'enforce-gtid-consistency': 'ON',
+    'log-bin': 'binlog',
+    'sync-binlog': 1,
+    'innodb-flush-log-at-trx-commit': 1,
+    'event-scheduler': settings.event_scheduler === 'DISABLED' ? 'DISABLED' : (settings.event_scheduler ?? 'ON'),
+    'innodb-buffer-pool-size': bufferPoolBytes(),
+  };
+}
+
+/** A quarter of the memory, between 128 MiB and 8 GiB: other programs live here too. */
+function bufferPoolBytes(): number {
+  const quarter = Math.floor(totalmem() / 4 / (128 * mebibyte)) * 128 * mebibyte;
+  return Math.min(Math.max(quarter, 128 * mebibyte), 8192 * mebibyte);
+}
+
+/** A newer server may not know them any more; then it says so in its log and starts all the same. */
+function loose(options: MysqldOptions): MysqldOptions {
+  return Object.fromEntries(Object.entries(options).map(([name, value]) => [`loose-${name}`, value]));
+}
+
+function pick(settings: Readonly<Record<string, string>>, names: Record<string, string>): MysqldOptions {
+  const options: MysqldOptions = {};
+  for (const [variable, option] of Object.entries(names)) {
+    const value = settings[variable];
+    if (value !== undefined && value !== '') options[option] = value;
+  }
+  return options;
+}
+
+/** The text of INTO/my.cnf. Values are quoted: an sql_mode holds commas, a path may hold spaces. */
+export function optionFileText(options: MysqldOptions, places: Record<string, string | number>, note: string): string {
+  const lines = Object.entries({ ...places, ...options }).map(([name, value]) => {
+    if (typeof value === 'boolean') return `${name} = ${value ? 'ON' : 'OFF'}`;
+    return typeof value === 'number' ? `${name} = ${value}` : `${name} = "${value.replace(/["\\]/g, '\\$&')}"`;
+  });
+  return `# ${note}\n[mysqld]\n${lines.join('\n')}\n`;
+}
