@@ -91,7 +91,12 @@ function markdown(entries: readonly ErrorEntry[]): string {
         '| code | what it says | what to do | said by |',
         '| --- | --- | --- | --- |',
       );
-      lines.push(...rows.map(({ code, sentence, hint, file }) => `| ${code} | ${sentence} | ${hint === '' ? 'The message says it.' : hint} | \`${file}\` |`));
+      lines.push(
+        ...rows.map(
+          ({ code, sentence, hint, file }) =>
+            `| ${code} | ${sentence} | ${hint === '' ? 'The message says it.' : hint} | \`${file}\` |`,
+        ),
+      );
     }
   }
   return `${lines.join('\n')}\n`;

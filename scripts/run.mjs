@@ -37,7 +37,7 @@ function cacheFolder() {
 }
 
 function fail(code, exit, sentence, hint) {
-  process.stderr.write(`error ${code}: ${sentence}\n  ${hint}\n`);
+  process.stderr.write(`qazyna: ${code}: ${sentence}\nhint: ${hint}\n`);
   process.exit(exit);
 }
 
@@ -93,7 +93,11 @@ function main() {
     stdio: 'inherit',
     env: { ...process.env, PATH: path },
   });
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']) process.on(signal, () => child.kill(signal));
+  // A terminal sends these two to the whole group; passed on, the script would get them twice.
+  const fromTerminal = process.stdin.isTTY ? ['SIGINT', 'SIGQUIT'] : [];
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']) {
+    process.on(signal, () => fromTerminal.includes(signal) || child.kill(signal));
+  }
   child.on('error', (error) =>
     fail('QZ2804', 2, `${node24} could not be started: ${error.message}.`, 'Remove node_modules and run this again.'),
   );

@@ -10,7 +10,7 @@ export async function main(body: () => Promise<number | undefined>): Promise<voi
     process.exitCode = (await body()) ?? 0;
   } catch (error) {
     if (!(error instanceof QazynaError)) throw error;
-    process.stderr.write(`error ${error.code}: ${error.message}\n  ${error.hint}\n`);
+    process.stderr.write(`qazyna: ${error.code}: ${error.message}\nhint: ${error.hint}\n`);
     process.exitCode = error.exitCode;
   }
 }

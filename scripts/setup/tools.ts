@@ -1,6 +1,6 @@
 /** Programs that tests, demo and bench need: what PATH has is used first, the rest is fetched once into the cache. */
-import { chmod, readdir, rename, writeFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { chmod, readdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
 import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/program.ts';
 import { type PackageChoice, unpackPackages } from './apt.ts';
@@ -46,8 +46,10 @@ export interface Tools {
 export async function ensureTools(names: readonly string[], say: Say = sayOnStderr): Promise<Tools> {
   const paths: Record<string, string> = {};
   for (const name of names) paths[name] = await ensureTool(name, say);
-  const folders = new Set(Object.values(paths).map((path) => path.slice(0, -basename(path).length - 1)));
-  return { paths, env: { ...process.env, PATH: [...folders, process.env.PATH ?? ''].join(':') } };
+  const path = process.env.PATH ?? '';
+  const fetched = Object.values(paths).some((file) => dirname(file) === cachePath('bin'));
+  const missing = fetched && !path.split(':').includes(cachePath('bin'));
+  return { paths, env: { ...process.env, PATH: missing ? `${cachePath('bin')}:${path}` : path } };
 }
 
 /** All programs of one of the packages above, by its name. */
@@ -97,7 +99,6 @@ async function wrap(name: string, folder: string): Promise<string> {
     await libraries(prefix),
   );
   await openCache();
-  const { readFile } = await import('node:fs/promises');
   if ((await readFile(wrapper, 'utf8').catch(() => '')) === text) return wrapper;
   const part = `${wrapper}.${process.pid}.part`;
   await writeFile(part, text);

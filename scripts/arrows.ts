@@ -1,0 +1,182 @@
+/**
+ * The import arrows as a check: bytes and codecs → stores → histories and plans → programs; programs never import one
+ * another; one folder owns each third-party client. Type-only imports count. Our own scan, because import checkers of
+ * the field lean on the JavaScript API of TypeScript, which version 7 no longer has.
+ *
+ *   node scripts/arrows.ts [FOLDER]   prints every wrong arrow; exit 1 when there is one
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, normalize, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** Folders below core/, lowest first: a folder may import its own row and those above it in this list. */
+const layers = [
+  ['errors', 'bytes', 'logging'],
+  ['progress', 'config', 'binlog'],
+  ['chain', 'mysql'],
+  ['log', 'archive'],
+  ['chunks', 'history'],
+  ['snapshot', 'stream'],
+];
+const programs = ['agent', 'shipper', 'restore-tool'];
+const users = ['cli', 'test', 'bench', 'scripts'];
+const folders = ['core', ...programs, ...users];
+/** Third-party clients and the only places that may import them. */
+const owners: Record<string, RegExp> = {
+  mysql2: /^core\/mysql\/|^restore-tool\/history\/zongji/,
+  '@vlasky/zongji': /^restore-tool\/history\/zongji/,
+  winston: /^core\/logging\//,
+  'p-retry': /^core\/errors\/retry\.ts$/,
+  yaml: /^core\/config\/|^test\//,
+  commander: /^cli\/|^test\/lab\/|^bench\//,
+};
+
+export interface Arrow {
+  /** Path of the importing file, from the root. */
+  from: string;
+  line: number;
+  /** Path of the imported file from the root; or a package's name; or `node:…`. */
+  to: string;
+  isFile: boolean;
+}
+
+/** Every static, dynamic and type import of one source text. A line that begins an import but cannot be read throws. */
+export function importsOf(text: string, path: string): Arrow[] {
+  const names = `[\\w$\\s{},*]+?`;
+  const statement = new RegExp(
+    `^import\\s+(?:${names}\\sfrom\\s*)?(['"])(?<a>[^'"]+)\\1` +
+      `|^export\\s+(?:type\\s+)?(?:\\*(?:\\s+as\\s+\\w+)?|\\{[^}]*\\})\\s*from\\s*(['"])(?<b>[^'"]+)\\3` +
+      `|\\bimport\\(\\s*(['"])(?<c>[^'"]+)\\5`,
+    'gm',
+  );
+  const arrows: Arrow[] = [];
+  const lines = new Set<number>();
+  for (const match of text.matchAll(statement)) {
+    const { a, b, c } = match.groups ?? {};
+    const specifier = a ?? b ?? c ?? '';
+    const line = text.slice(0, match.index).split('\n').length;
+    lines.add(line);
+    const isFile = specifier.startsWith('.');
+    arrows.push({
+      from: path,
+      line,
+      to: isFile ? normalize(join(dirname(path), specifier)) : packageOf(specifier),
+      isFile,
+    });
+  }
+  text.split('\n').forEach((content, index) => {
+    if (/^import\b(?!\.meta)/.test(content) && !lines.has(index + 1)) {
+      throw new Error(`${path}:${index + 1} begins an import that cannot be read: ${content}`);
+    }
+  });
+  return arrows;
+}
+
+function packageOf(specifier: string): string {
+  if (specifier.startsWith('node:')) return specifier;
+  return specifier
+    .split('/')
+    .slice(0, specifier.startsWith('@') ? 2 : 1)
+    .join('/');
+}
+
+/** What is wrong with one arrow; null when it may be. */
+export function judge(arrow: Arrow): string | null {
+  const { from, to } = arrow;
+  if (!arrow.isFile) {
+    const owner = owners[to];
+    return owner && !owner.test(from) ? `${to} is imported only by ${owner.source}` : null;
+  }
+  const [fromTop = '', fromPart = ''] = from.split('/');
+  const [toTop = '', toPart = ''] = to.split('/');
+  if (fromTop === 'core' && toTop !== 'core') return 'core knows no program';
+  if (programs.includes(fromTop) && (users.includes(toTop) || (programs.includes(toTop) && toTop !== fromTop))) {
+    return `${fromTop} stands alone: it imports core and itself`;
+  }
+  if (fromTop === 'cli' && ['test', 'bench', 'scripts'].includes(toTop)) return 'cli imports only programs and core';
+  if (fromTop !== 'core') return null;
+  const [fromDepth, toDepth] = [depthOf(fromPart), depthOf(toPart)];
+  if (fromDepth < 0 || toDepth < 0) return `core/${fromDepth < 0 ? fromPart : toPart} has no place in the layers`;
+  return toDepth > fromDepth ? `core/${fromPart} is below core/${toPart}` : null;
+}
+
+function depthOf(part: string): number {
+  return layers.findIndex((layer) => layer.includes(part));
+}
+
+/** One path for each circle of files, each beginning at its first file in alphabetical order. */
+export function circles(arrows: readonly Arrow[]): string[][] {
+  const targets = new Map<string, string[]>();
+  for (const { from, to, isFile } of arrows) if (isFile) targets.set(from, [...(targets.get(from) ?? []), to]);
+  const found = new Map<string, string[]>();
+  const done = new Set<string>();
+  const path: string[] = [];
+  const visit = (file: string): void => {
+    const at = path.indexOf(file);
+    if (at >= 0) {
+      const circle = path.slice(at);
+      found.set([...circle].sort().join(' '), circle);
+      return;
+    }
+    if (done.has(file)) return;
+    path.push(file);
+    for (const to of targets.get(file) ?? []) visit(to);
+    path.pop();
+    done.add(file);
+  };
+  for (const file of [...targets.keys()].sort()) visit(file);
+  return [...found.values()];
+}
+
+export interface Verdict {
+  files: number;
+  arrows: number;
+  /** One line each. */
+  wrong: string[];
+}
+
+/** Reads all sources below `root` and judges every arrow between them. */
+export function checkArrows(root: string): Verdict {
+  const files = folders.flatMap((folder) => sourcesBelow(root, folder));
+  const known = new Set(files);
+  const declared = declaredPackages(root);
+  const arrows = files.flatMap((file) => importsOf(readFileSync(join(root, file), 'utf8'), file));
+  const wrong: string[] = [];
+  for (const arrow of arrows) {
+    const place = `${arrow.from}:${arrow.line}`;
+    const reason = judge(arrow);
+    if (reason) wrong.push(`${place} → ${arrow.to}: ${reason}`);
+    if (arrow.isFile && !known.has(arrow.to)) wrong.push(`${place} → ${arrow.to}: there is no such file`);
+    if (!arrow.isFile && !arrow.to.startsWith('node:') && !declared(arrow)) {
+      wrong.push(`${place} → ${arrow.to}: not in package.json’s dependencies`);
+    }
+  }
+  wrong.push(...circles(arrows).map((circle) => `a circle: ${[...circle, circle[0]].join(' → ')}`));
+  return { files: files.length, arrows: arrows.length, wrong };
+}
+
+/** What is installed with the package may be imported anywhere; development tools only by what is not shipped. */
+function declaredPackages(root: string): (arrow: Arrow) => boolean {
+  const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<
+    string,
+    Record<string, string>
+  >;
+  const shipped = new Set(Object.keys(manifest.dependencies ?? {}));
+  const tools = new Set(Object.keys(manifest.devDependencies ?? {}));
+  return ({ from, to }) => shipped.has(to) || (/^(test|bench|scripts)\//.test(from) && tools.has(to));
+}
+
+function sourcesBelow(root: string, folder: string): string[] {
+  return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && /\.[cm]?[jt]s$/.test(entry.name))
+    .map((entry) => relative(root, join(entry.parentPath, entry.name)))
+    .sort();
+}
+
+if (import.meta.main) {
+  const root = process.argv[2] ?? dirname(dirname(fileURLToPath(import.meta.url)));
+  const { files, arrows, wrong } = checkArrows(root);
+  for (const line of wrong) process.stderr.write(`${line}\n`);
+  process.stderr.write(`arrows: ${files} files, ${arrows} imports, ${wrong.length} wrong\n`);
+  process.exitCode = wrong.length === 0 ? 0 : 1;
+}
