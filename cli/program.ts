@@ -3,12 +3,22 @@ import { Command, CommanderError } from 'commander';
 import { exitCodes } from '../core/errors/error.ts';
 import { addConfig } from './config.ts';
 import { toFailure, toUsageError } from './failure.ts';
+import { addPlan } from './plan.ts';
+import { addRestore } from './restore.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
 import type { Frame, Io } from './verb.ts';
 import { readVersion } from './version.ts';
+import { addWindows } from './windows.ts';
 
-const adders: readonly ((program: Command, frame: Frame) => void)[] = [addStatus, addSnapshot, addConfig];
+const adders: readonly ((program: Command, frame: Frame) => void)[] = [
+  addStatus,
+  addWindows,
+  addPlan,
+  addRestore,
+  addSnapshot,
+  addConfig,
+];
 
 const about = `Near-continuous backup and point-in-time restore for MySQL.
 

@@ -1,0 +1,122 @@
+/** `qazyna restore --to T --into DIR`: a running server as it was at T. */
+import type { Command } from 'commander';
+import { configurationError, exitCodes } from '../core/errors/error.ts';
+import { parseInstant } from '../core/history/instant.ts';
+import { formatCount, formatDuration, formatInstantTwice } from '../core/progress/format.ts';
+import type { Progress, ProgressStep } from '../core/progress/progress.ts';
+import type { RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
+import { openOneArchive } from './archives.ts';
+import { instantHelp, type PlanOptions, plan, planOptions } from './plan.ts';
+import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
+
+interface RestoreOptions extends PlanOptions {
+  into?: string;
+  mysqld?: string;
+  user?: string;
+  port?: number;
+  stop?: boolean;
+  dryRun?: boolean;
+}
+
+export function addRestore(program: Command, frame: Frame): void {
+  addVerb<RestoreOptions>(program, frame, {
+    usage: 'restore',
+    summary: 'rebuild the source as it was at an instant, as a running server in a new folder',
+    about: `${instantHelp}\n\nStopped or killed, the same command goes on where it was. The server it leaves is writable, replicates from nobody and listens on loopback only.`,
+    examples: [
+      ['restore --to latest --into /srv/restored', 'Everything the archive holds'],
+      [
+        'restore --to before-gtid:3e11fa47-71ca-11e1-9e33-c80aa9429562:4711 --into /srv/restored',
+        'The moment before a DROP TABLE that `history` or `plan` named',
+      ],
+      [
+        'restore --to 15m-ago --into /srv/restored --from file:///mnt/offsite/qazyna',
+        'After the loss of a host: an archive is all it needs',
+      ],
+    ],
+    options: (command) => {
+      planOptions(command);
+      command.option('--into <folder>', 'new or empty folder for the data (needed unless --dry-run)');
+      command.option('--mysqld <path>', 'server program to use (else the one on PATH)');
+      command.option('--user <account>', 'system account that runs the server when started by root (default: mysql)');
+      command.option('--port <port>', 'TCP port on loopback (default: one that is free)', wholeNumber(1, 65_535));
+      command.option('--stop', 'leave the restored server stopped');
+      command.option('--dry-run', 'only plan');
+    },
+    run,
+  });
+}
+
+async function run(context: Context, options: RestoreOptions): Promise<number> {
+  if (options.dryRun) return await plan(context, options);
+  if (options.into === undefined)
+    throw configurationError(
+      'QZ2023',
+      'restore was not told where to put the data.',
+      'Give --into FOLDER, new or empty, with room for all of it; or --dry-run to only see the plan.',
+    );
+  const instant = parseInstant(options.to);
+  const archive = await openOneArchive(context, options);
+  const { restore } = await import('../restore-tool/restore/restore.ts');
+  const steps = new StepLines(context.progress);
+  const report = await restore({
+    store: archive.store,
+    sourceName: archive.source,
+    to: options.to,
+    instant,
+    timeline: options.timeline,
+    into: options.into,
+    mysqldPath: options.mysqld,
+    osUser: options.user,
+    port: options.port,
+    stop: options.stop === true,
+    signal: context.signal,
+    logger: context.logger,
+    onProgress: (progress) => steps.show(progress),
+  });
+  steps.end();
+  context.out.result(
+    { restore: { archive: archive.name, url: archive.url, to: options.to, ...report } },
+    lines(options.to, archive.name, report),
+  );
+  return exitCodes.done;
+}
+
+/** The restore's own steps as progress lines, one after the other. */
+class StepLines {
+  readonly #progress: Progress;
+  #name = '';
+  #step: ProgressStep | null = null;
+
+  constructor(progress: Progress) {
+    this.#progress = progress;
+  }
+
+  show({ step, unit, done, total }: RestoreProgress): void {
+    if (step !== this.#name) this.#step = this.#progress.step(step, { unit });
+    this.#name = step;
+    if (total !== null) this.#step?.setTotal(total);
+    this.#step?.set(done);
+  }
+
+  end(): void {
+    this.#step?.end();
+  }
+}
+
+function lines(to: string, archive: string, report: RestoreReport): string[] {
+  const seconds = Object.entries(report.seconds).map(([what, took]) => `${what} ${formatDuration(took * 1000)}`);
+  return [
+    `${report.source} is restored to ${to} from ${archive}${report.resumed ? ' (an interrupted restore was continued)' : ''}.`,
+    `  up to     ${report.lastGtid === '' ? 'the snapshot' : `${report.lastGtid}, committed ${formatInstantTwice(report.lastCommitMicros)}`}`,
+    `  checked   gtid_executed is exactly ${report.gtids}`,
+    `  snapshot  ${report.snapshot}, then ${formatCount(report.transactions)} transactions replayed`,
+    `  server    MySQL ${report.serverVersion}, ${report.pid === null ? 'stopped' : `running as process ${report.pid}`}; server_id ${report.serverId}, server_uuid ${report.serverUuid}`,
+    `  socket    ${report.socket}`,
+    `  address   127.0.0.1:${report.port}`,
+    `  data      ${report.dataDir}, options in ${report.optionFile}`,
+    `  start     ${report.startCommand}`,
+    `  stop      ${report.stopCommand}`,
+    `  took      ${seconds.join(', ')}`,
+  ];
+}
