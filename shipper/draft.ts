@@ -82,7 +82,8 @@ export class SegmentDraft {
 
   add(folded: FoldedEntry, nowMs: number): void {
     const { entry, before, after } = folded;
-    this.#gtidsBefore ??= before?.gtids ?? new GtidSet();
+    // A chain's first claim carries where an older history stood.
+    this.#gtidsBefore ??= before?.gtids ?? entry?.gtidsBefore ?? new GtidSet();
     this.#after = after;
     if (entry === null) return;
     if (entry.kind === 'events') this.#addEvents(entry, nowMs);
@@ -114,6 +115,7 @@ export class SegmentDraft {
     const after = this.#after;
     const range = after.range;
     const gtidsBefore = this.#gtidsBefore ?? new GtidSet();
+    this.#requireFold(gtidsBefore);
     return {
       kind: this.#kind,
       sequence: place.sequence,
@@ -144,6 +146,14 @@ export class SegmentDraft {
       storedBytes: body.stored.length,
       previousSha256: place.previousSha256,
     };
+  }
+
+  /** What a reader will compute from the header must be what the fold computed from the entries. */
+  #requireFold(gtidsBefore: GtidSet): void {
+    const computed = gtidsBefore.clone();
+    computed.addAll(this.#gtidsAdded);
+    if (computed.equals(this.#after.gtids)) return;
+    throw new Error(`segment from log entry ${this.#firstLogNumber} holds ${computed}, the fold ${this.#after.gtids}`);
   }
 }
 

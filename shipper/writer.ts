@@ -11,18 +11,15 @@ import { sealIndex } from '../core/archive/segment-index.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import { raiseTip, tipOf } from '../core/archive/tip.ts';
 import type { ChainState } from '../core/chain/types.ts';
+import { crashPoint } from '../core/errors/crash-points.ts';
 import type { SegmentDraft } from './draft.ts';
 
 const noHash = Buffer.alloc(32);
-
-/** Named points of a crash; production passes `crashPoint`. */
-export type CrashPoint = (name: string) => void;
 
 export interface WriterOptions {
   store: ObjectStore;
   sourceName: string;
   tipEveryMs: number;
-  crashPoint: CrashPoint;
 }
 
 export class ChainWriter {
@@ -60,7 +57,7 @@ export class ChainWriter {
    * be repeated with the same draft: what is there already is compared, and one's own is taken as placed.
    */
   async place(draft: SegmentDraft): Promise<'placed' | 'lost'> {
-    const { store, sourceName, crashPoint } = this.#options;
+    const { store, sourceName } = this.#options;
     const sequence = this.sequence + 1;
     const key = segmentKey(sourceName, sequence);
     const sealed = await sealBody(draft.parts);
@@ -81,11 +78,10 @@ export class ChainWriter {
 
   /** What is derived from the chain: index objects when a block is full, and the tip, at most every `tipEveryMs`. */
   async note(options: { force?: boolean } = {}): Promise<void> {
-    const { store, sourceName, tipEveryMs, crashPoint } = this.#options;
+    const { store, sourceName, tipEveryMs } = this.#options;
     await this.#writeIndexes();
     if (this.#last === null || this.#tipSequence === this.sequence) return;
     if (!options.force && performance.now() - this.#tipAt < tipEveryMs) return;
-    crashPoint('shipper:before-tip');
     await raiseTip(store, sourceName, tipOf(this.#last.header));
     crashPoint('shipper:after-tip');
     this.#tipAt = performance.now();
@@ -99,14 +95,13 @@ export class ChainWriter {
 
   /** Blocks begin at multiples of the span; what stands before the first whole one is left to whoever shipped it. */
   async #writeIndexes(): Promise<void> {
-    const { store, sourceName, crashPoint } = this.#options;
+    const { store, sourceName } = this.#options;
     for (;;) {
       const first = this.#unindexed[0]?.header.sequence ?? 0;
       const skip = (indexSpan - (first % indexSpan)) % indexSpan;
       if (this.#unindexed.length < skip + indexSpan) return;
       const block = this.#unindexed.slice(skip, skip + indexSpan);
       const from = block[0]?.header.sequence ?? 0;
-      crashPoint('shipper:before-index');
       await store.putIfAbsent(indexKey(sourceName, from, from + indexSpan - 1), await sealIndex(block));
       crashPoint('shipper:after-index');
       this.#unindexed = this.#unindexed.slice(skip + indexSpan);

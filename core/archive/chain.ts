@@ -90,11 +90,12 @@ export function linkProblem(previous: DecodedHeader | null, next: DecodedHeader)
   if (to.sequence !== from.sequence + 1) return `segment ${to.sequence} does not follow ${from.sequence}`;
   if (!to.previousSha256.equals(previous.sha256))
     return `segment ${to.sequence} was not written after this segment ${from.sequence}`;
-  if (to.archiveChainId !== from.archiveChainId || to.logChainId !== from.logChainId) {
-    return `segment ${to.sequence} is of another chain`;
-  }
-  if (to.firstLogNumber !== from.lastLogNumber + 1) {
-    return `segment ${to.sequence} begins at log number ${to.firstLogNumber}, not ${from.lastLogNumber + 1}`;
+  if (to.archiveChainId !== from.archiveChainId) return `segment ${to.sequence} is of another chain`;
+  // A log that was lost is followed by a new one, whose first entry says where the old history stood.
+  const isNewLog = to.logChainId !== from.logChainId;
+  const expected = isNewLog ? 0 : from.lastLogNumber + 1;
+  if (to.firstLogNumber !== expected) {
+    return `segment ${to.sequence} begins at log number ${to.firstLogNumber}, not ${expected}`;
   }
   return historyProblem(from, to);
 }
@@ -102,9 +103,7 @@ export function linkProblem(previous: DecodedHeader | null, next: DecodedHeader)
 /** The binlog's own continuity between two segments; also what is left to check when objects between them are missing. */
 function historyProblem(from: SegmentHeader, to: SegmentHeader): string | null {
   if (to.kind === 'promotion' || to.kind === 'timeline') {
-    return to.generation > from.generation || from.kind === 'claim'
-      ? null
-      : `segment ${to.sequence} repeats generation ${to.generation}`;
+    return to.generation === from.generation + 1 ? null : `segment ${to.sequence} opens generation ${to.generation}`;
   }
   if (to.generation !== from.generation) return `segment ${to.sequence} jumps to generation ${to.generation}`;
   if (from.file === '') return null;

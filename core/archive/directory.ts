@@ -7,6 +7,7 @@ import { constants, type Dirent, readFileSync } from 'node:fs';
 import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { crashPoint } from '../errors/crash-points.ts';
 import { configurationError } from '../errors/error.ts';
 import { lockFile } from './file-lock.ts';
 import { checkKey, checkPrefix } from './key.ts';
@@ -72,8 +73,10 @@ export class DirectoryStore implements ObjectStore {
     return await this.#guard('write', key, async () => {
       const path = await this.#pathForWriting(key);
       const temporary = await this.#writeTemporary(body);
+      crashPoint('directory:after-temp');
       try {
         await link(temporary, path);
+        crashPoint('directory:after-link');
       } catch (error) {
         if (errorCode(error) !== 'EEXIST') throw error;
         // Whoever made it may have been killed before its name was durable.

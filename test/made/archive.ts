@@ -21,13 +21,8 @@ export async function withStore(work: (store: ObjectStore, folder: string) => Pr
   }
 }
 
-export async function archive(
-  store: ObjectStore,
-  folded: readonly FoldedEntry[],
-  maxBytes: number,
-  crashPoint: (name: string) => void = () => undefined,
-): Promise<void> {
-  const writer = new ChainWriter({ store, sourceName: madeSource, tipEveryMs: 0, crashPoint });
+export async function archive(store: ObjectStore, folded: readonly FoldedEntry[], maxBytes: number): Promise<void> {
+  const writer = new ChainWriter({ store, sourceName: madeSource, tipEveryMs: 0 });
   await writer.resume(never);
   const rest = folded.slice(writer.state?.next ?? 0);
   const limits = { maxBytes, maxAgeMs: 60_000, idleAgeMs: 60_000 };
