@@ -2,12 +2,10 @@
  * The log: the ordered, durable list of entries between capture and the archives. Implementations: local files now,
  * Kafka later. One contract suite (test/contract/log.contract.ts) runs against each of them.
  */
+import type { AppendOutcome } from '../chain/store.ts';
 import type { ChainState, Entry, LandedEntry } from '../chain/types.ts';
 
-export interface AppendOutcome {
-  /** Number the first entry landed at. The append won exactly when this equals the first entry's own `number`. */
-  base: number;
-}
+export type { AppendOutcome } from '../chain/store.ts';
 
 export interface ChainLog {
   /** For messages: `local log /var/lib/qazyna/log`. */
@@ -26,6 +24,9 @@ export interface ChainLog {
 
   /** The folded state just before number `first` (kept with the log when older entries are released); null when first is 0. */
   base(): Promise<ChainState | null>;
+
+  /** The newest folded state that the log can give without reading entries, and the number it stands just before. */
+  checkpoint(): Promise<{ state: ChainState | null; next: number }>;
 
   /**
    * Entries from number `from` on, in order, including ones that do not count. With `follow` it waits for more until the
