@@ -34,6 +34,8 @@ export interface InitializeMysqld {
   /** File that the server's messages are appended to. */
   errorLog: string;
   signal?: AbortSignal | undefined;
+  /** Told at once, synchronously, so that even a program killed in the next moment left a record of what runs. */
+  onSpawn?: ((pid: number) => void) | undefined;
 }
 
 export interface StartMysqld extends InitializeMysqld {
@@ -118,7 +120,7 @@ export class Mysqld {
   async initialize(wanted: InitializeMysqld): Promise<void> {
     const osUser = wanted.osUser ?? (await defaultOsUser());
     const args = ['--initialize-insecure', `--datadir=${wanted.dataDir}`, ...serverArgs(osUser, wanted.options)];
-    const process = await this.#spawn(args, wanted.errorLog, wanted.signal);
+    const process = await this.#spawn(args, wanted);
     const deadline = AbortSignal.timeout(initializeTimeoutMs);
     const outcome = await Promise.race([process.exited, aborted(deadline), aborted(wanted.signal)]);
     if (outcome === 'aborted') await process.kill();
@@ -165,7 +167,7 @@ export class Mysqld {
       ...(initFile ? [`--init-file=${initFile}`] : []),
       ...serverArgs(osUser, wanted.options),
     ];
-    const process = await this.#spawn(args, wanted.errorLog, wanted.signal);
+    const process = await this.#spawn(args, wanted);
     const timeoutMs = wanted.readyTimeoutMs ?? startTimeoutMs;
     const deadline = performance.now() + timeoutMs;
     while (!(await greets(wanted.socket))) {
@@ -190,7 +192,7 @@ export class Mysqld {
     };
   }
 
-  async #spawn(args: string[], errorLog: string, signal: AbortSignal | undefined): Promise<ServerProcess> {
+  async #spawn(args: string[], { errorLog, signal, onSpawn }: InitializeMysqld): Promise<ServerProcess> {
     signal?.throwIfAborted();
     await mkdir(dirname(errorLog), { recursive: true });
     const log = await open(errorLog, 'a', 0o640);
@@ -201,6 +203,7 @@ export class Mysqld {
         stdio: ['ignore', log.fd, log.fd],
         detached: true,
       });
+      if (child.pid !== undefined) onSpawn?.(child.pid);
       return await ServerProcess.of(child, errorLog, size);
     } finally {
       await log.close();

@@ -1,0 +1,275 @@
+/**
+ * Real servers on loopback, each on a free port, all state below one folder. What runs is written down there before it
+ * is ready, so that `down` stops exactly what was started, also after the lab itself was killed, and nothing else.
+ */
+import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { lockFile } from '../../core/archive/file-lock.ts';
+import { configurationError } from '../../core/errors/error.ts';
+import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { freePort, type MysqldHandle } from '../../core/mysql/mysqld.ts';
+import { MysqlService, type MysqlServiceOptions } from './mysql.ts';
+import { endProcess, identify, isRunning, type ProcessIdentity } from './processes.ts';
+import type { LabService, ServiceFacts } from './service.ts';
+
+const stopDeadlineMs = 60_000;
+const stateFile = 'lab.json';
+const secretMode = 0o600;
+
+interface RecordedProcess extends ProcessIdentity {
+  what: string;
+}
+
+interface ServiceState {
+  facts: ServiceFacts;
+  processes: RecordedProcess[];
+}
+
+interface LabState {
+  /** Marks the folder as a lab's: only such a folder is ever emptied. */
+  lab: 1;
+  httpPort: number;
+  services: Record<string, ServiceState>;
+}
+
+export interface LabOptions {
+  /** Default: a new folder in the system's temporary folder, removed by `stop`. */
+  dir?: string;
+  /** Stop and remove what an earlier lab left in `dir`, then begin anew. */
+  fresh?: boolean;
+  mysql?: MysqlServiceOptions;
+  signal?: AbortSignal;
+}
+
+export interface ServiceStatus {
+  name: string;
+  running: boolean;
+  pids: number[];
+  facts: ServiceFacts;
+}
+
+export interface LabMysql {
+  /** Over the socket, all rights. */
+  root: MysqlEndpoint;
+  /** What the agent uses (not made in a stock lab). */
+  qazyna: MysqlEndpoint;
+  /** What a workload uses. */
+  app: MysqlEndpoint;
+  dataDir: string;
+  socket: string;
+  port: number;
+  version: string;
+  /** Null when the lab was started by another process. */
+  handle: MysqldHandle | null;
+}
+
+export class Lab implements AsyncDisposable {
+  readonly dir: string;
+  /** A ready configuration: this source, a local log, the archives `onsite` and `offsite`. */
+  readonly configFile: string;
+  readonly mysql: LabMysql;
+  readonly httpPort: number;
+  readonly #removeAfter: boolean;
+
+  private constructor(dir: string, mysql: LabMysql, httpPort: number, removeAfter: boolean) {
+    this.dir = dir;
+    this.configFile = join(dir, 'qazyna.yaml');
+    this.mysql = mysql;
+    this.httpPort = httpPort;
+    this.#removeAfter = removeAfter;
+  }
+
+  /** Starts what is not running yet; data of an earlier run in the same folder stays. Errors: QZ2830, those of mysqld. */
+  static async start(options: LabOptions = {}): Promise<Lab> {
+    const dir = options.dir ? resolve(options.dir) : await mkdtemp(join(tmpdir(), 'qazyna-lab-'));
+    await requireLabFolder(dir);
+    await mkdir(dir, { recursive: true });
+    await using _lock = await lockFile(`${dir}.lock`);
+    if (options.fresh) await empty(dir);
+    const state = readState(dir) ?? { lab: 1, httpPort: await freePort(), services: {} };
+    writeState(dir, state);
+    const service = new MysqlService(options.mysql);
+    try {
+      await startService(dir, state, service, options.signal ?? new AbortController().signal);
+      const lab = new Lab(dir, await mysqlOf(dir, state, service.handle), state.httpPort, options.dir === undefined);
+      await lab.#writeConfig();
+      return lab;
+    } catch (error) {
+      await stopAll(dir);
+      throw error;
+    }
+  }
+
+  /** Stops everything; a folder of the lab's own choosing is removed, a given one keeps data and logs. */
+  async stop(): Promise<void> {
+    await stopAll(this.dir);
+    if (this.#removeAfter) await rm(this.dir, { recursive: true, force: true });
+    await rm(`${this.dir}.lock`, { force: true });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  async #writeConfig(): Promise<void> {
+    for (const folder of ['log', 'scratch', 'archives/onsite', 'archives/offsite']) {
+      await mkdir(join(this.dir, folder), { recursive: true });
+    }
+    await writeFile(this.configFile, configText(this.dir, this.mysql, this.httpPort));
+  }
+}
+
+/** What is recorded in `dir` and what of it runs. Errors: QZ2830 not a lab's folder. */
+export async function labStatus(dir: string): Promise<ServiceStatus[]> {
+  return Object.entries(stateOf(dir).services).map(([name, { facts, processes }]) => {
+    const running = processes.filter(isRunning);
+    return {
+      name,
+      running: running.some(({ what }) => !what.includes('--initialize')),
+      pids: running.map(({ pid }) => pid),
+      facts,
+    };
+  });
+}
+
+/** Stops what was started in `dir`, by whichever process; one line for each process. Errors: QZ2830. */
+export async function stopLab(dir: string): Promise<string[]> {
+  stateOf(dir);
+  const told = await stopAll(dir);
+  await rm(`${resolve(dir)}.lock`, { force: true });
+  return told;
+}
+
+async function startService(dir: string, state: LabState, service: LabService, signal: AbortSignal): Promise<void> {
+  const record: ServiceState = state.services[service.name] ?? { facts: {}, processes: [] };
+  state.services[service.name] = record;
+  if (record.facts.host !== undefined && record.processes.some(isRunning)) return;
+  for (const process of record.processes) await endProcess(process, stopDeadlineMs);
+  record.processes = [];
+  record.facts = await service.start({
+    dir: join(dir, service.name),
+    before: record.facts,
+    signal,
+    secret: (name) => secretOf(dir, name),
+    onProcess: (what, pid) => {
+      const identity = identify(pid);
+      if (identity) record.processes.push({ what, ...identity });
+      writeState(dir, state);
+    },
+  });
+  writeState(dir, state);
+}
+
+async function stopAll(dir: string): Promise<string[]> {
+  const state = readState(dir);
+  const told: string[] = [];
+  for (const [name, { processes }] of Object.entries(state?.services ?? {}).reverse()) {
+    for (const process of [...processes].reverse()) {
+      told.push(`${name}: ${process.what} (${process.pid}) ${await endProcess(process, stopDeadlineMs)}`);
+    }
+    processes.length = 0;
+  }
+  if (state) writeState(dir, state);
+  return told;
+}
+
+async function mysqlOf(dir: string, state: LabState, handle: MysqldHandle | null): Promise<LabMysql> {
+  const facts = state.services.mysql?.facts ?? {};
+  const socket = String(facts.socket);
+  const place = { host: '127.0.0.1', port: Number(facts.port) };
+  const endpoint = async (user: string): Promise<MysqlEndpoint> => ({
+    ...place,
+    user,
+    password: await secretOf(dir, user),
+  });
+  return {
+    root: { ...(await endpoint('root')), socketPath: socket },
+    qazyna: await endpoint('qazyna'),
+    app: await endpoint('app'),
+    dataDir: String(facts.dataDir),
+    socket,
+    port: place.port,
+    version: String(facts.version),
+    handle,
+  };
+}
+
+export function secretPath(dir: string, name: string): string {
+  return join(dir, 'secrets', name);
+}
+
+async function secretOf(dir: string, name: string): Promise<string> {
+  const path = secretPath(dir, name);
+  await mkdir(join(dir, 'secrets'), { recursive: true, mode: 0o700 });
+  // Letters and digits only: it also stands in SQL and on command lines of people.
+  await writeFile(path, randomBytes(18).toString('hex'), { mode: secretMode, flag: 'wx' }).catch((error) => {
+    if (error.code !== 'EEXIST') throw error;
+  });
+  return (await readFile(path, 'utf8')).trim();
+}
+
+function configText(dir: string, mysql: LabMysql, httpPort: number): string {
+  return `# Made by the lab in ${dir}.
+source:
+  name: agama
+  mysql:
+    host: 127.0.0.1
+    port: ${mysql.port}
+    user: qazyna
+    password_file: ${secretPath(dir, 'qazyna')}
+    tls: { mode: required }
+log:
+  local: { dir: ${dir}/log }
+archives:
+  onsite: { url: "file://${dir}/archives/onsite" }
+  offsite: { url: "file://${dir}/archives/offsite" }
+snapshots:
+  engine: clone
+  scratch_dir: ${dir}/scratch
+http: { listen: "127.0.0.1:${httpPort}" }
+`;
+}
+
+function stateOf(dir: string): LabState {
+  const state = readState(resolve(dir));
+  if (state) return state;
+  throw configurationError(
+    'QZ2830',
+    `${dir} is not the folder of a lab.`,
+    'Give the folder that `up --dir` was given.',
+  );
+}
+
+function readState(dir: string): LabState | null {
+  try {
+    const state: unknown = JSON.parse(readFileSync(join(dir, stateFile), 'utf8'));
+    return typeof state === 'object' && state !== null && 'lab' in state ? (state as LabState) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Synchronous and atomic: it is called between a process's start and anything that could fail. */
+function writeState(dir: string, state: LabState): void {
+  const path = join(dir, stateFile);
+  writeFileSync(`${path}.part`, `${JSON.stringify(state, null, 2)}\n`);
+  renameSync(`${path}.part`, path);
+}
+
+async function requireLabFolder(dir: string): Promise<void> {
+  const entries = await readdir(dir).catch(() => []);
+  if (entries.length === 0 || existsSync(join(dir, stateFile))) return;
+  throw configurationError(
+    'QZ2830',
+    `${dir} is neither empty nor the folder of a lab.`,
+    'Name an empty folder, or one that `up --dir` was given before.',
+  );
+}
+
+async function empty(dir: string): Promise<void> {
+  await stopAll(dir);
+  for (const entry of await readdir(dir)) await rm(join(dir, entry), { recursive: true, force: true });
+}
