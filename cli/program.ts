@@ -2,7 +2,9 @@
 import { Command, CommanderError } from 'commander';
 import { exitCodes } from '../core/errors/error.ts';
 import { addConfig } from './config.ts';
+import { addDoctor } from './doctor.ts';
 import { toFailure, toUsageError } from './failure.ts';
+import { addHistory } from './history.ts';
 import { addPlan } from './plan.ts';
 import { addRestore } from './restore.ts';
 import { addSnapshot } from './snapshot.ts';
@@ -13,9 +15,11 @@ import { addWindows } from './windows.ts';
 
 const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addStatus,
+  addDoctor,
   addWindows,
   addPlan,
   addRestore,
+  addHistory,
   addSnapshot,
   addConfig,
 ];

@@ -1,0 +1,141 @@
+/** `qazyna doctor [--fix]`: what would make a backup fail, before it does. */
+import type { Command } from 'commander';
+import type { Finding } from '../agent/doctor/examine.ts';
+import { openStore } from '../core/archive/open.ts';
+import type { ArchiveConfig, Config } from '../core/config/config.ts';
+import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
+import { configurationError, exitCodes, QazynaError } from '../core/errors/error.ts';
+import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
+
+interface DoctorOptions {
+  fix?: boolean;
+  adminUser: string;
+  adminPasswordFile?: string;
+  adminSocket?: string;
+  adminHost?: string;
+  adminPort?: number;
+}
+
+const marks = { ok: 'ok  ', warn: 'WARN', fail: 'FAIL' } as const;
+/** What only the clone engine minds. */
+const cloneOnly = new Set(['QZ2134', 'QZ2135']);
+
+export function addDoctor(program: Command, frame: Frame): void {
+  addVerb<DoctorOptions>(program, frame, {
+    usage: 'doctor',
+    summary: 'find what would make a backup fail before it does, and with --fix mend what is safe to mend',
+    about:
+      'Looks at the source, the account and the archives. --fix turns gtid_mode on while the server runs, makes the account of\nthe configuration with exactly the grants it needs, writes its password file where there is none, and installs the clone\nplugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
+    examples: [
+      ['doctor', 'Is everything ready?'],
+      ['doctor --fix --admin-socket /run/mysqld/mysqld.sock', 'Prepare a stock MySQL as its root user'],
+    ],
+    options: (command) => {
+      command.option('--fix', 'mend what can be mended while the server runs');
+      command.option('--admin-user <name>', 'administrator that --fix connects as', 'root');
+      command.option('--admin-password-file <file>', 'file with its password (else none)');
+      command.option('--admin-socket <path>', 'connect to this socket file instead of host and port');
+      command.option('--admin-host <host>', 'connect there (else source.mysql.host)');
+      command.option('--admin-port <port>', 'connect there (else source.mysql.port)', wholeNumber(1, 65_535));
+    },
+    run: doctor,
+  });
+}
+
+async function doctor(context: Context, options: DoctorOptions): Promise<number> {
+  const config = await context.config();
+  const done = options.fix ? await mend(context, config, options) : [];
+  const findings = [
+    ...(await examineSource(context, config)),
+    ...(await examineArchives(config, options.fix === true)),
+  ];
+  const wrong = findings.filter(({ severity }) => severity !== 'ok');
+  const head =
+    wrong.length === 0
+      ? `All is ready to back up ${config.source.name}.`
+      : `ATTENTION: ${wrong.length === 1 ? 'one finding' : `${wrong.length} findings`} on ${config.source.name}${wrong.some(({ fixable }) => fixable) ? '; `qazyna doctor --fix` mends some' : ''}.`;
+  context.out.result({ source: config.source.name, ready: wrong.length === 0, done, findings }, [
+    head,
+    ...done.map((sentence) => `done  ${sentence}`),
+    ...findings.flatMap(({ code, severity, sentence, hint, fixable }) => [
+      `${marks[severity]}  ${severity === 'ok' ? '' : `${code}: `}${sentence}`,
+      ...(severity === 'ok' || hint === '' ? [] : [`      hint: ${hint}${fixable ? ' (--fix does it)' : ''}`]),
+    ]),
+  ]);
+  return wrong.length === 0 ? exitCodes.done : exitCodes.attention;
+}
+
+async function examineSource(context: Context, config: Config): Promise<Finding[]> {
+  const { examine } = await import('../agent/doctor/examine.ts');
+  const warnings: Finding[] = [];
+  const warn = (sentence: string) =>
+    warnings.push({
+      code: 'QZ2024',
+      severity: 'warn',
+      sentence,
+      hint: 'Only root and the account of the agent need to read it.',
+      fixable: false,
+    });
+  try {
+    const endpoint = await mysqlEndpointOf(config.source.mysql, { warn, environment: context.environment });
+    const found = await examine(endpoint, context.signal);
+    const minded = found.filter(({ code }) => config.snapshots.engine === 'clone' || !cloneOnly.has(code));
+    return [...warnings, ...minded];
+  } catch (error) {
+    return [...warnings, findingOf(error, error instanceof QazynaError && error.code === 'QZ2017')];
+  }
+}
+
+/** Writes and removes a small object; with `create` a missing folder is made. */
+async function examineArchives(config: Config, create: boolean): Promise<Finding[]> {
+  return await Promise.all(
+    config.archives.map(async ({ name, url, failureDomain }: ArchiveConfig): Promise<Finding> => {
+      try {
+        const store = await openStore(url, { create });
+        await store.probe();
+      } catch (error) {
+        return findingOf(error, error instanceof QazynaError && error.code === 'QZ2401');
+      }
+      const where = failureDomain === 'other_host' ? '' : ' (on this host: it is lost with it)';
+      return {
+        code: 'QZ2025',
+        severity: 'ok',
+        sentence: `The archive ${name} can be written${where}.`,
+        hint: '',
+        fixable: false,
+      };
+    }),
+  );
+}
+
+function findingOf(error: unknown, fixable: boolean): Finding {
+  if (!(error instanceof QazynaError)) throw error;
+  return { code: error.code, severity: 'fail', sentence: error.message, hint: error.hint, fixable };
+}
+
+async function mend(context: Context, config: Config, options: DoctorOptions): Promise<string[]> {
+  const { mysql } = config.source;
+  if (mysql.passwordFile === null)
+    throw configurationError(
+      'QZ2026',
+      'doctor --fix cannot make an account without a password file.',
+      `Name one as source.mysql.password_file in ${config.file}; it is written when it does not exist.`,
+    );
+  const { fix } = await import('../agent/doctor/fix.ts');
+  const password =
+    options.adminPasswordFile === undefined ? '' : await readSecret(options.adminPasswordFile, { environment: {} });
+  const socket = options.adminSocket === undefined ? {} : { socketPath: options.adminSocket };
+  return await fix({
+    admin: {
+      host: options.adminHost ?? mysql.host,
+      port: options.adminPort ?? mysql.port,
+      ...socket,
+      user: options.adminUser,
+      password,
+      tls: options.adminSocket === undefined ? mysql.tls : { mode: 'preferred' },
+    },
+    account: { user: mysql.user, passwordFile: mysql.passwordFile },
+    say: (sentence) => context.logger.warn(sentence),
+    signal: context.signal,
+  });
+}
