@@ -1,0 +1,131 @@
+/**
+ * What `history` itself must know of raw events, to hand the row decoder nothing but the events of one table.
+ *
+ * Wire facts: libs/mysql/binlog/event/{rows_event,statement_events,control_events}.h and
+ * libs/mysql/binlog/event/codecs/binary.cpp (Transaction_payload) of MySQL 8.4 and 9.x.
+ */
+import { zstdDecompressSync } from 'node:zlib';
+import { checksumBytes, eventSize, eventType, eventTypeName, headerBytes } from '../../core/binlog/events.ts';
+import { FieldReader, malformedEvent } from '../../core/binlog/fields.ts';
+
+export interface TableMap {
+  tableId: number;
+  database: string;
+  table: string;
+  columnTypes: Buffer;
+}
+
+/** Bodies below end in a checksum or not: `end` is where they end without it. */
+function fieldsOf(event: Buffer, end: number): FieldReader {
+  return new FieldReader(event, headerBytes, end, eventTypeName(eventType(event, 0)));
+}
+
+/** Table_map and all rows events begin with the table's id, 6 bytes. */
+export function tableIdOf(event: Buffer, end: number): number {
+  return event.readUIntLE(fieldsOf(event, end).skip(6), 6);
+}
+
+export function parseTableMap(event: Buffer, end: number): TableMap {
+  const fields = fieldsOf(event, end);
+  const tableId = event.readUIntLE(fields.skip(6), 6);
+  fields.skip(2);
+  const database = fields.bytes(fields.u8()).toString('utf8');
+  fields.skip(1);
+  const table = fields.bytes(fields.u8()).toString('utf8');
+  fields.skip(1);
+  const columnTypes = Buffer.from(fields.bytes(fields.lengthEncoded()));
+  return { tableId, database, table, columnTypes };
+}
+
+/** The statement of a Query event, and the database it ran in. */
+export function parseQuery(event: Buffer, end: number): { database: string; statement: string } {
+  const fields = fieldsOf(event, end);
+  fields.skip(8);
+  const databaseBytes = fields.u8();
+  fields.skip(2);
+  fields.skip(fields.u16());
+  const database = fields.bytes(databaseBytes).toString('utf8');
+  fields.skip(1);
+  return { database, statement: fields.bytes(fields.left).toString('utf8') };
+}
+
+const payloadField = { end: 0, size: 1, compression: 2, uncompressedSize: 3 } as const;
+const compression = { zstd: 0, none: 255 } as const;
+/** Nothing larger is unpacked: such a transaction is named instead. */
+const maxUnpackedBytes = 256 * 1024 * 1024;
+
+/** The events inside a Transaction_payload, without checksums; or, in words, why they cannot be had. */
+export function unpackPayload(event: Buffer, end: number): Buffer[] | string {
+  const fields = fieldsOf(event, end);
+  let type: number = compression.none;
+  let size = 0;
+  let unpackedBytes = 0;
+  for (;;) {
+    const field = fields.lengthEncoded();
+    if (field === payloadField.end) break;
+    const next = fields.lengthEncoded();
+    const value = new FieldReader(event, fields.offset, fields.offset + next, 'Transaction_payload');
+    if (field === payloadField.size) size = value.lengthEncoded();
+    else if (field === payloadField.compression) type = value.lengthEncoded();
+    else if (field === payloadField.uncompressedSize) unpackedBytes = value.lengthEncoded();
+    fields.skip(next);
+  }
+  const payload = fields.bytes(size);
+  if (type === compression.none) return splitEvents(payload);
+  if (type !== compression.zstd) return `its compression ${type} is unknown`;
+  if (unpackedBytes > maxUnpackedBytes) return `it unpacks to ${unpackedBytes} bytes, more than ${maxUnpackedBytes}`;
+  try {
+    return splitEvents(zstdDecompressSync(payload, { maxOutputLength: Math.max(1, unpackedBytes) }));
+  } catch (error) {
+    return `it cannot be unpacked: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
+
+function splitEvents(bytes: Buffer): Buffer[] {
+  const events: Buffer[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const size = bytes.length - at < headerBytes ? 0 : eventSize(bytes, at);
+    if (size < headerBytes || at + size > bytes.length)
+      throw malformedEvent('Transaction_payload', 'holds a cut event');
+    events.push(bytes.subarray(at, at + size));
+    at += size;
+  }
+  return events;
+}
+
+/** A copy with four bytes where a checksum would stand, and a size that counts them. */
+export function withTrailer(event: Buffer, end: number): Buffer {
+  const copy = Buffer.alloc(end + checksumBytes);
+  event.copy(copy, 0, 0, end);
+  copy.writeUInt32LE(copy.length, 9);
+  return copy;
+}
+
+/** Column types the row decoder reads; `enum_field_types`, include/field_types.h. */
+const readableTypes: ReadonlySet<number> = new Set([
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 245, 246, 247, 248, 249, 250, 251, 252, 253, 254, 255,
+]);
+const vectorType = 242;
+
+/** In words, why rows of such a table cannot be decoded; '' when they can. */
+export function unreadableColumn(columnTypes: Buffer): string {
+  const index = columnTypes.findIndex((type) => !readableTypes.has(type));
+  if (index < 0) return '';
+  const type = columnTypes[index];
+  return `column ${index + 1} has the type ${type === vectorType ? 'VECTOR' : type}, which cannot be decoded yet`;
+}
+
+/**
+ * Whether a statement in the binlog may have changed this table, its rows or its shape: it names the table or the
+ * database. Errs on the side of saying so. What only frames a transaction never does.
+ */
+export function mayConcern(statement: string, wanted: { database: string; table: string }): boolean {
+  if (/^\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE\s+SAVEPOINT|XA\s|START\s+TRANSACTION)/i.test(statement))
+    return false;
+  const isNamed = (name: string) => {
+    const quoted = name.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&');
+    return new RegExp(`(?<![\\w$])${quoted}(?![\\w$])`, 'i').test(statement);
+  };
+  const isOfDatabase = /^\s*(\/\*.*?\*\/\s*)*(DROP|ALTER)\s+(DATABASE|SCHEMA)\b/is.test(statement);
+  return isNamed(isOfDatabase ? wanted.database : wanted.table);
+}
