@@ -25,7 +25,7 @@ export function addHistory(program: Command, frame: Frame): void {
     usage: 'history <db.table>',
     summary: 'list the changes of a table’s rows, each with its time and GTID to restore to',
     about:
-      'Reads the newest unbroken stretch of the archived history. With --json one object a line. Events that cannot be decoded\nare named where they stand; then the exit code is 5.',
+      'Reads the newest unbroken stretch of the archived history. With --json one object a line. Events that cannot be decoded are named where they stand; then the exit code is 5.',
     examples: [
       ['history shop.item --where id=5', 'What happened to this row?'],
       ['history shop.item --since 2h-ago --json', 'All changes of the last two hours, for a script'],

@@ -1,6 +1,7 @@
 /** The command line: finds the verb, runs it, and turns every end into one of the documented exit codes. */
 import { Command, CommanderError } from 'commander';
 import { exitCodes } from '../core/errors/error.ts';
+import { addBinlog } from './binlog.ts';
 import { addConfig } from './config.ts';
 import { addDoctor } from './doctor.ts';
 import { toFailure, toUsageError } from './failure.ts';
@@ -20,6 +21,7 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addPlan,
   addRestore,
   addHistory,
+  addBinlog,
   addSnapshot,
   addConfig,
 ];
