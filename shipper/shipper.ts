@@ -10,7 +10,7 @@ import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { type DraftLimits, type FoldedEntry, segmentDrafts } from './draft.ts';
-import { ChainWriter } from './writer.ts';
+import { SegmentWriter } from './segment-writer.ts';
 
 export const defaultSegmentLimits: DraftLimits = { maxBytes: 8 * 1024 * 1024, maxAgeMs: 1000, idleAgeMs: 10_000 };
 const defaultTipEveryMs = 10_000;
@@ -52,14 +52,14 @@ export async function runShipper(options: ShipperOptions): Promise<void> {
 class Shipper {
   readonly #options: ShipperOptions;
   readonly #limits: DraftLimits;
-  readonly #writer: ChainWriter;
+  readonly #writer: SegmentWriter;
   readonly #what: string;
 
   constructor(options: ShipperOptions) {
     const { store, sourceName } = options;
     this.#options = options;
     this.#limits = { ...defaultSegmentLimits, ...options.segment };
-    this.#writer = new ChainWriter({ store, sourceName, tipEveryMs: options.tipEveryMs ?? defaultTipEveryMs });
+    this.#writer = new SegmentWriter({ store, sourceName, tipEveryMs: options.tipEveryMs ?? defaultTipEveryMs });
     this.#what = `shipping ${sourceName} to ${options.archiveName}`;
   }
 
@@ -136,7 +136,7 @@ class Shipper {
     const archived = this.#writer.state;
     const base = await log.base();
     const bounds = await log.bounds();
-    const chainId = base?.chainId ?? (await this.#firstChainId(signal));
+    const chainId = (await log.checkpoint()).state?.chainId ?? (await this.#firstChainId(signal));
     if (chainId === null) return null;
     if (archived === null) {
       if (bounds.first > 0) this.#warnLateStart(bounds.first, base);

@@ -2,7 +2,6 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
-import { stateAfter } from '../../core/archive/chain.ts';
 import { segmentKey, tipKey } from '../../core/archive/layout.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
@@ -11,50 +10,8 @@ import { findFile, readFileBytes } from '../../core/history/bytes.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { runShipper, type Shipped, type ShipperOptions } from '../../shipper/shipper.ts';
 import { allBytes, madeSource, never, openHistory, withStore } from '../made/archive.ts';
-import { makeBinlog } from '../made/binlog.ts';
-import { MadeChain, madeUuid } from '../made/chain.ts';
 import { MadeLog } from '../made/log.ts';
-
-const base = 1_800_000_000_000_000;
-
-interface Made {
-  chain: MadeChain;
-  files: { name: string; bytes: Buffer }[];
-}
-
-/** Three files of 40 transactions in entries of about 700 bytes, heartbeats and a second claim between. */
-function makeChain(): Made {
-  const chain = new MadeChain();
-  const gtids = new GtidSet();
-  const files = [];
-  chain.claim();
-  for (let index = 1; index <= 3; index += 1) {
-    const name = `binlog.${String(index).padStart(6, '0')}`;
-    const transactions = Array.from({ length: 40 }, (_, n) => {
-      const number = (index - 1) * 40 + n + 1;
-      return { number, micros: base + number * 1000, bytes: 200 + ((number * 37) % 300) };
-    });
-    const next = `binlog.${String(index + 1).padStart(6, '0')}`;
-    const bytes = makeBinlog({
-      name,
-      uuid: madeUuid,
-      gtidsBefore: gtids,
-      transactions,
-      ending: index < 3 ? 'rotate' : 'none',
-      next,
-    });
-    chain.file(
-      name,
-      bytes,
-      Array.from({ length: Math.ceil(bytes.length / 700) }, (_, n) => 4 + (n + 1) * 700),
-    );
-    for (const { number } of transactions) gtids.add(madeUuid, number);
-    files.push({ name, bytes });
-    chain.heartbeat(base + index * 40_000 + 500);
-    if (index === 2) chain.claim('bb'.repeat(16));
-  }
-  return { chain, files };
-}
+import { expectAll, makeSample, sampleBase } from '../made/sample.ts';
 
 /** Runs until everything of the log is shipped, or `until` says so. */
 async function ship(
@@ -86,39 +43,22 @@ async function ship(
   return last;
 }
 
-async function expectAll(store: ObjectStore, { files, chain }: Made): Promise<void> {
-  const history = await openHistory(store);
-  expect(history.gaps).toEqual([]);
-  expect(history.notes).toEqual([]);
-  for (const { name, bytes } of files) {
-    const archived = await allBytes(readFileBytes(history, findFile(history, 1, name), 4, never));
-    expect(archived.equals(bytes.subarray(4))).toBe(true);
-  }
-  const last = history.items.at(-1);
-  if (last?.type !== 'segment') throw new Error('the history ends with a gap');
-  const { gtids, range, ...state } = stateAfter(last.decoded.header);
-  expect(gtids.toString()).toBe(chain.state?.gtids.toString());
-  expect({ ...range, start: 0 }).toEqual({ ...chain.state?.range, start: 0 });
-  const { gtids: _gtids, range: _range, ...expected } = chain.state ?? { gtids: null, range: null };
-  expect(state).toEqual(expected);
-}
-
 describe('shipper', () => {
   test('ships everything, merged, and reports what is archived', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const shipped = await ship(new MadeLog(made.chain.entries), store);
       await expectAll(store, made);
       expect(shipped.nextLogNumber).toBe(made.chain.entries.length);
       expect(shipped.sequence).toBeLessThan(made.chain.entries.length / 2);
-      expect(shipped.lastCommitMicros).toBe(base + 120_000);
-      expect(shipped.completeThroughMicros).toBe(base + 120_500);
+      expect(shipped.lastCommitMicros).toBe(sampleBase + 120_000);
+      expect(shipped.completeThroughMicros).toBe(sampleBase + 120_500);
       expect(String(await store.get(tipKey(madeSource)))).toContain(`"sequence":${shipped.sequence}`);
     }));
 
   test('goes on where the archive ends, however often it is stopped', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const log = new MadeLog(made.chain.entries);
       for (let stops = 0; stops < 12; stops += 1) {
         let puts = 0;
@@ -130,7 +70,7 @@ describe('shipper', () => {
 
   test('entries that come while it runs are shipped when they are due, and at the end when it is stopped', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const log = new MadeLog();
       const stop = new AbortController();
       let shipped: Shipped | null = null;
@@ -156,7 +96,7 @@ describe('shipper', () => {
 
   test('two shippers on one archive: one chain, each entry once', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const logs = [new MadeLog(made.chain.entries), new MadeLog(made.chain.entries)];
       await Promise.all(
         logs.map((log, index) => ship(log, store, { segment: { maxBytes: 1500 + 700 * index, maxAgeMs: 20 } })),
@@ -166,7 +106,7 @@ describe('shipper', () => {
 
   test('an answer that got lost is no second segment; a passing fault is retried', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       let puts = 0;
       const flaky: ObjectStore = new Proxy(store, {
         get(target, name) {
@@ -188,7 +128,7 @@ describe('shipper', () => {
 
   test('never skips: a released log, a log behind the archive and a foreign log are refused', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const some = new MadeLog(made.chain.entries);
       const shipped = await ship(some, store, {}, async ({ sequence }) => sequence >= 4);
       const folded = made.chain.folded;
@@ -199,13 +139,13 @@ describe('shipper', () => {
       await expect(ship(released, store)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3414' });
       const short = new MadeLog(made.chain.entries.slice(0, 3));
       await expect(ship(short, store)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3415' });
-      const foreign = makeChain().chain.entries.map((entry) => ({ ...entry, chainId: 'dd'.repeat(16) }));
+      const foreign = makeSample().chain.entries.map((entry) => ({ ...entry, chainId: 'dd'.repeat(16) }));
       await expect(ship(new MadeLog(foreign), store)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3416' });
     }));
 
   test('an archive that was added late begins where the log does', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const log = new MadeLog(made.chain.entries);
       const at = made.chain.entries.findIndex(({ file, start }) => file === 'binlog.000002' && start === 4);
       const state = made.chain.folded[at]?.before;
@@ -219,7 +159,7 @@ describe('shipper', () => {
 
   test('a new log that continues the old one takes over', () =>
     withStore(async (store) => {
-      const made = makeChain();
+      const made = makeSample();
       const half = 60;
       await ship(new MadeLog(made.chain.entries.slice(0, half)), store);
       const state = made.chain.folded[half - 1]?.after;
@@ -253,7 +193,7 @@ describe('shipper', () => {
 
   test('an archive that lost its tail, or has a hole, is not added to', () =>
     withStore(async (store, folder) => {
-      const made = makeChain();
+      const made = makeSample();
       const log = new MadeLog(made.chain.entries);
       const shipped = await ship(log, store, {}, async ({ sequence }) => sequence >= 12);
       const object = (sequence: number) => join(folder, segmentKey(madeSource, sequence));

@@ -7,7 +7,7 @@ import type { ObjectStore } from '../../core/archive/store.ts';
 import { ArchiveHistory } from '../../core/history/open.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { type FoldedEntry, segmentDrafts } from '../../shipper/draft.ts';
-import { ChainWriter } from '../../shipper/writer.ts';
+import { SegmentWriter } from '../../shipper/segment-writer.ts';
 
 export const madeSource = 'made';
 export const never = new AbortController().signal;
@@ -22,7 +22,7 @@ export async function withStore(work: (store: ObjectStore, folder: string) => Pr
 }
 
 export async function archive(store: ObjectStore, folded: readonly FoldedEntry[], maxBytes: number): Promise<void> {
-  const writer = new ChainWriter({ store, sourceName: madeSource, tipEveryMs: 0 });
+  const writer = new SegmentWriter({ store, sourceName: madeSource, tipEveryMs: 0 });
   await writer.resume(never);
   const rest = folded.slice(writer.state?.next ?? 0);
   const limits = { maxBytes, maxAgeMs: 60_000, idleAgeMs: 60_000 };

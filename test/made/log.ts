@@ -29,6 +29,10 @@ export class MadeLog implements ChainLog {
     return this.#base;
   }
 
+  async checkpoint() {
+    return { state: this.#base, next: this.#first };
+  }
+
   async *read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncIterable<LandedEntry> {
     if (from < this.#first) throw integrityError('QZ3999', `The first entry held is ${this.#first}.`, '');
     for (let landed = from; !options.signal.aborted; ) {

@@ -16,21 +16,21 @@ import type { SegmentDraft } from './draft.ts';
 
 const noHash = Buffer.alloc(32);
 
-export interface WriterOptions {
+export interface SegmentWriterOptions {
   store: ObjectStore;
   sourceName: string;
   tipEveryMs: number;
 }
 
-export class ChainWriter {
-  readonly #options: WriterOptions;
+export class SegmentWriter {
+  readonly #options: SegmentWriterOptions;
   #last: DecodedHeader | null = null;
   #unindexed: DecodedHeader[] = [];
   #archiveChainId = '';
   #tipAt = Number.NEGATIVE_INFINITY;
   #tipSequence = -1;
 
-  constructor(options: WriterOptions) {
+  constructor(options: SegmentWriterOptions) {
     this.#options = options;
   }
 
