@@ -44,8 +44,10 @@ function known(thrown: unknown, interruptedBy: string | null): QazynaError | nul
 }
 
 function isAbort(thrown: unknown): boolean {
-  for (let error = thrown; error instanceof Error; error = error.cause) {
+  let error = thrown as { name?: unknown; cause?: unknown } | null | undefined;
+  for (let depth = 0; depth < 8 && typeof error === 'object' && error !== null; depth++) {
     if (error.name === 'AbortError') return true;
+    error = error.cause as typeof error;
   }
   return false;
 }
