@@ -7,6 +7,7 @@ import { constants } from 'node:fs';
 import { lstat, open, readdir, rm, statfs } from 'node:fs/promises';
 import { isAbsolute, join, relative } from 'node:path';
 import { readerOfFile } from '../../core/chunks/chunk-pipeline.ts';
+import { crashPoint } from '../../core/errors/crash-points.ts';
 import { configurationError, isKind, transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
 import type { CopiedFile, EngineContext, EngineCopy, SnapshotEngineProgram } from './engine.ts';
@@ -107,6 +108,7 @@ async function copy(context: EngineContext): Promise<EngineCopy> {
   try {
     const before = await readInstant(context.connection);
     await cloneInto(context, folder);
+    crashPoint('snapshot:after-clone');
     const after = await readInstant(context.connection);
     const found = await walk(folder);
     const totalBytes = found.files.reduce((sum, file) => sum + file.sizeBytes, 0);

@@ -4,6 +4,7 @@
  * copy alone. A failure raises an alarm and is tried again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { errorText as messageOf } from '../../core/archive/store-error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../../core/snapshot/manifest.ts';
 import type { NamedStore, SnapshotReport } from './snapshot.ts';
@@ -73,7 +74,7 @@ export class SnapshotScheduler {
       if (signal.aborted) return;
       this.#failures += 1;
       this.state.nextMs = this.#retryAt();
-      const message = error instanceof Error ? error.message : String(error);
+      const message = messageOf(error);
       logger.error(`no snapshot could be taken: ${message}`, { component: 'snapshot' });
       this.#alarm(null, message);
     }
@@ -117,7 +118,7 @@ export class SnapshotScheduler {
       logger.info(`took snapshot ${id}`, { component: 'snapshot', sizeBytes, durationMs: Math.round(durationMs) });
       this.#alarm(null, null);
       for (const { name, error } of report.archives) {
-        const message = error instanceof Error ? error.message : String(error);
+        const message = messageOf(error);
         this.#alarm(name, error === null ? null : `snapshot ${id} is missing in archive ${name}: ${message}`);
       }
     } finally {

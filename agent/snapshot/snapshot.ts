@@ -4,6 +4,7 @@
  */
 
 import type { ObjectStore } from '../../core/archive/store.ts';
+import { errorText } from '../../core/archive/store-error.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { ChunkPipeline } from '../../core/chunks/chunk-pipeline.ts';
 import { listPacks, openChunkKey } from '../../core/chunks/open.ts';
@@ -16,6 +17,7 @@ import type { SnapshotEngine, SnapshotManifest } from '../../core/snapshot/types
 import { cloneEngine } from './clone.ts';
 import type { EngineCopy, SnapshotEngineProgram } from './engine.ts';
 import { logicalEngine } from './logical.ts';
+import { PatientStore } from './patient-store.ts';
 import { readColumns, readSettings } from './source-facts.ts';
 import { keepAlive, lockSource } from './source-lock.ts';
 
@@ -31,6 +33,8 @@ export interface SnapshotRequest {
   signal: AbortSignal;
   logger: Logger;
   onProgress?: (doneBytes: number, totalBytes: number | null) => void;
+  /** How long an archive's passing fault is waited out before the snapshot goes on without it. Default one minute. */
+  patienceMs?: number;
 }
 
 export interface NamedStore {
@@ -56,6 +60,8 @@ export interface SnapshotReport {
   durationMs: number;
   archives: ArchiveReport[];
 }
+
+const defaultPatienceMs = 60_000;
 
 const engines: Record<SnapshotEngine, SnapshotEngineProgram> = { clone: cloneEngine, logical: logicalEngine };
 
@@ -121,7 +127,9 @@ async function openSides(request: SnapshotRequest) {
   const sides: OpenSide[] = [];
   for (const { name, store } of request.stores) {
     try {
-      sides.push({ name, store, writer: await openSide(name, store, request) });
+      const patience = { deadlineMs: request.patienceMs ?? defaultPatienceMs, ...request };
+      const patient = new PatientStore(store, patience);
+      sides.push({ name, store: patient, writer: await openSide(name, patient, request) });
     } catch (error) {
       request.signal.throwIfAborted();
       failed.set(name, error);
@@ -197,8 +205,9 @@ function report(
   });
   for (const { name, error } of archives) {
     if (error === null) continue;
-    const message = error instanceof Error ? error.message : String(error);
-    request.logger.error(`snapshot ${id} is missing in archive ${name}: ${message}`, { component: 'snapshot' });
+    request.logger.error(`snapshot ${id} is missing in archive ${name}: ${errorText(error)}`, {
+      component: 'snapshot',
+    });
   }
   if (archives.every(({ error }) => error !== null)) throw archives[0]?.error;
   const { gtidsBefore, gtidsAfter, startedMicros, finishedMicros } = copied;

@@ -6,8 +6,8 @@ import type { FileHandle } from 'node:fs/promises';
 import { chunkBytes, encodeChunk, hashChunk, isZero } from './chunk.ts';
 import type { PackWriter } from './pack-writer.ts';
 
-/** Chunks being compressed or waiting for their turn: at most 3 MiB plain and as much packed. */
-const windowMax = 12;
+/** Chunks being compressed or waiting for their turn: at most 2 MiB plain and as much packed. */
+const windowMax = 8;
 
 /** Fills the buffer with the file's next bytes and says how many; less than asked for only at the end. */
 export type ReadFile = (into: Buffer) => Promise<number>;

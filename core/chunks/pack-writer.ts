@@ -1,13 +1,14 @@
 /** Writes the chunks of one snapshot into the packs of one archive; what the archive already has is only pointed at. */
 import { envelopeBytes, sealObject } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
+import { crashPoint } from '../errors/crash-points.ts';
 import { integrityError } from '../errors/error.ts';
 import { ChunkIndex, type ChunkLocation } from './chunk-index.ts';
 import { type ChunkList, ChunkRows, noPack } from './chunk-list.ts';
 import { PackBuilder, packKey } from './pack.ts';
 
-/** Packs on their way to the store; with the one being filled at most 48 MiB an archive. */
-const uploadsMax = 2;
+/** Packs on their way to the store; with the one being filled at most 32 MiB an archive. */
+const uploadsMax = 1;
 
 /** A chunk ready to be stored: `stored` is null when every archive was seen to have it. */
 export interface EncodedChunk {
@@ -75,7 +76,7 @@ export class PackWriter {
     this.#rows.push(null, noPack, 0, 0, plainBytes);
   }
 
-  /** Waits while two packs are on their way. Throws what an earlier put met. */
+  /** Waits while the pack before is on its way. Throws what an earlier put met. */
   async write(hash: Buffer, chunk: EncodedChunk): Promise<void> {
     let location = this.#index.find(hash);
     if (location !== null) this.totals.reusedChunks += 1;
@@ -114,6 +115,7 @@ export class PackWriter {
     const present = presentPacks.get(id) ?? null;
     if (present === null) {
       const result = await store.putIfAbsent(packKey(id), body);
+      crashPoint('snapshot:after-pack');
       if (result === 'exists') return;
       this.totals.packsPut += 1;
       this.totals.packBytesPut += sizeBytes;

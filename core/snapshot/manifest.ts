@@ -5,6 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { openObject, sealObject } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
+import { crashPoint } from '../errors/crash-points.ts';
 import { integrityError, QazynaError } from '../errors/error.ts';
 import {
   type CompleteMark,
@@ -113,7 +114,9 @@ export async function putSnapshot(store: ObjectStore, manifest: SnapshotManifest
       newBytes,
     },
   };
+  crashPoint('snapshot:before-manifest');
   await putOnce(store, manifestKey(manifest.id), parts);
+  crashPoint('snapshot:before-complete');
   await putOnce(store, completeKey(manifest.id), [encodeComplete(mark)]);
 }
 

@@ -6,6 +6,7 @@ import { constants } from 'node:fs';
 import { chmod, type FileHandle, lstat, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { ObjectStore } from '../../core/archive/store.ts';
+import { errorCode } from '../../core/archive/store-error.ts';
 import { chunkBytes } from '../../core/chunks/chunk.ts';
 import type { ChunkRef } from '../../core/chunks/chunk-list.ts';
 import { type ChunkRun, inRuns, readRun } from '../../core/chunks/chunk-reader.ts';
@@ -145,7 +146,7 @@ class TargetFolder {
     await this.#makeFolder(dirname(path));
     const full = join(this.dir, path);
     await mkdir(full, { mode: 0o750 }).catch((error: unknown) => {
-      if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+      if (errorCode(error) !== 'EEXIST') throw error;
     });
     if (!(await lstat(full)).isDirectory()) throw notPlain(full);
     this.#folders.add(path);

@@ -1,0 +1,18 @@
+/** Fetches a snapshot and prints how far it is, slowly enough to be killed: `<archive> <snapshot> <dir>`. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { openDirectoryStore } from '../../core/archive/directory.ts';
+import { readManifest } from '../../core/snapshot/manifest.ts';
+import { fetchSnapshot } from '../../restore-tool/restore/fetch.ts';
+
+const [root = '', id = '', dir = ''] = process.argv.slice(2);
+const store = await openDirectoryStore(root, { create: false });
+const manifest = await readManifest(store, id);
+const get = store.get.bind(store);
+store.get = async (key, range) => {
+  await sleep(5);
+  return await get(key, range);
+};
+await fetchSnapshot(store, manifest, dir, {
+  signal: new AbortController().signal,
+  onProgress: (done, total) => process.stdout.write(`${done / total}\n`),
+});

@@ -1,0 +1,177 @@
+/** Snapshots killed at each named point, without room, without a server, and with a bound on memory. */
+import { spawn } from 'node:child_process';
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
+import { listPacks } from '../../core/chunks/open.ts';
+import { QazynaError } from '../../core/errors/error.ts';
+import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { listSnapshots } from '../../core/snapshot/manifest.ts';
+import { fetchSnapshot } from '../../restore-tool/restore/fetch.ts';
+import { fill, newestManifest, request, SnapshotLab } from '../integration/snapshot-lab.ts';
+import { fingerprint } from '../lab/fingerprint.ts';
+
+const signal = new AbortController().signal;
+let lab: SnapshotLab;
+let source: MysqlEndpoint;
+let connection: MysqlConnection;
+
+beforeAll(async () => {
+  lab = await SnapshotLab.create();
+  source = await lab.start('source');
+  connection = await lab.connect(source);
+  await fill(connection, 'first', 48);
+}, 180_000);
+afterAll(async () => lab[Symbol.asyncDispose](), 60_000);
+
+async function child(script: string, args: readonly string[], env: Record<string, string> = {}) {
+  const started = spawn(process.execPath, [join(import.meta.dirname, script), ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, ...env },
+  });
+  let stdout = '';
+  started.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  const by = await new Promise((resolve) => started.once('close', (code, killedBy) => resolve(killedBy ?? code)));
+  return { by, stdout };
+}
+
+async function errorOf(promise: Promise<unknown>): Promise<QazynaError> {
+  const error = await promise.then(
+    () => 'no error',
+    (reason: unknown) => reason,
+  );
+  if (error instanceof QazynaError) return error;
+  throw new Error(`expected a QazynaError, got ${String(error)}`);
+}
+
+test.each([
+  'snapshot:after-clone',
+  'snapshot:after-pack',
+  'snapshot:after-pack#2',
+  'snapshot:before-manifest',
+  'snapshot:before-complete',
+])(
+  'killed at %s: nothing anybody would use, and the next one completes on what is there',
+  async (point) => {
+    const name = point.replace(/\W/g, '-');
+    const store = await lab.store(name);
+    const args = [source.socketPath ?? '', lab.scratchDir, 'clone', join(lab.dir, name)];
+    expect((await child('snapshot-child.ts', args, { QZ_CRASH_AT: point })).by).toBe('SIGKILL');
+    expect((await listSnapshots(store)).filter(({ complete }) => complete)).toEqual([]);
+    if (point === 'snapshot:after-clone') expect(await readdir(lab.scratchDir)).toHaveLength(1);
+    const orphans = await listPacks(store, signal);
+    expect(orphans.size > 0).toBe(point !== 'snapshot:after-clone');
+    const report = await until(() => takeSnapshot(request(lab, source, { store })));
+    expect(await readdir(lab.scratchDir)).toEqual([]);
+    const packs = await listPacks(store, signal);
+    expect(packs.size - orphans.size).toBe(report.archives[0]?.packsPut);
+    if (point === 'snapshot:before-complete') expect(report.archives[0]?.packsPut).toBeLessThan(orphans.size);
+    const dir = join(lab.dir, `from-${name}`);
+    await fetchSnapshot(store, await newestManifest(store), dir, { signal });
+    expect(await fingerprint(await lab.connect(await lab.start(`r-${name}`, dir)))).toEqual(
+      await fingerprint(connection),
+    );
+  },
+  120_000,
+);
+
+/** The server notices within moments that the killed one's connection, and with it the lock, is gone. */
+async function until<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof QazynaError && error.code === 'QZ4504') || attempt === 100) throw error;
+      await sleep(50);
+    }
+  }
+}
+
+test('without room for the clone nothing is begun, and nothing is left', async () => {
+  if (process.getuid?.() !== 0) return;
+  const scratchDir = join(lab.dir, 'small');
+  await mkdir(scratchDir);
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'none', scratchDir]);
+  try {
+    const store = await lab.store('no-room');
+    const error = await errorOf(takeSnapshot(request(lab, source, { store }, { scratchDir })));
+    expect([error.code, error.exitCode, error.message]).toEqual(['QZ4501', 4, expect.stringContaining(scratchDir)]);
+    expect([await readdir(scratchDir), await listSnapshots(store)]).toEqual([[], []]);
+  } finally {
+    await run('umount', [scratchDir]);
+  }
+});
+
+test('when the room runs out while cloning, it is said, and the half folder is removed', async () => {
+  if (process.getuid?.() !== 0) return;
+  const scratchDir = join(lab.dir, 'shrinking');
+  await mkdir(scratchDir);
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=1g', 'none', scratchDir]);
+  try {
+    const store = await lab.store('shrinking-archive');
+    // The check sees the large file system, the clone the small one.
+    const shrinking = { ...store, url: store.url };
+    for (const name of ['probe', 'putIfAbsent', 'putIfMatch', 'get', 'head', 'list', 'remove'] as const) {
+      Object.assign(shrinking, { [name]: store[name].bind(store) });
+    }
+    const promise = errorOf(takeSnapshot(request(lab, source, { store: shrinking }, { scratchDir, engine: 'clone' })));
+    await run('mount', ['-o', 'remount,size=16m', scratchDir]);
+    const error = await promise;
+    expect([error.code, error.exitCode]).toEqual(['QZ4501', 4]);
+    expect([await readdir(scratchDir), await listSnapshots(store)]).toEqual([[], []]);
+  } finally {
+    await run('umount', [scratchDir]);
+  }
+});
+
+test('a scratch folder that is missing, relative or not writable for the server is refused', async () => {
+  const store = await lab.store('no-scratch');
+  const missing = await errorOf(
+    takeSnapshot(request(lab, source, { store }, { scratchDir: join(lab.dir, 'nowhere') })),
+  );
+  expect([missing.code, missing.exitCode]).toEqual(['QZ2503', 2]);
+  const relative = await errorOf(takeSnapshot(request(lab, source, { store }, { scratchDir: 'scratch' })));
+  expect(relative.code).toBe('QZ2503');
+});
+
+test('aborted while it copies: it stops soon, and nothing is left', async () => {
+  const store = await lab.store('aborted');
+  const abort = new AbortController();
+  const onProgress = () => abort.abort(new Error('enough'));
+  const taken = takeSnapshot(request(lab, source, { store }, { signal: abort.signal, onProgress }));
+  await expect(taken).rejects.toThrow('enough');
+  expect([await readdir(lab.scratchDir), await listSnapshots(store)]).toEqual([[], []]);
+});
+
+test('the source dies while it is copied: a passing fault, and nothing counts', async () => {
+  const doomed = await lab.start('doomed');
+  const own = await lab.connect(doomed);
+  await fill(own, 'first', 8);
+  const [row] = await own.query('SELECT @@GLOBAL.pid_file AS file');
+  const store = await lab.store('doomed-archive');
+  const { readFile } = await import('node:fs/promises');
+  const pid = Number(await readFile(String(row?.file), 'utf8'));
+  const taken = errorOf(takeSnapshot(request(lab, doomed, { store }, { engine: 'logical' })));
+  process.kill(pid, 'SIGKILL');
+  const error = await taken;
+  expect(error.exitCode).toBe(4);
+  expect(await listSnapshots(store)).toEqual([]);
+}, 60_000);
+
+test('1 GiB into two archives takes a bounded amount of memory', async () => {
+  const roots = [join(lab.dir, 'memory-1'), join(lab.dir, 'memory-2')];
+  const { by, stdout } = await child('snapshot-memory-child.ts', ['1', ...roots]);
+  expect(by).toBe(0);
+  expect(Number(stdout)).toBeGreaterThan(20);
+  expect(Number(stdout)).toBeLessThan(140);
+}, 120_000);
+
+async function run(program: string, args: readonly string[]): Promise<void> {
+  const started = spawn(program, args, { stdio: 'inherit' });
+  const code = await new Promise((resolve) => started.once('close', resolve));
+  if (code !== 0) throw new Error(`${program} ${args.join(' ')} ended with ${code}`);
+}
