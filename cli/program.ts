@@ -8,6 +8,7 @@ import { toFailure, toUsageError } from './failure.ts';
 import { addHistory } from './history.ts';
 import { addPlan } from './plan.ts';
 import { addRestore } from './restore.ts';
+import { addDaemons } from './run.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
 import type { Frame, Io } from './verb.ts';
@@ -15,6 +16,7 @@ import { readVersion } from './version.ts';
 import { addWindows } from './windows.ts';
 
 const adders: readonly ((program: Command, frame: Frame) => void)[] = [
+  addDaemons,
   addStatus,
   addDoctor,
   addWindows,

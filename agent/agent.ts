@@ -1,0 +1,265 @@
+/**
+ * The agent: claims the chain, captures the source into the log, takes snapshots, releases from the log what every archive
+ * holds, and knows how all of it stands. Shippers run beside it, in this process or another; it only looks at how far they are.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ObjectStore } from '../core/archive/store.ts';
+import type { ChainState } from '../core/chain/types.ts';
+import { ChainWriter } from '../core/chain/writer.ts';
+import { crashPoint } from '../core/errors/crash-points.ts';
+import { isKind, QazynaError, transientError } from '../core/errors/error.ts';
+import { retrying } from '../core/errors/retry.ts';
+import type { ChainLog } from '../core/log/types.ts';
+import type { Logger } from '../core/logging/logger.ts';
+import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { readSourceFacts } from '../core/mysql/source-facts.ts';
+import type { SnapshotEngine } from '../core/snapshot/types.ts';
+import type { Alarms } from './alarms.ts';
+import { captureEntries } from './capture/capture.ts';
+import type { CapturedBatch } from './capture/types.ts';
+import type { CaptureStatus } from './http/status.ts';
+import { SnapshotScheduler } from './snapshot/scheduler.ts';
+import { type NamedStore, takeSnapshot } from './snapshot/snapshot.ts';
+
+/** How far an archive is, as its shipper tells. */
+export interface ArchiveProgress {
+  /** The log may release everything below this, as far as this archive is concerned. */
+  nextLogNumber: number;
+  /** The fold just before that number. */
+  state: ChainState | null;
+}
+
+export interface AgentArchive {
+  name: string;
+  store: ObjectStore;
+  /** Null while nothing is known. */
+  progress(): ArchiveProgress | null;
+}
+
+export interface AgentOptions {
+  sourceName: string;
+  endpoint: MysqlEndpoint;
+  start: 'oldest' | 'current';
+  log: ChainLog;
+  archives: readonly AgentArchive[];
+  /** Where history stands in the archives: a log that is new goes on from there. */
+  continued: ChainState | null;
+  snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
+  alarms: Alarms;
+  logger: Logger;
+  /** First: stop capturing. What was captured by then is still appended, within `drainMs`. */
+  signal: AbortSignal;
+}
+
+const drainMs = 2000;
+const releaseEveryMs = 1000;
+
+export class Agent {
+  readonly #options: AgentOptions;
+  readonly #capture: CaptureStatus = {
+    state: 'connecting',
+    file: '',
+    position: 0,
+    generation: 0,
+    sourceUuid: '',
+    transactions: 0,
+    bytes: 0,
+  };
+  #writer: ChainWriter | null = null;
+  #scheduler: SnapshotScheduler | null = null;
+
+  constructor(options: AgentOptions) {
+    this.#options = options;
+  }
+
+  get capture(): CaptureStatus {
+    return this.#capture;
+  }
+
+  /** The fold through the last accepted entry; null before the claim. */
+  get chain(): ChainState | null {
+    return this.#writer?.state ?? null;
+  }
+
+  get snapshotRunning(): boolean {
+    return this.#scheduler?.state.running ?? false;
+  }
+
+  /** Until the signal aborts. Rejects with a configuration or integrity error: capture cannot go on by itself. */
+  async run(): Promise<void> {
+    const { signal } = this.#options;
+    const stop = new AbortController();
+    const either = AbortSignal.any([signal, stop.signal]);
+    try {
+      const sourceUuid = await this.#sourceUuid();
+      const drain = drainSignal(either);
+      this.#writer = await this.#claim(sourceUuid, drain);
+      const beside = [this.#takeSnapshots(either), this.#release(either)];
+      await this.#captureInto(this.#writer, either).finally(() => stop.abort());
+      await Promise.all(beside);
+    } catch (error) {
+      if (signal.aborted && !(error instanceof QazynaError)) return;
+      throw error;
+    } finally {
+      stop.abort();
+      this.#capture.state = 'stopped';
+    }
+  }
+
+  /** Which server stands there; waits for one that is not up yet. */
+  async #sourceUuid(): Promise<string> {
+    const { endpoint, signal, logger } = this.#options;
+    const ask = async () => {
+      const connection = await connectMysql(endpoint, signal);
+      try {
+        return (await readSourceFacts(connection)).serverUuid;
+      } finally {
+        await connection.close();
+      }
+    };
+    const onFailure = (error: Error) => this.#trouble('capture', error);
+    return await retrying('reaching the source', ask, {
+      signal,
+      logger,
+      deadlineMs: Number.POSITIVE_INFINITY,
+      onFailure,
+    });
+  }
+
+  async #claim(sourceUuid: string, signal: AbortSignal): Promise<ChainWriter> {
+    const { log, continued, logger } = this.#options;
+    const { state, next } = await log.checkpoint();
+    const onTrouble = (error: QazynaError | null) => this.#trouble('log', error);
+    const writer = await ChainWriter.open(log, {
+      signal,
+      logger,
+      base: state,
+      first: next,
+      sourceUuid,
+      continued,
+      onTrouble,
+    });
+    logger.info(`claimed the chain in ${log.name}`, { generation: writer.state.generation, next: writer.state.next });
+    return writer;
+  }
+
+  async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
+    const { endpoint, start, logger } = this.#options;
+    const { range, gtids, sourceUuid, chainId } = writer.state;
+    const options = {
+      endpoint,
+      chainId,
+      resume: range === null ? null : { sourceUuid, range, gtids },
+      start,
+      logger,
+      onConnection: (trouble: QazynaError | null) => {
+        this.#capture.state = trouble === null ? 'running' : 'connecting';
+        this.#trouble('capture', trouble);
+      },
+    };
+    const failed = new AbortController();
+    let last = Promise.resolve();
+    for await (const batch of captureEntries(options, AbortSignal.any([signal, failed.signal]))) {
+      await writer.room();
+      last = writer.append(batch.items).then(() => this.#accepted(writer, batch));
+      // Seen by the next round or after the loop; the source must not be read on meanwhile.
+      last.catch((error: unknown) => failed.abort(error));
+    }
+    await last;
+  }
+
+  /** These entries are durable in the log: the moment at which a semi-sync source could be told. */
+  #accepted(writer: ChainWriter, { items, bodyBytes }: CapturedBatch): void {
+    crashPoint('agent:accepted');
+    const { range, generation, sourceUuid } = writer.state;
+    const transactions = items.reduce((sum, item) => sum + item.gtidsAdded.count, this.#capture.transactions);
+    const where = range === null ? {} : { file: range.file, position: range.end };
+    Object.assign(this.#capture, {
+      ...where,
+      generation,
+      sourceUuid,
+      transactions,
+      bytes: this.#capture.bytes + bodyBytes,
+    });
+  }
+
+  /** From the first capture on: a snapshot counts only with the history around it. */
+  async #takeSnapshots(signal: AbortSignal): Promise<void> {
+    const { archives, sourceName, logger, alarms, snapshots } = this.#options;
+    while (!signal.aborted && this.chain?.range === null) await sleep(50, undefined, { signal }).catch(() => undefined);
+    this.#scheduler = new SnapshotScheduler({
+      everyMs: snapshots.everyMs,
+      sourceName,
+      generation: () => this.chain?.generation ?? 0,
+      stores: archives.map(({ name, store }) => ({ name, store })),
+      take: (stores, each) => this.#takeSnapshot(stores, each),
+      onAlarm: (message, archive) => {
+        const topic = archive === null ? 'snapshot' : `snapshot:${archive}`;
+        if (message === null) alarms.clear(topic);
+        else
+          alarms.raise(
+            topic,
+            transientError(
+              'QZ4508',
+              `${capitalized(message)}`,
+              'It is tried again by itself; restores replay more meanwhile.',
+            ),
+          );
+      },
+      logger,
+      signal,
+    });
+    await this.#scheduler.run();
+  }
+
+  #takeSnapshot(stores: readonly NamedStore[], signal: AbortSignal) {
+    const { endpoint, sourceName, snapshots, logger } = this.#options;
+    const { generation, sourceUuid } = this.chain ?? { generation: 0, sourceUuid: '' };
+    return takeSnapshot({ ...snapshots, source: endpoint, stores, sourceName, generation, sourceUuid, signal, logger });
+  }
+
+  /** The log keeps what any archive still lacks. */
+  async #release(signal: AbortSignal): Promise<void> {
+    const { log, archives, logger } = this.#options;
+    while (!signal.aborted) {
+      await sleep(releaseEveryMs, undefined, { signal }).catch(() => undefined);
+      const slowest = this.#slowest(archives);
+      if (slowest === null) continue;
+      await log.release(slowest.nextLogNumber, slowest.state).catch((error: unknown) => {
+        logger.warn(`the log could not be shortened: ${error instanceof Error ? error.message : String(error)}`);
+      });
+    }
+  }
+
+  #slowest(archives: readonly AgentArchive[]): { nextLogNumber: number; state: ChainState } | null {
+    let slowest: { nextLogNumber: number; state: ChainState } | null = null;
+    for (const archive of archives) {
+      const known = archive.progress();
+      // An archive that has not taken over this chain yet needs all of it.
+      if (known === null || known.state === null || known.state.chainId !== this.chain?.chainId) return null;
+      if (slowest === null || known.nextLogNumber < slowest.nextLogNumber)
+        slowest = { nextLogNumber: known.nextLogNumber, state: known.state };
+    }
+    return slowest;
+  }
+
+  #trouble(topic: string, error: Error | null): void {
+    if (error === null) this.#options.alarms.clear(topic);
+    else if (isKind(error, 'transient')) this.#options.alarms.raise(topic, error);
+    if (topic === 'log' && this.#capture.state !== 'connecting')
+      this.#capture.state = error === null ? 'running' : 'paused';
+  }
+}
+
+/** Aborts `drainMs` after `signal` did. */
+function drainSignal(signal: AbortSignal): AbortSignal {
+  const drained = new AbortController();
+  const later = () => setTimeout(() => drained.abort(new Error('the time to drain is over')), drainMs).unref();
+  if (signal.aborted) later();
+  else signal.addEventListener('abort', later, { once: true });
+  return drained.signal;
+}
+
+function capitalized(sentence: string): string {
+  return `${sentence.charAt(0).toUpperCase()}${sentence.slice(1)}${sentence.endsWith('.') ? '' : '.'}`;
+}
