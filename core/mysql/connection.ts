@@ -47,6 +47,8 @@ export interface MysqlConnection {
   readonly serverVersion: string;
   readonly connectionId: number;
   readonly encrypted: boolean;
+  /** GTIDs that the last statement committed, as `uuid:n`; only after `SET SESSION session_track_gtids = 'OWN_GTID'`. */
+  readonly ownGtids: readonly string[];
   /**
    * The rows of one statement ([] for statements without a result). Dates come as strings, integers beyond 2^53 too.
    * `timeoutMs` (default 30 s) ends the connection with a transient error.
@@ -193,6 +195,12 @@ function checkIdentityByAddress(inside: ConnectionInside, ssl: SslOptions, addre
   };
 }
 
+/** mysql2 puts the whole statement on its errors, parameters filled in: it may hold a password. */
+function withoutStatement(error: Error & { sql?: string }): Error {
+  delete error.sql;
+  return error;
+}
+
 export class Mysql2Connection implements MysqlConnection {
   readonly serverVersion: string;
   readonly connectionId: number;
@@ -202,6 +210,7 @@ export class Mysql2Connection implements MysqlConnection {
   readonly #signal: AbortSignal;
   readonly #abort = () => this.#connection.destroy();
   #lost: unknown = null;
+  ownGtids: readonly string[] = [];
 
   constructor(connection: Connection, place: MysqlPlace, signal: AbortSignal) {
     const inside = connection as unknown as ConnectionInside;
@@ -248,8 +257,9 @@ export class Mysql2Connection implements MysqlConnection {
     this.#signal.addEventListener('abort', abort, { once: true });
     try {
       this.#connection.query(sql, [...parameters], (error, rows) => {
-        if (error) reject(error);
-        else resolve(Array.isArray(rows) ? (rows as MysqlRow[]) : []);
+        if (error) return reject(withoutStatement(error));
+        this.ownGtids = gtidsIn(rows);
+        resolve(Array.isArray(rows) ? (rows as MysqlRow[]) : []);
       });
       return await promise;
     } catch (error) {
@@ -280,4 +290,10 @@ export class Mysql2Connection implements MysqlConnection {
     stream.removeAllListeners('data');
     return stream;
   }
+}
+
+/** From the OK packet's session state (MySQL source, "SESSION_TRACK_GTIDS"); mysql2 leaves `stateChanges` untyped. */
+function gtidsIn(result: unknown): readonly string[] {
+  const { stateChanges } = result as { stateChanges?: { gtids?: string[] } };
+  return stateChanges?.gtids ?? [];
 }
