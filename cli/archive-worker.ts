@@ -1,4 +1,5 @@
 /** One archive of a running daemon: opened when it can be, shipped to for as long as the daemon runs, watched for status. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus } from '../agent/http/status.ts';
@@ -18,6 +19,7 @@ import { runShipper, type Shipped } from '../shipper/shipper.ts';
 
 /** Snapshots are looked up again this often for status. */
 const snapshotsEveryMs = 30_000;
+const lookMs = 300;
 /** Within this many entries an archive counts as following: one segment's worth of heartbeats and a little. */
 const followingWithin = 30;
 
@@ -101,9 +103,10 @@ export class ArchiveWorker implements AgentArchive {
     this.#raise(error);
   }
 
-  status(tip: number): ArchiveStatus {
+  /** Waits for a look at the snapshots only briefly: status must not hang on an archive. */
+  async status(tip: number): Promise<ArchiveStatus> {
     const { archive } = this.#options;
-    void this.#readSnapshots();
+    await Promise.race([this.#readSnapshots(), sleep(lookMs, undefined, { ref: false })]);
     const shipped = this.#shipped;
     const state = this.#troubled
       ? 'unreachable'
@@ -125,7 +128,6 @@ export class ArchiveWorker implements AgentArchive {
     };
   }
 
-  /** In the background: status must not hang on an archive. */
   async #readSnapshots(): Promise<void> {
     const nowMs = performance.now();
     const everyMs = this.#snapshot.id === '' ? 500 : snapshotsEveryMs;

@@ -144,7 +144,7 @@ async function statusOf(
   const { first, next } = await log.bounds();
   const { bytes, maxBytes } = await log.usage();
   const { state } = await log.checkpoint();
-  const archives = workers.map((worker) => worker.status(next));
+  const archives = await Promise.all(workers.map((worker) => worker.status(next)));
   const oldest = archives.toSorted((a, b) => a.snapshotMicros - b.snapshotMicros)[0];
   return {
     version: readVersion(),

@@ -23,7 +23,7 @@ const cloneOnly = new Set(['QZ2134', 'QZ2135']);
 export function addDoctor(program: Command, frame: Frame): void {
   addVerb<DoctorOptions>(program, frame, {
     usage: 'doctor',
-    summary: 'find what would make a backup fail before it does, and with --fix mend what is safe to mend',
+    summary: 'find what would make a backup fail before it does; --fix mends what is safe',
     about:
       'Looks at the source, the account and the archives. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
     examples: [

@@ -23,7 +23,7 @@ interface RowHistoryOptions extends ArchiveOptions {
 export function addHistory(program: Command, frame: Frame): void {
   addVerb<RowHistoryOptions>(program, frame, {
     usage: 'history <db.table>',
-    summary: 'list the changes of a table’s rows, each with its time and GTID to restore to',
+    summary: 'list the changes of a table’s rows, with time and GTID',
     about:
       'Reads the newest unbroken stretch of the archived history. With --json one object a line. Events that cannot be decoded are named where they stand; then the exit code is 5.',
     examples: [
@@ -78,8 +78,8 @@ async function history(context: Context, options: RowHistoryOptions, name = ''):
   let changes = 0;
   let undecodable = 0;
   for await (const line of listing) {
-    if (line.kind === 'row') changes += 1;
-    else undecodable += 1;
+    if (line.kind === 'undecodable') undecodable += 1;
+    else changes += 1;
     await context.out.row(jsonLine(line), textLine(line));
   }
   context.signal.throwIfAborted();
@@ -141,7 +141,8 @@ function jsonValue(value: unknown): unknown {
 
 function textLine(line: HistoryLine): string {
   const start = `${formatInstant(line.micros)}  ${line.gtid}`;
-  if (line.kind !== 'row')
+  if (line.kind === 'statement') return clean(`${start}  statement  ${line.statement.replaceAll(/\s+/g, ' ')}`);
+  if (line.kind === 'undecodable')
     return clean(`${start}  NOT DECODED  ${line.event} at ${line.file}:${line.position}: ${line.reason}`);
   const { operation, before, after } = line;
   const changes = before !== null && after !== null ? changed(before, after) : shownRow(after ?? before ?? {});

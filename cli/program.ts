@@ -9,6 +9,7 @@ import { addHistory } from './history.ts';
 import { addPlan } from './plan.ts';
 import { addRestore } from './restore.ts';
 import { addDaemons } from './run.ts';
+import { addShipper } from './shipper.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
 import type { Frame, Io } from './verb.ts';
@@ -17,6 +18,7 @@ import { addWindows } from './windows.ts';
 
 const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addDaemons,
+  addShipper,
   addStatus,
   addDoctor,
   addWindows,

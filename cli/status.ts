@@ -18,7 +18,7 @@ const statusMaxBytes = 1024 * 1024;
 export function addStatus(program: Command, frame: Frame): void {
   addVerb<ArchiveOptions>(program, frame, {
     usage: 'status',
-    summary: 'say in words and numbers whether all is well, and what would be lost if this host vanished now',
+    summary: 'is all well, and what would be lost if this host vanished now?',
     about:
       'Exit code 5 when something needs attention. Asks the running agent at http.listen; without one it reads the archives.',
     examples: [

@@ -225,5 +225,11 @@ function acknowledgeComplaints(config: Config, yaml: YamlFile): Complaint[] {
       `\`source.acknowledge_after\` names ${after}, a folder on this very host, which would be lost with it`,
       `If ${archive.url} really outlives this host, say failure_domain: other_host there; else set none.`,
     );
-  return [];
+  return [
+    {
+      code: 'QZ2016',
+      sentence: `\`source.acknowledge_after: ${after}\` is not in this version (${yaml.place(path, 'value')} of ${config.file}).`,
+      hint: 'Set none: commits are not held up, and the lag that `status` states can be lost with the host.',
+    },
+  ];
 }

@@ -157,7 +157,7 @@ const source = mapping({
   mysql: key(mysql, 'The MySQL server to protect.'),
   acknowledge_after: key(
     text('none, log or the name of an archive', /^[a-z][a-z0-9_-]{0,31}$/).default('none'),
-    'When commits on the source may return: none does not hold them up (the stated lag can be lost with the host).',
+    'When commits on the source may return. This version knows none: they are not held up, and the lag that `status` states can be lost with the host.',
     'none',
   ),
 });

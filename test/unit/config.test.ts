@@ -310,6 +310,13 @@ describe('keys of later versions are refused by name', () => {
     ['archives.onsite.url', edited('file:///srv/qazyna', 's3://bucket/prod')],
     ['archives.onsite.encryption', edited('file:///srv/qazyna"', 'file:///srv/qazyna", encryption: { key_file: /k }')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
+    [
+      'source.acknowledge_after: onsite',
+      edited('name: agama', 'name: agama\n  acknowledge_after: onsite').replace(
+        'qazyna"',
+        'qazyna", failure_domain: other_host',
+      ),
+    ],
     ['standby', `${good}standby: { listen: "0.0.0.0:3310" }\n`],
     ['influxdb', `${good}influxdb: []\n`],
     ['grafana', `${good}grafana:\n`],
