@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { neededPrivileges } from '../../agent/doctor/grants.ts';
 import { Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
 import type { LabService, ServiceContext, ServiceFacts } from './service.ts';
 
@@ -23,20 +24,6 @@ const labOptions: MysqldOptions = {
   'plugin-load-add': 'mysql_clone.so',
   'skip-name-resolve': true,
 };
-
-/** What the agent needs: capture, clone and logical snapshots (README, "Grants"). */
-export const agentGrants = [
-  'REPLICATION SLAVE',
-  'REPLICATION CLIENT',
-  'SELECT',
-  'SHOW VIEW',
-  'TRIGGER',
-  'EVENT',
-  'PROCESS',
-  'RELOAD',
-  'LOCK TABLES',
-  'BACKUP_ADMIN',
-] as const;
 
 export class MysqlService implements LabService {
   readonly name = 'mysql';
@@ -94,6 +81,6 @@ async function accounts(context: ServiceContext, stock: boolean): Promise<string
     ...(await account("'root'@'127.0.0.1'", 'ALL ON *.*')),
     "GRANT GRANT OPTION ON *.* TO 'root'@'127.0.0.1'",
     ...(await account("'app'@'%'", 'SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES ON *.*')),
-    ...(stock ? [] : await account("'qazyna'@'%'", `${agentGrants.join(', ')} ON *.*`)),
+    ...(stock ? [] : await account("'qazyna'@'%'", `${neededPrivileges.join(', ')} ON *.*`)),
   ];
 }
