@@ -129,3 +129,11 @@ export function mayConcern(statement: string, wanted: { database: string; table:
   const isOfDatabase = /^\s*(\/\*.*?\*\/\s*)*(DROP|ALTER)\s+(DATABASE|SCHEMA)\b/is.test(statement);
   return isNamed(isOfDatabase ? wanted.database : wanted.table);
 }
+
+/** Whether a statement changes rows by itself, so that as text it does not tell which: binlog_format STATEMENT or MIXED. */
+export function changesRows(statement: string): boolean {
+  const text = statement.replace(/^(\s|\/\*.*?\*\/|(#|-- ).*\n)*/s, '');
+  if (/^(INSERT|UPDATE|DELETE|REPLACE|LOAD|CALL|DO|WITH)\b/i.test(text)) return true;
+  // In ROW format the server writes CREATE TABLE … START TRANSACTION instead, and the rows follow.
+  return /^CREATE\s+(TEMPORARY\s+)?TABLE\b.*\bSELECT\b/is.test(text) && !/\bSTART\s+TRANSACTION\s*$/i.test(text);
+}

@@ -63,6 +63,10 @@ export class RowFilter {
 
 function isValue(actual: unknown, wanted: string): boolean {
   if (actual === null || actual === undefined) return wanted.toUpperCase() === 'NULL';
+  if (actual instanceof Uint8Array) {
+    const bytes = Buffer.from(actual);
+    return bytes.toString('utf8') === wanted || `0x${bytes.toString('hex')}` === wanted.toLowerCase();
+  }
   const text = typeof actual === 'object' ? JSON.stringify(actual) : String(actual);
   if (text === wanted) return true;
   // 1.5 means 1.50 too, where both are numbers that JavaScript holds exactly.

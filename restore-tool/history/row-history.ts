@@ -13,7 +13,7 @@ import { TableReader } from './table-reader.ts';
 import type { HistoryLine, HistoryOptions } from './types.ts';
 import { ZongjiDump } from './zongji.ts';
 
-export type { HistoryLine, HistoryOptions, Row, RowChange, Undecodable } from './types.ts';
+export type { HistoryLine, HistoryOptions, Row, RowChange, TableStatement, Undecodable } from './types.ts';
 
 /** Decoded rows that wait for the reader, at most, beyond the event being decoded. */
 const maxWaitingBytes = 16 * 1024 * 1024;

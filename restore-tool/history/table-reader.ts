@@ -14,6 +14,7 @@ import {
 } from '../../core/binlog/events.ts';
 import { gtidText, parseGtid } from '../../core/binlog/gtid-event.ts';
 import {
+  changesRows,
   mayConcern,
   parseQuery,
   parseTableMap,
@@ -193,22 +194,21 @@ export class TableReader {
   #query(event: Buffer, end: number): void {
     const { statement } = parseQuery(event, end);
     if (!mayConcern(statement, this.#options)) return;
-    const text = statement.replaceAll(/\s+/g, ' ').trim();
-    const shown = text.length > maxStatementLength ? `${text.slice(0, maxStatementLength)} …` : text;
-    this.#name(eventTypes.query, `a statement, not rows: ${shown}`);
+    if (changesRows(statement)) {
+      const text = statement.replaceAll(/\s+/g, ' ').trim();
+      const shown = text.length > maxStatementLength ? `${text.slice(0, maxStatementLength)} …` : text;
+      this.#name(eventTypes.query, `a statement, not rows: ${shown}`);
+      return;
+    }
+    this.#emit({ kind: 'statement', ...this.#place(), statement }, statement.length + 200);
   }
 
   #name(type: number, reason: string): void {
-    const { micros, gtid, file, position } = {
-      micros: this.#micros,
-      gtid: this.#gtid,
-      file: this.#file,
-      position: this.#position,
-    };
-    this.#emit(
-      { kind: 'undecodable', micros, gtid, file, position, event: eventTypeName(type), reason },
-      reason.length + 200,
-    );
+    this.#emit({ kind: 'undecodable', ...this.#place(), event: eventTypeName(type), reason }, reason.length + 200);
+  }
+
+  #place() {
+    return { micros: this.#micros, gtid: this.#gtid, file: this.#file, position: this.#position };
   }
 }
 

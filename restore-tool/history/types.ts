@@ -1,6 +1,9 @@
 /** What `history` lists: changes of one table's rows, and what stands in their way. */
 
-/** Column name → value. A column that the row image does not hold (minimal images) is absent; NULL is null. */
+/**
+ * Column name → value: numbers and text, text too for decimals, times (UTC), JSON and integers beyond 2^53; bytes as
+ * Uint8Array; points and lines as objects. A column that the row image does not hold (minimal images) is absent; NULL is null.
+ */
 export type Row = Record<string, unknown>;
 
 export interface RowChange {
@@ -16,6 +19,16 @@ export interface RowChange {
   after: Row | null;
 }
 
+/** A statement that made, changed, emptied or dropped the table; it stands in the binlog as text. */
+export interface TableStatement {
+  kind: 'statement';
+  micros: number;
+  gtid: string;
+  file: string;
+  position: number;
+  statement: string;
+}
+
 /** An event that changes, or may change, the table's rows or shape, and that is not listed as rows. */
 export interface Undecodable {
   kind: 'undecodable';
@@ -29,7 +42,7 @@ export interface Undecodable {
   reason: string;
 }
 
-export type HistoryLine = RowChange | Undecodable;
+export type HistoryLine = RowChange | TableStatement | Undecodable;
 
 export interface HistoryOptions {
   database: string;

@@ -241,7 +241,7 @@ function present(row: Row, names: readonly string[], bitmap: Buffer): Row {
   return result;
 }
 
-/** Bytes as SQL writes them. */
+/** Bytes are copied: they are a view of the whole event. */
 function plain(value: unknown): unknown {
-  return Buffer.isBuffer(value) ? `0x${value.toString('hex').toUpperCase()}` : value;
+  return Buffer.isBuffer(value) ? Uint8Array.from(value) : value;
 }

@@ -3,7 +3,7 @@ import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError, transientError } from '../../core/errors/error.ts';
 import type { BinlogSource } from '../../core/stream/types.ts';
 import { LineQueue } from '../../restore-tool/history/line-queue.ts';
-import { mayConcern, unpackPayload, unreadableColumn } from '../../restore-tool/history/raw-events.ts';
+import { changesRows, mayConcern, unpackPayload, unreadableColumn } from '../../restore-tool/history/raw-events.ts';
 import { RowFilter } from '../../restore-tool/history/row-filter.ts';
 import { type HistoryLine, rowHistory } from '../../restore-tool/history/row-history.ts';
 import { type FixtureName, fixtureBytes, printedEvents } from '../fixtures/binlog/fixtures.ts';
@@ -42,12 +42,14 @@ describe('recorded files', () => {
     // grep -c '### INSERT INTO `shop`.`item`' over the .txt files, and so on.
     const printed = await printedRowCounts();
     expect({ insert: count('insert'), update: count('update'), delete: count('delete') }).toEqual(printed);
-    expect(lines.filter((line) => line.kind === 'undecodable').map((line) => line.event)).toEqual([
-      'Query',
-      'Query',
-      'Query',
-      'Query',
-      'Partial_update_rows',
+    const undecodable = lines.filter((line) => line.kind === 'undecodable');
+    expect(undecodable.map(({ event }) => event)).toEqual(['Partial_update_rows']);
+    const statements = lines.filter((line) => line.kind === 'statement').map(({ statement }) => statement.slice(0, 18));
+    expect(statements).toEqual([
+      'CREATE TABLE item ',
+      'CREATE TABLE audit',
+      'CREATE DEFINER=`ro',
+      'ALTER TABLE item A',
     ]);
   });
 
@@ -138,6 +140,19 @@ describe('which statements concern a table', () => {
   });
 });
 
+test.each([
+  ['INSERT INTO item VALUES (1)', true],
+  ['/* app */ -- why\n  update item set a = 1', true],
+  ['LOAD DATA INFILE x INTO TABLE item', true],
+  ['CREATE TABLE item SELECT * FROM old', true],
+  ['CREATE TABLE item (id INT) START TRANSACTION', false],
+  ['CREATE TABLE `select` (id INT) START TRANSACTION', false],
+  ['ALTER TABLE item ADD updated INT', false],
+  ['TRUNCATE item', false],
+])('%s changes rows by itself: %p', (statement, expected) => {
+  expect(changesRows(statement)).toBe(expected);
+});
+
 test('column types that cannot be read are said in words', () => {
   expect(unreadableColumn(Buffer.from([3, 252, 245]))).toBe('');
   expect(unreadableColumn(Buffer.from([3, 242]))).toContain('column 2 has the type VECTOR');
@@ -171,6 +186,13 @@ describe('conditions', () => {
   ])('%p: %p', (where, expected) => {
     expect(filter(...where).judge(null, row)).toBe(expected);
     expect(filter(...where).judge(row, null)).toBe(expected);
+  });
+
+  test('bytes are given as text or as 0x…', () => {
+    const bytes = { id: new Uint8Array([0x61, 0xff]), name: new Uint8Array([0x61]) };
+    expect(filter(['id', '0x61FF']).judge(null, bytes)).toBe('match');
+    expect(filter(['name', 'a']).judge(null, bytes)).toBe('match');
+    expect(filter(['name', 'b']).judge(null, bytes)).toBe('other');
   });
 
   test('an update counts by either image', () => {
