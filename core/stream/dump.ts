@@ -131,6 +131,16 @@ export class Dump {
     if (!this.#isOver) await this.#channel.send(eofPacket());
   }
 
+  /**
+   * After `run` threw: send what is pending, so that an error packet may follow. False when an event is half sent: then
+   * anything said would be taken for the rest of it.
+   */
+  async comeToAnEnd(): Promise<boolean> {
+    if (this.#isOver || (this.#eventLeft > 0 && !this.#isEventSkipped)) return false;
+    await this.#sink.flush();
+    return true;
+  }
+
   get #isOver(): boolean {
     return this.#signal.aborted || !this.#channel.isOpen;
   }

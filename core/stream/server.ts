@@ -198,6 +198,7 @@ class RunningServer implements StreamServer {
     this.#replaceTwin(replica);
     this.#dumps.set(channel, { replica, stop });
     const { logger, source } = this.#options;
+    let dump: Dump | null = null;
     try {
       const file = await this.#fileFor(request);
       logger.info(`replica ${channel.peer} begins`, {
@@ -213,11 +214,13 @@ class RunningServer implements StreamServer {
         heartbeatMs: replica.heartbeatMs,
         writeDeadlineMs: this.#limits.writeDeadlineMs,
       };
-      await new Dump(channel, context, request, file, stop.signal).run();
+      dump = new Dump(channel, context, request, file, stop.signal);
+      await dump.run();
     } catch (error) {
       // What will not heal stops the replica with the reason; anything else drops the connection, and it comes back.
       const isFinal = error instanceof FinalDumpError || isKind(error, 'integrity');
-      if (isFinal) await channel.send(errPacket(serverError.cannotReadBinlog, error.message));
+      if (isFinal && (dump === null || (await dump.comeToAnEnd())))
+        await channel.send(errPacket(serverError.cannotReadBinlog, error.message));
       if (!(error instanceof FinalDumpError)) throw error;
       logger.error(`replica ${channel.peer} was refused: ${error.message}`, { component: 'stream' });
     } finally {
