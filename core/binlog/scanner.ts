@@ -10,7 +10,6 @@
  */
 import { createHash } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { integrityError, type QazynaError } from '../errors/error.ts';
 import {
   type ChecksumAlgorithm,
   checksumBytes,
@@ -19,7 +18,6 @@ import {
   eventServerId,
   eventSize,
   eventType,
-  eventTypeName,
   eventTypes,
   type FormatDescription,
   firstEventOffset,
@@ -33,6 +31,7 @@ import {
   standsAlone,
 } from './events.ts';
 import { gtidText, parseGtid } from './gtid-event.ts';
+import { badHeader, headMissing, outOfPlace, type ScanPlace, wrongChecksum } from './scan-errors.ts';
 import type { ScanHandler, ScanOptions, Transaction } from './scan-types.ts';
 
 export type { FileHead, ScanHandler, ScanOptions, Transaction } from './scan-types.ts';
@@ -142,7 +141,7 @@ export class TransactionScanner {
       }
       if (this.#verify && this.#checksum === 'crc32') {
         const end = at + size - checksumBytes;
-        if (crc32(chunk.subarray(at, end)) !== chunk.readUInt32LE(end)) throw this.#wrongChecksum(type);
+        if (crc32(chunk.subarray(at, end)) !== chunk.readUInt32LE(end)) throw wrongChecksum(this.#place, type);
       }
       at += size;
       offset += size;
@@ -170,7 +169,7 @@ export class TransactionScanner {
     if (this.#skip === 0) {
       this.#boundary = this.#offset;
       if (this.#verify && this.#checksum === 'crc32' && this.#crc !== this.#trailer.readUInt32LE(0)) {
-        throw this.#wrongChecksum(this.#skipType);
+        throw wrongChecksum(this.#place, this.#skipType);
       }
       if (this.#open !== null) this.#endOfEvent(this.#skipType);
     }
@@ -235,24 +234,24 @@ export class TransactionScanner {
   #checkHeader(bytes: Buffer, at: number, type: number, size: number): void {
     const start = this.#boundary;
     const trailer = this.#checksum === 'crc32' ? checksumBytes : 0;
-    if (size < headerBytes + trailer) throw this.#refuse('QZ3203', `${describe(type)} claims a size of ${size} bytes`);
+    if (size < headerBytes + trailer) throw badHeader(this.#place, type, `claims a size of ${size} bytes`);
     const end = start + size;
     if (eventLogPos(bytes, at) !== end % logPosModulus) {
-      throw this.#refuse('QZ3203', `${describe(type)} says it ends at ${eventLogPos(bytes, at)}, not at ${end}`);
+      throw badHeader(this.#place, type, `says it ends at ${eventLogPos(bytes, at)}, not at ${end}`);
     }
-    if (this.#finished !== null) throw this.#refuse('QZ3205', `${describe(type)} follows the file's last event`);
+    if (this.#finished !== null) throw outOfPlace(this.#place, type, "follows the file's last event");
     if (isControl[type] === 1) {
       const limit = type === eventTypes.previousGtids ? maxPreviousGtidsBytes : maxControlBytes;
-      if (size > limit) throw this.#refuse('QZ3203', `${describe(type)} claims a size of ${size} bytes`);
+      if (size > limit) throw badHeader(this.#place, type, `claims a size of ${size} bytes`);
       this.#checkControlPlace(type);
       return;
     }
     const open = this.#open;
     if (open === null) {
-      if (this.#description !== null || start === firstEventOffset) throw this.#headMissing(type);
-      if (!standsAlone.has(type)) throw this.#refuse('QZ3205', `${describe(type)} stands outside any transaction`);
+      if (this.#description !== null || start === firstEventOffset) throw headMissing(this.#place, type);
+      if (!standsAlone.has(type)) throw outOfPlace(this.#place, type, 'stands outside any transaction');
     } else if (open.end !== 0 && end > open.end) {
-      throw this.#refuse('QZ3205', `${describe(type)} runs beyond ${this.#openText()}, which ends at ${open.end}`);
+      throw outOfPlace(this.#place, type, `runs beyond ${this.#openText()}, which ends at ${open.end}`);
     }
   }
 
@@ -260,16 +259,18 @@ export class TransactionScanner {
     const start = this.#boundary;
     const open = this.#open;
     if (open !== null && open.end !== 0) {
-      throw this.#refuse('QZ3205', `${describe(type)} stands inside ${this.#openText()}, which ends at ${open.end}`);
+      throw outOfPlace(this.#place, type, `stands inside ${this.#openText()}, which ends at ${open.end}`);
     }
     const opensFile = type === eventTypes.formatDescription;
     if (opensFile !== (start === firstEventOffset)) {
-      throw this.#refuse('QZ3206', `${describe(type)} ${opensFile ? 'stands in the middle' : 'opens the file'}`);
+      throw opensFile
+        ? outOfPlace(this.#place, type, 'stands in the middle of the file')
+        : headMissing(this.#place, type);
     }
     const awaitsSecond = this.#description !== null;
     // A scanner may have been started between the two events of the head; that head is then not reported.
     const mayBeSecond = type === eventTypes.previousGtids && (awaitsSecond || start === this.#start);
-    if (!mayBeSecond && (awaitsSecond || type === eventTypes.previousGtids)) throw this.#headMissing(type);
+    if (!mayBeSecond && (awaitsSecond || type === eventTypes.previousGtids)) throw headMissing(this.#place, type);
   }
 
   /** A whole control event that starts at `boundary`; on return both offset and boundary stand behind it. */
@@ -277,7 +278,7 @@ export class TransactionScanner {
     const start = this.#boundary;
     const end = start + event.length;
     if (type === eventTypes.formatDescription || (this.#verify && this.#checksum === 'crc32')) {
-      if (!hasRightChecksum(event)) throw this.#wrongChecksum(type);
+      if (!hasRightChecksum(event)) throw wrongChecksum(this.#place, type);
     }
     // Without a known length the transaction before ends where the next one, or the file's last event, begins.
     if (this.#open !== null) this.#close(start);
@@ -313,8 +314,7 @@ export class TransactionScanner {
     const length = gtid.transactionLength;
     const transaction = { ...gtid, start, end: length === 0 ? 0 : start + length, serverId: eventServerId(event, 0) };
     if (length !== 0 && (length < event.length || !Number.isSafeInteger(transaction.end))) {
-      const text = gtidText(gtid.key, gtid.number);
-      throw this.#refuse('QZ3205', `the GTID event of ${text} claims a transaction of ${length} bytes`);
+      throw outOfPlace(this.#place, eventType(event, 0), `claims a transaction of ${length} bytes`);
     }
     this.#open = transaction;
     this.#moveTo(end);
@@ -353,28 +353,9 @@ export class TransactionScanner {
     return this.#open === null ? 'no transaction' : gtidText(this.#open.key, this.#open.number);
   }
 
-  #headMissing(type: number): QazynaError {
-    return this.#refuse('QZ3206', `${describe(type)} stands where Format_description and Previous_gtids belong`);
+  get #place(): ScanPlace {
+    return { file: this.#file, position: this.#boundary };
   }
-
-  #wrongChecksum(type: number): QazynaError {
-    return this.#refuse('QZ3204', `the checksum of ${describe(type)} is wrong`);
-  }
-
-  #refuse(code: `QZ3${string}`, what: string): QazynaError {
-    const details = { file: this.#file, position: this.#boundary };
-    return integrityError(
-      code,
-      `At ${this.#file}:${this.#boundary} ${what}.`,
-      `Look at the source's own file with \`mysqlbinlog --verify-binlog-checksum --start-position=${this.#boundary}\`.`,
-      { details },
-    );
-  }
-}
-
-function describe(type: number): string {
-  const name = eventTypeName(type);
-  return `${/^[aeiou]/i.test(name) ? 'an' : 'a'} ${name} event`;
 }
 
 /**
