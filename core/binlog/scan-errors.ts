@@ -34,7 +34,7 @@ export function wrongChecksum({ file, position }: ScanPlace, type: number): Qazy
 export function outOfPlace({ file, position }: ScanPlace, type: number, how: string): QazynaError {
   return integrityError(
     'QZ3205',
-    `At ${file}:${position} ${describe(type)} ${how}.`,
+    `At ${file}:${position} ${describe(type)} is out of place: it ${how}.`,
     `Bytes are missing or changed; look at the source's own file with \`mysqlbinlog --start-position=${position}\`.`,
     { details: { file, position } },
   );
