@@ -189,7 +189,7 @@ export class Assembler implements EventSink {
       throw this.#refuse(
         'QZ3227',
         'a transaction has no GTID',
-        'Turn gtid_mode ON (`qazyna doctor --fix`), then begin with `start: current`.',
+        'Turn gtid_mode ON (`qazyna doctor --fix`). Then go on with `qazyna timeline new --reason …`, or at a first start with `start: current`.',
       );
     const event = chunk.subarray(start, end);
     if (type === eventTypes.formatDescription) this.#describe(event, true);

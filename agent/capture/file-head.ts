@@ -12,7 +12,7 @@ import {
 } from '../../core/binlog/events.ts';
 import { parseGtid } from '../../core/binlog/gtid-event.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { integrityError } from '../../core/errors/error.ts';
+import { integrityError, isKind } from '../../core/errors/error.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { openDump } from '../../core/mysql/dump.ts';
 import type { EventSink } from '../../core/mysql/packets.ts';
@@ -48,13 +48,14 @@ class FirstEvents implements EventSink {
   }
 }
 
+/** At most `count` events; fewer when the dump ends, or is refused at a transaction without GTID: then `anonymousIn` names the file. */
 async function firstEvents(
   endpoint: MysqlEndpoint,
   file: string,
   position: number,
   count: number,
   signal: AbortSignal,
-): Promise<Buffer[]> {
+): Promise<{ events: Buffer[]; anonymousIn: string }> {
   const sink = new FirstEvents();
   const dump = await openDump({ endpoint, file, position, mode: 'once' }, sink, signal);
   try {
@@ -62,7 +63,12 @@ async function firstEvents(
     while (sink.events.length < count) {
       if ((await dump.pump(untilMs)) !== 'data') break;
     }
-    return sink.events;
+    return { events: sink.events, anonymousIn: '' };
+  } catch (error) {
+    // The dump goes on to the files after this one, and what is wrong there is none of our business.
+    if (isKind(error, 'integrity') && sink.events.length >= count) return { events: sink.events, anonymousIn: '' };
+    if (!isKind(error, 'integrity') || error.code !== 'QZ3212') throw error;
+    return { events: sink.events, anonymousIn: String(error.details.anonymousFile) };
   } finally {
     dump.close();
   }
@@ -74,7 +80,8 @@ export async function readFileHead(
   file: string,
   signal: AbortSignal,
 ): Promise<SourceFileHead> {
-  const [description, previous, next] = await firstEvents(endpoint, file, 4, 3, signal);
+  const { events, anonymousIn } = await firstEvents(endpoint, file, 4, 3, signal);
+  const [description, previous, next] = events;
   if (
     !description ||
     !previous ||
@@ -93,7 +100,8 @@ export async function readFileHead(
   return {
     sha256: createHash('sha256').update(description).update(previous).digest(),
     gtidsBefore: parsePreviousGtids(previous, checksum),
-    firstTransaction: type === eventTypes.anonymousGtid ? 'anonymous' : isGtid ? 'gtid' : 'none',
+    firstTransaction:
+      type === eventTypes.anonymousGtid || (!next && anonymousIn === file) ? 'anonymous' : isGtid ? 'gtid' : 'none',
   };
 }
 
@@ -104,7 +112,8 @@ export async function readOpenTransaction(
   start: number,
   signal: AbortSignal,
 ): Promise<OpenTransaction> {
-  const [description, event] = await firstEvents(endpoint, file, start, 2, signal);
+  const { events } = await firstEvents(endpoint, file, start, 2, signal);
+  const [description, event] = events;
   const type = event ? eventType(event, 0) : 0;
   if (!description || !event || (type !== eventTypes.gtid && type !== eventTypes.gtidTagged))
     throw integrityError(

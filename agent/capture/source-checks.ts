@@ -105,32 +105,24 @@ async function firstStart(
 
 /**
  * The oldest file from which on every file begins with a GTID: gtid_mode may have been turned on later, and what was written
- * before cannot be replayed by GTID. gtid_mode goes one way, so the files can be searched by halves.
+ * before cannot be replayed by GTID. The server begins a new file at each change of gtid_mode.
  */
 async function oldestWithGtids(
   files: readonly BinlogFile[],
   head: (file: string) => Promise<SourceFileHead>,
   server: string,
 ): Promise<string> {
-  let low = 0;
-  let high = files.length - 1;
-  const oldest = files[low];
-  if (oldest && (await head(oldest.name)).firstTransaction !== 'anonymous') return oldest.name;
-  low = 1;
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2);
-    const file = files[middle];
-    if (file && (await head(file.name)).firstTransaction === 'anonymous') low = middle + 1;
-    else high = middle;
+  let oldest: string | null = null;
+  for (const file of [...files].reverse()) {
+    if ((await head(file.name)).firstTransaction === 'anonymous') break;
+    oldest = file.name;
   }
-  const found = files[low];
-  if (!found || (await head(found.name)).firstTransaction === 'anonymous')
-    throw configurationError(
-      'QZ2126',
-      `No binlog file of ${server} begins with a GTID yet.`,
-      'Run FLUSH BINARY LOGS on it and start again.',
-    );
-  return found.name;
+  if (oldest !== null) return oldest;
+  throw configurationError(
+    'QZ2126',
+    `The present binlog file of ${server} begins with a transaction without GTID.`,
+    'Run FLUSH BINARY LOGS on it and start again.',
+  );
 }
 
 async function checkHistory(

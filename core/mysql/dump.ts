@@ -6,6 +6,7 @@
  * artificial Rotate event (flag 0x20) names each file, a Format_description event is sent again when the dump begins inside a
  * file, and heartbeats (type 27) come while it waits.
  */
+import { basename } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { integrityError, QazynaError, transientError } from '../errors/error.ts';
 import { authenticate, type MysqlEndpoint, placeOf } from './connection.ts';
@@ -265,13 +266,17 @@ export function sortDumpRefusal(message: string, server: string, file: string, p
       'Find out why (a crash without sync_binlog=1, a restored disk), then go on with `qazyna timeline new --reason …`.',
       { details },
     );
-  if (/anonymous/i.test(message))
+  if (/anonymous/i.test(message)) {
+    // Said with gtid_mode ON only, by every dump command (Binlog_sender::check_event_type).
+    const [, inFile = file, at = ''] = /at file (\S+), position (\d+)/.exec(message) ?? [];
+    const anonymousFile = basename(inFile);
     return integrityError(
       'QZ3212',
-      `${server} has transactions without GTID in ${file}.`,
-      'Turn gtid_mode ON (`qazyna doctor --fix`) and begin with `start: current`.',
-      { details },
+      `${server} has a transaction without GTID in ${anonymousFile}${at ? ` at byte ${at}` : ''}.`,
+      'Turn gtid_mode ON (`qazyna doctor --fix`). Then go on with `qazyna timeline new --reason …`, or at a first start with `start: current`.',
+      { details: { ...details, anonymousFile } },
     );
+  }
   if (/same .*uuid|server_uuid/i.test(message))
     return transientError(
       'QZ4123',

@@ -61,6 +61,15 @@ export class CaptureLab implements AsyncDisposable {
     return { host: '127.0.0.1', port: this.#port, user: 'root', password: '', tls: { mode: 'disabled' } };
   }
 
+  static connect(lab: CaptureLab): Promise<MysqlConnection> {
+    return connectMysql(lab.endpoint, noSignal);
+  }
+
+  /** Options that the next start leaves out: what the server persisted then shows. */
+  forget(...names: string[]): void {
+    this.#options = Object.fromEntries(Object.entries(this.#options).filter(([name]) => !names.includes(name)));
+  }
+
   async up(more: MysqldOptions = {}): Promise<void> {
     this.#options = { ...this.#options, ...more };
     this.#server = await this.#mysqld.start({
