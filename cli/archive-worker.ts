@@ -4,12 +4,12 @@ import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus } from '../agent/http/status.ts';
 import { stateAfter } from '../core/archive/chain.ts';
-import type { KnownArchives } from '../core/archive/known.ts';
+import { KnownArchives } from '../core/archive/known.ts';
 import { openArchive } from '../core/archive/open.ts';
 import { PendingStore } from '../core/archive/pending.ts';
 import { findChainEnd } from '../core/archive/resume.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import type { ArchiveConfig } from '../core/config/config.ts';
+import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
@@ -21,7 +21,7 @@ import { runShipper, type Shipped } from '../shipper/shipper.ts';
 const snapshotsEveryMs = 30_000;
 const lookMs = 300;
 /** Within this many entries an archive counts as following: one segment's worth of heartbeats and a little. */
-const followingWithin = 30;
+export const followingWithin = 30;
 
 export interface WorkerOptions {
   archive: ArchiveConfig;
@@ -161,4 +161,38 @@ function bug(name: string, error: unknown) {
     message: `The shipper of ${name} ended by a bug: ${error instanceof Error ? error.message : String(error)}.`,
     hint: 'Please report it with the log; restart the agent to go on.',
   };
+}
+
+/** A worker for each archive; `knownFile` is where their ids are remembered. */
+export function openWorkers(config: Config, knownFile: string, alarms: Alarms, logger: Logger): ArchiveWorker[] {
+  const known = new KnownArchives(knownFile);
+  return config.archives.map(
+    (archive) => new ArchiveWorker({ archive, sourceName: config.source.name, known, alarms, logger }),
+  );
+}
+
+/** Where each archive that can be read stands. Throws when none can: what it holds must be known before anything is written. */
+export async function openArchives(workers: readonly ArchiveWorker[], signal: AbortSignal): Promise<ChainState[]> {
+  const found: ChainState[] = [];
+  let failure: unknown = null;
+  let opened = 0;
+  for (const worker of workers) {
+    try {
+      const state = await worker.open(signal);
+      opened += 1;
+      if (state !== null) found.push(state);
+    } catch (error) {
+      if (!(error instanceof QazynaError)) throw error;
+      if (!isKind(error, 'transient') && workers.length === 1) throw error;
+      worker.raise(error);
+      failure ??= error;
+    }
+  }
+  if (opened === 0) throw failure;
+  return found;
+}
+
+/** Of the states that archives are in, the one to go on from. */
+export function furthest(states: readonly ChainState[]): ChainState | null {
+  return states.toSorted((a, b) => b.generation - a.generation || b.gtids.count - a.gtids.count)[0] ?? null;
 }

@@ -51,10 +51,11 @@ export async function openOneArchive(context: Context, options: ArchiveOptions):
   throw failure;
 }
 
-/** Every archive meant, each opened or with the error that stopped it; throws when not one can be opened. */
+/** Every archive meant, each opened or with the error that stopped it; throws when not one can be opened, unless `tolerant`. */
 export async function openEachArchive(
   context: Context,
   options: ArchiveOptions,
+  { tolerant }: { tolerant: boolean } = { tolerant: false },
 ): Promise<{ archive: NamedArchive; opened: OpenedNamedArchive | QazynaError }[]> {
   const { archives, config } = await chooseArchives(context, options);
   const each = await Promise.all(
@@ -68,7 +69,8 @@ export async function openEachArchive(
     }),
   );
   const first = each[0]?.opened;
-  if (first instanceof QazynaError && each.every(({ opened }) => opened instanceof QazynaError)) throw first;
+  if (!tolerant && first instanceof QazynaError && each.every(({ opened }) => opened instanceof QazynaError))
+    throw first;
   return each;
 }
 

@@ -6,14 +6,13 @@ import { Alarms } from '../agent/alarms.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import type { StatusSnapshot } from '../agent/http/status.ts';
 import { serviceNotifier } from '../agent/service/notify.ts';
-import { KnownArchives } from '../core/archive/known.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config } from '../core/config/config.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
-import { exitCodes, integrityError, isKind, QazynaError } from '../core/errors/error.ts';
+import { exitCodes, integrityError } from '../core/errors/error.ts';
 import { LocalLog } from '../core/log/local/log.ts';
 import type { Logger } from '../core/logging/logger.ts';
-import { ArchiveWorker } from './archive-worker.ts';
+import { type ArchiveWorker, followingWithin, furthest, openArchives, openWorkers } from './archive-worker.ts';
 import type { Context } from './verb.ts';
 import { readVersion } from './version.ts';
 
@@ -30,7 +29,7 @@ export async function runDaemon(context: Context): Promise<number> {
   const { dir, maxSizeBytes } = config.log.local;
   const log = await LocalLog.open({ dir, maxBytes: maxSizeBytes, logger });
   try {
-    const workers = openWorkers(config, alarms, logger);
+    const workers = openWorkers(config, join(dir, 'archives.json'), alarms, logger);
     const archived = await openArchives(workers, signal);
     const continued = await whereHistoryStands(log, archived);
     const agent = new Agent({
@@ -88,52 +87,26 @@ async function serve(parts: Parts): Promise<void> {
   }
 }
 
+/** Waits while there is more to ship than the shippers hold in hand; what they hold they put when they are told to stop. */
 async function drained({ agent, workers }: Parts): Promise<void> {
   const untilMs = performance.now() + shipDrainMs;
   const tip = agent.chain?.next ?? 0;
-  while (performance.now() < untilMs && workers.some((worker) => (worker.progress()?.nextLogNumber ?? 0) < tip))
-    await sleep(20);
-}
-
-function openWorkers(config: Config, alarms: Alarms, logger: Logger): ArchiveWorker[] {
-  const known = new KnownArchives(join(config.log.local.dir, 'archives.json'));
-  return config.archives.map(
-    (archive) => new ArchiveWorker({ archive, sourceName: config.source.name, known, alarms, logger }),
-  );
-}
-
-/** Where each archive that can be read stands. Throws when none can: what it holds must be known before anything is written. */
-async function openArchives(workers: readonly ArchiveWorker[], signal: AbortSignal): Promise<ChainState[]> {
-  const found: ChainState[] = [];
-  let failure: unknown = null;
-  let opened = 0;
-  for (const worker of workers) {
-    try {
-      const state = await worker.open(signal);
-      opened += 1;
-      if (state !== null) found.push(state);
-    } catch (error) {
-      if (!(error instanceof QazynaError)) throw error;
-      if (!isKind(error, 'transient') && workers.length === 1) throw error;
-      worker.raise(error);
-      failure ??= error;
-    }
-  }
-  if (opened === 0) throw failure;
-  return found;
+  const isBehind = (worker: ArchiveWorker) => tip - (worker.progress()?.nextLogNumber ?? 0) > followingWithin;
+  do await sleep(50);
+  while (performance.now() < untilMs && workers.some(isBehind));
 }
 
 /** The generation is the highest found anywhere. A log that is new goes on from the archive that stands furthest. */
 async function whereHistoryStands(log: LocalLog, archived: readonly ChainState[]): Promise<ChainState | null> {
-  const furthest = archived.toSorted((a, b) => b.generation - a.generation || b.gtids.count - a.gtids.count)[0] ?? null;
+  const ahead = furthest(archived);
   const { state } = await log.checkpoint();
-  if (state === null || furthest === null) return furthest;
-  if (furthest.generation <= state.generation) return null;
+  if (state === null || ahead === null) return ahead;
+  if (ahead.generation <= state.generation) return null;
   throw integrityError(
     'QZ3314',
-    `An archive is at generation ${furthest.generation} (source ${furthest.sourceUuid}), but the ${log.name} ends at ${state.generation}.`,
+    `An archive is at generation ${ahead.generation} (source ${ahead.sourceUuid}), but the ${log.name} ends at ${state.generation}.`,
     'Another server has taken over, or the log is an older copy. Move the log away to go on from the archive, if this server is the present source.',
-    { details: { archive: furthest.generation, log: state.generation } },
+    { details: { archive: ahead.generation, log: state.generation } },
   );
 }
 

@@ -59,7 +59,9 @@ async function doctor(context: Context, options: DoctorOptions): Promise<number>
     ...done.map((sentence) => `done  ${sentence}`),
     ...findings.flatMap(({ code, severity, sentence, hint, fixable }) => [
       `${marks[severity]}  ${severity === 'ok' ? '' : `${code}: `}${sentence}`,
-      ...(severity === 'ok' || hint === '' ? [] : [`      hint: ${hint}${fixable ? ' (--fix does it)' : ''}`]),
+      ...(severity === 'ok' || hint === ''
+        ? []
+        : [`      hint: ${hint}${fixable && !hint.includes('--fix') ? ' (--fix does it)' : ''}`]),
     ]),
   ]);
   return wrong.length === 0 ? exitCodes.done : exitCodes.attention;

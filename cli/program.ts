@@ -12,6 +12,7 @@ import { addDaemons } from './run.ts';
 import { addShipper } from './shipper.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
+import { addTimeline } from './timeline.ts';
 import type { Frame, Io } from './verb.ts';
 import { readVersion } from './version.ts';
 import { addWindows } from './windows.ts';
@@ -27,6 +28,7 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addHistory,
   addBinlog,
   addSnapshot,
+  addTimeline,
   addConfig,
 ];
 

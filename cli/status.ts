@@ -72,20 +72,21 @@ function isReport(body: unknown): body is StatusReport {
 }
 
 async function readArchives(context: Context, options: ArchiveOptions): Promise<StatusSnapshot> {
-  const opened = await openEachArchive(context, options);
   const config = options.from === undefined ? await context.config() : null;
+  const opened = await openEachArchive(context, options, { tolerant: config !== null });
   const archives = await Promise.all(
     opened.map(async ({ archive, opened: one }) => {
       const failureDomain = config?.archives.find(({ name }) => name === archive.name)?.failureDomain ?? 'other_host';
       const base = { ...archive, failureDomain };
-      return one instanceof QazynaError
-        ? { ...nothing, ...base, state: 'unreachable' as const }
-        : { ...(await readOne(context, one)), ...base };
+      if (!(one instanceof QazynaError)) return { ...(await readOne(context, one)), ...base };
+      // A folder that is no archive yet: the agent makes it one.
+      return { ...nothing, ...base, state: one.code === 'QZ2408' ? ('empty' as const) : ('unreachable' as const) };
     }),
   );
-  const source =
-    opened.map(({ opened: one }) => (one instanceof QazynaError ? '' : one.source)).find((name) => name !== '') ?? '';
-  return fromArchives(config, source, archives);
+  const source = opened
+    .map(({ opened: one }) => (one instanceof QazynaError ? '' : one.source))
+    .find((name) => name !== '');
+  return fromArchives(config, source ?? config?.source.name ?? '', archives);
 }
 
 const nothing = {
