@@ -3,7 +3,7 @@
  * `N passed, N failed`, from jest's own results; exit 0 only when something passed and nothing failed.
  */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -96,8 +96,12 @@ async function runJest(selection: string[], env: NodeJS.ProcessEnv, outputFile: 
   });
 }
 
+function isFolder(name: string): boolean {
+  return /^\w+$/.test(name) && existsSync(join(root, 'test', name));
+}
+
 async function test(): Promise<number> {
-  const selection = process.argv.slice(2).map((name) => (/^\w+$/.test(name) ? `test/${name}/` : name));
+  const selection = process.argv.slice(2).map((name) => (isFolder(name) ? `test/${name}/` : name));
   const needsServers =
     selection.length === 0 || !selection.every((path) => withoutServers.includes(path.split('/')[1] ?? ''));
   const { env } = needsServers ? await ensureTools(serverTools) : { env: process.env };

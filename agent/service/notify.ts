@@ -31,14 +31,14 @@ export interface NotifierOptions {
   /** Asked before each ping: false leaves it out, and systemd restarts the service when that lasts. */
   isHealthy?: () => boolean;
   /** Heard once when messages do not get through. */
-  warn?: (sentence: string) => void;
+  warn?: (sentence: string) => unknown;
 }
 
 /** Starts the watchdog's pings when the unit has WatchdogSec=. */
 export function serviceNotifier(options: NotifierOptions = {}): ServiceNotifier {
   const environment = options.environment ?? process.env;
   if (!environment.NOTIFY_SOCKET) return silentNotifier;
-  return new SystemdNotifier(environment, options.isHealthy ?? (() => true), options.warn ?? (() => {}));
+  return new SystemdNotifier(environment, options.isHealthy ?? (() => true), (sentence) => options.warn?.(sentence));
 }
 
 const silentNotifier: ServiceNotifier = {

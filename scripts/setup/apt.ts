@@ -4,6 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configurationError, transientError } from '../../core/errors/error.ts';
 import { formatBytes } from '../../core/progress/format.ts';
@@ -50,6 +51,24 @@ export async function unpackPackages(choices: readonly PackageChoice[], prefix: 
     await apt(config, 'apt-get', ['download', ...packages.map(({ name }) => name)], debs);
     for (const deb of await readdir(debs)) await run('dpkg-deb', ['-x', join(debs, deb), prefix]);
     for (const folder of documentation) await rm(join(prefix, 'usr/share', folder), { recursive: true, force: true });
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+/** Installs into the system, as root: for tools that cannot run from a folder (systemd-nspawn). Errors as above. */
+export async function installPackages(names: readonly string[], say: Say): Promise<void> {
+  const work = join(tmpdir(), `qazyna-apt-${process.pid}`);
+  try {
+    // Private lists: the machine's other sources may be out of reach. The system's own status file, though.
+    const config = await openArchive(
+      work,
+      names.map((name) => [name]),
+      say,
+    );
+    await writeFile(config, `${aptConfig(work)}Dir::State::status "/var/lib/dpkg/status";\n`);
+    say(`installing ${names.join(', ')} by apt`);
+    await apt(config, 'apt-get', ['install', '-qq', '-y', ...names], '/');
   } finally {
     await rm(work, { recursive: true, force: true });
   }
@@ -164,7 +183,10 @@ async function resolve(config: string, names: string[]): Promise<{ name: string;
 
 async function apt(config: string, program: string, args: string[], cwd: string): Promise<string> {
   try {
-    return await run(program, args, { cwd, env: { ...process.env, APT_CONFIG: config, LC_ALL: 'C' } });
+    return await run(program, args, {
+      cwd,
+      env: { ...process.env, APT_CONFIG: config, DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C' },
+    });
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
     if (/ENOENT/.test(text)) {
