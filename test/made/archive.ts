@@ -22,7 +22,7 @@ export async function withStore(work: (store: ObjectStore, folder: string) => Pr
 }
 
 export async function archive(store: ObjectStore, folded: readonly FoldedEntry[], maxBytes: number): Promise<void> {
-  const writer = new SegmentWriter({ store, sourceName: madeSource, tipEveryMs: 0 });
+  const writer = new SegmentWriter({ store, sourceName: madeSource, tipEveryMs: 60_000 });
   await writer.resume(never);
   const rest = folded.slice(writer.state?.next ?? 0);
   const limits = { maxBytes, maxAgeMs: 60_000, idleAgeMs: 60_000 };
@@ -31,6 +31,7 @@ export async function archive(store: ObjectStore, folded: readonly FoldedEntry[]
     if (outcome === 'lost') throw new Error('somebody else writes into this archive');
     await writer.note();
   }
+  await writer.note({ force: true });
 }
 
 async function* yieldAll<T>(items: readonly T[]): AsyncIterable<T> {
