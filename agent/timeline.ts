@@ -2,15 +2,19 @@
  * `timeline new`: the only way on after the source lost or replaced history, and the way to protect a restored server. The
  * chain's next generation begins with the fork set: what both histories share. A new snapshot is due at once.
  */
-import type { GtidSet } from '../core/binlog/gtid-set.ts';
+import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { ChainWriter, emptyDraft } from '../core/chain/writer.ts';
 import { configurationError } from '../core/errors/error.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
-import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
-import { readSourceFacts } from '../core/mysql/source-facts.ts';
+import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { readSourceFacts, type SourceFacts } from '../core/mysql/source-facts.ts';
+import { readFileHead } from './capture/file-head.ts';
 import { checkSettings } from './capture/source-checks.ts';
+
+const firstEventAt = 4;
+const eventsPerPage = 10_000;
 
 export interface NewTimeline {
   generation: number;
@@ -37,9 +41,6 @@ export interface TimelineOptions {
 /** Throws QZ2309 when there is no history to go on from, and what connecting or claiming throws. */
 export async function newTimeline(options: TimelineOptions): Promise<NewTimeline> {
   const { log, endpoint, continued, reason, signal, logger, dryRun } = options;
-  const connection = await connectMysql(endpoint, signal);
-  const facts = await readSourceFacts(connection).finally(() => connection.close());
-  checkSettings(facts, connection.name);
   const { state: inLog, next } = await log.checkpoint();
   const before = inLog ?? continued;
   if (before === null)
@@ -48,7 +49,7 @@ export async function newTimeline(options: TimelineOptions): Promise<NewTimeline
       'There is no history of this source yet, so no new timeline can branch off from it.',
       'Start the agent: it begins the first timeline by itself.',
     );
-  const forkSet = before.gtids.intersect(facts.gtidExecuted);
+  const { facts, forkSet } = await compareWithServer(endpoint, before, signal);
   const { generation, sourceUuid, lastCommitMicros } = before;
   if (!dryRun) {
     const writer = await ChainWriter.open(log, { signal, logger, base: inLog, first: next, sourceUuid: '', continued });
@@ -62,4 +63,58 @@ export async function newTimeline(options: TimelineOptions): Promise<NewTimeline
     forkSet,
     leftBehind: before.gtids.subtract(forkSet),
   };
+}
+
+async function compareWithServer(
+  endpoint: MysqlEndpoint,
+  before: ChainState,
+  signal: AbortSignal,
+): Promise<{ facts: SourceFacts; forkSet: GtidSet }> {
+  const connection = await connectMysql(endpoint, signal);
+  try {
+    const facts = await readSourceFacts(connection);
+    checkSettings(facts, connection.name);
+    return { facts, forkSet: await provenShared(connection, endpoint, before, facts, signal) };
+  } finally {
+    await connection.close();
+  }
+}
+
+/**
+ * Equal GTIDs need not be equal transactions: a server that lost its end, or was RESET, counts again from where it was. So
+ * under the same server_uuid only what stands in the same binlog file is shared; what cannot be proved is not. Under another
+ * server_uuid (a restored server) new commits cannot reuse the old one's GTIDs, and what it has executed is shared.
+ */
+async function provenShared(
+  connection: MysqlConnection,
+  endpoint: MysqlEndpoint,
+  before: ChainState,
+  facts: SourceFacts,
+  signal: AbortSignal,
+): Promise<GtidSet> {
+  if (facts.serverUuid !== before.sourceUuid) return before.gtids.intersect(facts.gtidExecuted);
+  const { range } = before;
+  if (range === null || !facts.files.some(({ name }) => name === range.file)) return new GtidSet();
+  const head = await readFileHead(endpoint, range.file, signal);
+  if (!head.sha256.equals(range.fileHeadSha256)) return new GtidSet();
+  const shared = head.gtidsBefore.clone();
+  for await (const gtid of gtidsIn(connection, range.file, range.boundary)) shared.addAll(gtid);
+  return shared.intersect(before.gtids);
+}
+
+/** GTIDs of the transactions of one binlog file that end at or before `until`, a page of events at a time. */
+async function* gtidsIn(connection: MysqlConnection, file: string, until: number): AsyncGenerator<GtidSet> {
+  let open: GtidSet | null = null;
+  for (let from = firstEventAt; from < until; ) {
+    const events = await connection.query(`SHOW BINLOG EVENTS IN ? FROM ${from} LIMIT ${eventsPerPage}`, [file]);
+    for (const { Pos, End_log_pos: end, Event_type: type, Info: info } of events) {
+      const gtid = /^Gtid|^GTID/i.test(String(type)) ? /GTID_NEXT= '([^']+)'/.exec(String(info))?.[1] : undefined;
+      if (gtid !== undefined && open !== null) yield open;
+      if (gtid !== undefined) open = GtidSet.parse(gtid);
+      if (Number(end) > until || Number(Pos) >= until) return;
+      from = Number(end);
+    }
+    if (events.length < eventsPerPage) break;
+  }
+  if (open !== null) yield open;
 }

@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { crashPoint } from '../../core/errors/crash-points.ts';
-import { isKind, type QazynaError } from '../../core/errors/error.ts';
+import { isKind, type QazynaError, transientError } from '../../core/errors/error.ts';
 import { retrying } from '../../core/errors/retry.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
@@ -231,14 +231,24 @@ class Capture {
     this.#resume = { sourceUuid, range, gtids: assembler.builder.gtids.clone() };
   }
 
-  /** Asks clock and position each second on the side connection; its loss ends the session. */
-  async #watchClock({ side, dump, stop }: Session, signal: AbortSignal): Promise<void> {
+  /**
+   * Asks clock and position each second on the side connection; its loss ends the session. So does a source that no longer
+   * has what was captured: after RESET BINARY LOGS AND GTIDS the server leaves a running dump connected and silent for ever,
+   * which must not pass for an idle source. The checks of the next connection then say what happened.
+   */
+  async #watchClock({ side, assembler, dump, stop }: Session, signal: AbortSignal): Promise<void> {
     const heartbeatMs = this.#options.heartbeatMs ?? defaults.heartbeatMs;
+    // A second old: a transaction reaches us before it is in gtid_executed (sync stage before commit stage).
+    let captured = new GtidSet();
     try {
       while (!signal.aborted) {
+        const at = { file: assembler.file, position: assembler.boundary };
+        const micros = await sourceClockMicros(side);
+        const { executed, ...end } = await binlogStatus(side);
+        if (isBehind(end, at) || !executed.containsAll(captured)) throw replaced(side.name, at);
+        captured = assembler.builder.gtids.clone();
         if (this.#mark === null) {
-          const micros = await sourceClockMicros(side);
-          this.#mark = { micros, ...(await binlogStatus(side)) };
+          this.#mark = { micros, ...end };
           dump.interrupt();
         }
         await sleep(heartbeatMs, undefined, { signal });
@@ -247,4 +257,22 @@ class Capture {
       stop.abort(error);
     }
   }
+}
+
+interface Place {
+  file: string;
+  position: number;
+}
+
+function isBehind(end: Place, at: Place): boolean {
+  const files = compareFiles(end.file, at.file);
+  return files < 0 || (files === 0 && end.position < at.position);
+}
+
+function replaced(server: string, { file, position }: Place): QazynaError {
+  return transientError(
+    'QZ4125',
+    `${server} no longer has all that was captured from it (up to ${file}:${position}).`,
+    'It is connected to again, and the checks then say what was lost or replaced.',
+  );
 }

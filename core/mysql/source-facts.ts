@@ -116,7 +116,7 @@ export async function binlogFiles(connection: MysqlConnection): Promise<BinlogFi
  * Where the binlog ends now. Needs REPLICATION CLIENT. `SHOW BINARY LOG STATUS` since 8.2, which 8.4 left as the only one.
  * The server answers under LOCK_log (MYSQL_BIN_LOG::get_current_log), so a transaction stamped before the call is below it.
  */
-export async function binlogStatus(connection: MysqlConnection): Promise<BinlogPosition> {
+export async function binlogStatus(connection: MysqlConnection): Promise<BinlogPosition & { executed: GtidSet }> {
   const statement =
     versionNumber(connection.serverVersion) >= 80_200 && !isMariaDb(connection.serverVersion)
       ? 'SHOW BINARY LOG STATUS'
@@ -128,7 +128,11 @@ export async function binlogStatus(connection: MysqlConnection): Promise<BinlogP
       `${connection.name} names no present binlog file.`,
       'Its binlog is off or was closed after an error; see binlog_error_action and the error log of the server.',
     );
-  return { file: String(row.File), position: Number(row.Position) };
+  return {
+    file: String(row.File),
+    position: Number(row.Position),
+    executed: GtidSet.parse(String(row.Executed_Gtid_Set ?? '')),
+  };
 }
 
 /** The server's clock, µs since 1970 UTC: what commit timestamps are taken from. */
