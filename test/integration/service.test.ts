@@ -1,0 +1,306 @@
+/**
+ * The units of ops/systemd on a real systemd: a Debian host in systemd-nspawn. First the notifier's own mechanics with a
+ * stand-in, then mysqld's shutdown with commits that wait (fault 41), then the installed package beside a mysqld.
+ */
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { neededPrivileges } from '../../agent/doctor/grants.ts';
+import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { freePort, Mysqld } from '../../core/mysql/mysqld.ts';
+import { cacheFolder } from '../../core/mysql/program.ts';
+import { Host, whyNoHost } from '../lab/host.ts';
+
+const checkout = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+const unit = readFileSync(join(checkout, 'ops/systemd/qazyna.service'), 'utf8');
+const dropIn = readFileSync(join(checkout, 'ops/systemd/mysql.service.d/qazyna.conf'), 'utf8');
+const node = '/opt/checkout/node_modules/node/bin/node';
+const signal = new AbortController().signal;
+const password = 'a-password-of-27-characters';
+const reason = whyNoHost();
+if (reason) process.stderr.write(`service tests are skipped: ${reason}\n`);
+const withHost = reason ? describe.skip : describe;
+
+async function until<T>(what: string, probe: () => Promise<T | false | null>, timeoutMs = 30_000): Promise<T> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const found = await probe();
+    if (found !== false && found !== null) return found;
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms`);
+    await sleep(100);
+  }
+}
+
+withHost('the service unit, with a stand-in for the daemon', () => {
+  let host: Host;
+
+  const begin = async (behaviour: string) => {
+    const lines = [
+      '[Service]',
+      'ExecStart=',
+      `ExecStart=${node} /opt/checkout/test/integration/service-standin.ts ${behaviour}`,
+    ];
+    const folder = '/run/systemd/system/qazyna.service.d';
+    mkdirSync(host.path('/tmp'), { recursive: true });
+    await host.command('mkdir', ['-p', folder]);
+    await host.command('sh', ['-c', `printf '%s\\n' "$@" > ${folder}/standin.conf`, 'sh', ...lines, 'WatchdogSec=3']);
+    await host.command('systemctl', ['daemon-reload']);
+    return await host.command('systemctl', ['start', 'qazyna.service']);
+  };
+  const main = () =>
+    host.show(
+      'qazyna.service',
+      'ActiveState',
+      'SubState',
+      'StatusText',
+      'NRestarts',
+      'Result',
+      'MainPID',
+      'ExecMainStatus',
+    );
+
+  beforeAll(async () => {
+    host = await Host.boot({
+      readOnly: { '/opt/checkout': checkout },
+      files: {
+        '/etc/systemd/system/qazyna.service': unit,
+        '/etc/qazyna/mysql.password': `${password}\n`,
+        '/srv/qazyna/README': '',
+      },
+    });
+    await host.command('chmod', ['600', '/etc/qazyna/mysql.password']);
+    await host.command('chown', ['mysql:mysql', '/srv/qazyna']);
+  }, 15 * 60_000);
+
+  afterAll(() => host?.stop(), 60_000);
+
+  test('the units have no mistake that systemd knows of', async () => {
+    const { output } = await host.command('systemd-analyze', ['verify', 'qazyna.service']);
+    expect(
+      output.split('\n').filter((line) => /qazyna/.test(line) && !/not executable|No such file/.test(line)),
+    ).toEqual([]);
+  });
+
+  test('starts when ready, shows its status, sees its credential and little else, lives on by its pings', async () => {
+    expect(await begin('steady')).toEqual({ code: 0, output: '' });
+    const { MainPID } = await main();
+    await until('the newest status', async () => (await main()).StatusText === 'capturing 49');
+    // Twice the watchdog's time: without pings it would have been killed.
+    await sleep(6500);
+    expect(await main()).toMatchObject({ ActiveState: 'active', SubState: 'running', NRestarts: '0', MainPID });
+    const journal = await host.journal('qazyna.service');
+    expect(journal).toContain(`credential of ${password.length} characters`);
+    expect(journal).toContain('writes /var/lib/qazyna: yes');
+    expect(journal).toContain('writes /srv/qazyna: yes');
+    expect(journal).toMatch(/writes \/etc: (EROFS|EACCES)/);
+    expect(journal).toContain('reads the secret itself: EACCES');
+    expect(journal).not.toContain('could not tell systemd');
+  });
+
+  test('SIGTERM ends it cleanly within 5 s', async () => {
+    const begun = performance.now();
+    expect((await host.command('systemctl', ['stop', 'qazyna.service'])).code).toBe(0);
+    expect(performance.now() - begun).toBeLessThan(5000);
+    expect(await main()).toMatchObject({ ActiveState: 'inactive', Result: 'success', ExecMainStatus: '0' });
+  });
+
+  test.each(['stuck', 'unhealthy'])('%s: the watchdog restarts it', async (behaviour) => {
+    await begin(behaviour);
+    await until('a restart by the watchdog', async () => Number((await main()).NRestarts) > 0);
+    expect(await host.journal('qazyna.service')).toContain('Watchdog timeout');
+    await host.command('systemctl', ['kill', '--signal=SIGKILL', 'qazyna.service']);
+    await host.command('systemctl', ['stop', 'qazyna.service']);
+    await host.command('systemctl', ['reset-failed', 'qazyna.service']);
+  });
+
+  test('a wrong configuration (exit 2) is not tried again', async () => {
+    expect((await begin('misconfigured')).code).not.toBe(0);
+    await sleep(3000);
+    expect(await main()).toMatchObject({ ActiveState: 'failed', NRestarts: '0', ExecMainStatus: '2' });
+  });
+});
+
+/** A mysqld as a service of the host: the fetched or installed program, seen at the same path there. */
+class HostedMysql {
+  readonly dir = mkdtempSync(join(tmpdir(), 'qazyna-service-'));
+  port = 0;
+  mysqld = '';
+
+  async make(options: Record<string, string | number | boolean> = {}): Promise<void> {
+    this.port = await freePort();
+    const program = await Mysqld.find();
+    this.mysqld = program.path;
+    chmodSync(this.dir, 0o755);
+    const sql = [
+      `CREATE USER 'qazyna'@'%' IDENTIFIED BY '${password}'`,
+      `GRANT ${neededPrivileges.join(', ')} ON *.* TO 'qazyna'@'%'`,
+      `CREATE USER 'stopper'@'localhost' IDENTIFIED BY '${password}'`,
+      "GRANT CONNECTION_ADMIN, SYSTEM_VARIABLES_ADMIN ON *.* TO 'stopper'@'localhost'",
+      `CREATE USER 'app'@'%' IDENTIFIED BY '${password}'`,
+      // Not ALL: offline_mode leaves connections alone that hold CONNECTION_ADMIN.
+      "GRANT PROCESS, SELECT, INSERT, CREATE ON *.* TO 'app'@'%'",
+      'CREATE DATABASE t',
+      'CREATE TABLE t.item (id INT AUTO_INCREMENT PRIMARY KEY, v INT)',
+    ];
+    const place = {
+      dataDir: this.at('data'),
+      errorLog: this.at('initialize.log'),
+      osUser: 'root',
+      options: this.#options(options),
+    };
+    await program.initialize(place);
+    const server = await program.start({ ...place, socket: this.at('init.sock'), port: null, initSql: sql });
+    await server.stop();
+    mkdirSync(this.at('run'));
+    mkdirSync(this.at('clone'));
+    writeFileSync(this.at('my.cnf'), this.#configuration(options));
+  }
+
+  /** To the account `mysql` of the host, whose number is another here. */
+  give(uid: number, gid: number): void {
+    execFileSync('chown', ['-R', `${uid}:${gid}`, this.dir]);
+  }
+
+  /** As Debian's own unit has it: notify, no ExecStop. */
+  get unit(): string {
+    return [
+      '[Service]',
+      'Type=notify',
+      'User=mysql',
+      `ExecStart=${this.mysqld} --defaults-file=${this.at('my.cnf')}`,
+      'TimeoutStopSec=60',
+      'LimitNOFILE=10000',
+    ].join('\n');
+  }
+
+  get endpoint(): MysqlEndpoint {
+    return { host: '127.0.0.1', port: this.port, user: 'app', password };
+  }
+
+  at(name: string): string {
+    return join(this.dir, name);
+  }
+
+  remove(): void {
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+
+  #options(more: Record<string, string | number | boolean>) {
+    return {
+      'server-id': 31,
+      'gtid-mode': true,
+      'enforce-gtid-consistency': true,
+      'innodb-buffer-pool-size': '64M',
+      'innodb-redo-log-capacity': '32M',
+      'plugin-load-add': 'mysql_clone.so',
+      'skip-name-resolve': true,
+      ...more,
+    };
+  }
+
+  #configuration(more: Record<string, string | number | boolean>): string {
+    const settings = Object.entries(this.#options(more)).map(
+      ([name, value]) => `${name}=${value === true ? 'ON' : value}`,
+    );
+    const place = [`datadir=${this.at('data')}`, `socket=${this.at('run/mysql.sock')}`, `port=${this.port}`];
+    const fixed = [
+      'mysqlx=OFF',
+      'bind-address=127.0.0.1',
+      'secure-file-priv=NULL',
+      `log-error=${this.at('run/error.log')}`,
+    ];
+    return `[mysqld]\n${[...place, ...fixed, ...settings].join('\n')}\n`;
+  }
+}
+
+async function bootBeside(
+  mysql: HostedMysql,
+  files: Record<string, string>,
+  readOnly: Record<string, string> = {},
+): Promise<Host> {
+  const host = await Host.boot({
+    readOnly: { [cacheFolder()]: cacheFolder(), ...readOnly },
+    writable: { [mysql.dir]: mysql.dir },
+    files: { '/etc/systemd/system/mysql.service': mysql.unit, ...files },
+  });
+  // The cache may lie below root's home, which only root may enter.
+  await host.command('chmod', ['755', '/root']);
+  const { output } = await host.command('id', ['-u', 'mysql']);
+  mysql.give(Number(output), Number((await host.command('id', ['-g', 'mysql'])).output));
+  return host;
+}
+
+async function startMysql(host: Host): Promise<void> {
+  const { code } = await host.command('systemctl', ['start', 'mysql.service']);
+  if (code !== 0) throw new Error(`mysql.service did not start: ${await host.journal('mysql.service')}`);
+}
+
+withHost('mysqld is stopped while commits wait for an acknowledgement that never comes', () => {
+  const clients = 8;
+  const mysql = new HostedMysql();
+  let host: Host;
+
+  beforeAll(async () => {
+    await mysql.make();
+    const client = `[client]\nuser=stopper\npassword=${password}\nsocket=${mysql.at('run/mysql.sock')}\n`;
+    writeFileSync(
+      mysql.at('my.cnf'),
+      `${readFileSync(mysql.at('my.cnf'), 'utf8')}plugin-load-add=semisync_source.so
+rpl_semi_sync_source_enabled=ON
+rpl_semi_sync_source_timeout=4294967295
+rpl_semi_sync_source_wait_for_replica_count=1
+rpl_semi_sync_source_wait_no_replica=ON
+`,
+    );
+    host = await bootBeside(mysql, { '/etc/qazyna/offline-mode.cnf': client });
+  }, 15 * 60_000);
+
+  afterAll(async () => {
+    await host?.stop();
+    mysql.remove();
+  }, 60_000);
+
+  /** How many clients were told OK when the service was stopped under their waiting commits. */
+  async function stopUnderCommits(): Promise<{ told: number; refused: number }> {
+    await startMysql(host);
+    const connections: MysqlConnection[] = [];
+    for (let n = 0; n < clients; n++) connections.push(await connectMysql(mysql.endpoint, signal));
+    const outcomes = connections.map((connection) =>
+      connection.query('INSERT INTO t.item (v) VALUES (1)', [], 120_000).then(
+        () => 'told',
+        () => 'refused',
+      ),
+    );
+    // The leader of the group waits for the acknowledgement, the others for the leader.
+    const observer = await connectMysql(mysql.endpoint, signal);
+    await until('all commits wait', async () => {
+      const rows = await observer.query("SELECT state FROM performance_schema.processlist WHERE info LIKE 'INSERT%'");
+      const waiting = rows
+        .map(({ state }) => String(state))
+        .filter((state) => /semi-sync ACK|handler commit/.test(state));
+      return waiting.length === clients && waiting.some((state) => state.includes('semi-sync'));
+    });
+    await observer.close();
+    expect((await host.command('systemctl', ['stop', 'mysql.service'])).code).toBe(0);
+    const all = await Promise.all(outcomes);
+    return { told: all.filter((one) => one === 'told').length, refused: all.filter((one) => one === 'refused').length };
+  }
+
+  test('as shipped by the distribution, every client is told OK (the fault that the drop-in is for)', async () => {
+    expect(await stopUnderCommits()).toEqual({ told: clients, refused: 0 });
+  }, 180_000);
+
+  test('with the drop-in no client is told OK', async () => {
+    const client = join(dirname(mysql.mysqld), 'mysql');
+    await host.command('mkdir', ['-p', '/run/systemd/system/mysql.service.d']);
+    const text = dropIn.replace('/usr/bin/mysql ', `${client} `);
+    await host.command('sh', ['-c', 'printf %s "$1" > /run/systemd/system/mysql.service.d/qazyna.conf', 'sh', text]);
+    await host.command('systemctl', ['daemon-reload']);
+    expect(await stopUnderCommits()).toEqual({ told: 0, refused: clients });
+    expect(await host.show('mysql.service', 'Result')).toEqual({ Result: 'success' });
+  }, 180_000);
+});
