@@ -14,14 +14,17 @@ export const entryVersion = 1;
 export const entryFixedBytes = 192;
 /** No body is larger than this, raw: capture cuts long before. */
 export const entryBodyMax = 16 * 1024 * 1024;
-const variableMax = 32 * 1024 * 1024;
-const noteMax = 1024;
+/** Bounds of the fields of variable length, in the order of their bytes. */
+const variableMax = { file: 512, note: 1024, gtidsAdded: 16 * 1024 * 1024, gtidsBefore: 16 * 1024 * 1024 } as const;
+const variableBytesMax = Object.values(variableMax).reduce((sum, max) => sum + 4 + max, 0);
 const crcBytes = 4;
 /** Below this a body is kept as it is: a frame of its own would cost more than it saves. */
 const packFromBytes = 128;
 const flagSemiSync = 1;
 const flagGtidsBefore = 2;
 const encodings = { raw: 0, zstd: 1 } as const;
+const encodingNames = ['raw', 'zstd'] as const;
+const encodingAt = 72;
 
 export const entryKinds: Record<EntryKind, number> = { claim: 1, events: 2, heartbeat: 3, promotion: 4, timeline: 5 };
 const kindNames = new Map(Object.entries(entryKinds).map(([name, code]) => [code, name as EntryKind]));
@@ -39,6 +42,12 @@ const numberFields = [
 ] as const;
 const numbersAt = 80;
 const headSha256At = numbersAt + 8 * numberFields.length;
+const sha256Bytes = 32;
+/** Zero, so that they can mean something later. */
+const reservedRanges = [
+  [encodingAt + 1, numbersAt],
+  [headSha256At + sha256Bytes, entryFixedBytes],
+] as const;
 
 const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
@@ -67,14 +76,17 @@ export function encodeEntry(entry: EntryHeader, rawBytes: number, packed: Packed
 }
 
 function variableFields(entry: EntryHeader): Buffer[] {
-  const note = Buffer.from(entry.note, 'utf8');
-  if (note.length > noteMax) throw new RangeError(`a note of ${note.length} bytes was asked for`);
-  return [
-    Buffer.from(entry.file, 'utf8'),
-    note,
-    entry.gtidsAdded.isEmpty ? Buffer.alloc(0) : entry.gtidsAdded.encode(),
-    entry.gtidsBefore === null ? Buffer.alloc(0) : entry.gtidsBefore.encode(),
-  ];
+  const fields = {
+    file: Buffer.from(entry.file, 'utf8'),
+    note: Buffer.from(entry.note, 'utf8'),
+    gtidsAdded: entry.gtidsAdded.isEmpty ? Buffer.alloc(0) : entry.gtidsAdded.encode(),
+    gtidsBefore: entry.gtidsBefore === null ? Buffer.alloc(0) : entry.gtidsBefore.encode(),
+  };
+  for (const name of Object.keys(variableMax) as (keyof typeof variableMax)[]) {
+    if (fields[name].length > variableMax[name])
+      throw new RangeError(`an entry with a ${name} of ${fields[name].length} bytes was asked for`);
+  }
+  return [fields.file, fields.note, fields.gtidsAdded, fields.gtidsBefore];
 }
 
 function writeFixed(head: Buffer, entry: EntryHeader, rawBytes: number, packed: PackedBody, total: number): void {
@@ -89,13 +101,13 @@ function writeFixed(head: Buffer, entry: EntryHeader, rawBytes: number, packed: 
   writeHex(head, 48, entry.sourceUuid.replaceAll('-', ''));
   head.writeUInt32LE(rawBytes, 64);
   head.writeUInt32LE(packed.bytes.length, 68);
-  head.writeUInt8(encodings[packed.encoding], 72);
+  head.writeUInt8(encodings[packed.encoding], encodingAt);
   for (const [index, field] of numberFields.entries()) {
     if (!Number.isSafeInteger(entry[field]) || entry[field] < 0)
       throw new RangeError(`${field} ${entry[field]} does not fit`);
     head.writeBigUInt64LE(BigInt(entry[field]), numbersAt + 8 * index);
   }
-  entry.fileHeadSha256.copy(head, headSha256At, 0, 32);
+  entry.fileHeadSha256.copy(head, headSha256At, 0, sha256Bytes);
 }
 
 export interface DecodedEntry {
@@ -108,7 +120,9 @@ export interface DecodedEntry {
 export function entryLength(bytes: Buffer): number | null {
   if (bytes.length < 12 || bytes.toString('latin1', 0, 4) !== entryMagic) return null;
   const total = bytes.readUInt32LE(8);
-  return total < entryFixedBytes + crcBytes || total > entryFixedBytes + variableMax + entryBodyMax ? null : total;
+  return total < entryFixedBytes + crcBytes || total > entryFixedBytes + variableBytesMax + entryBodyMax + crcBytes
+    ? null
+    : total;
 }
 
 /** Everything but the body's decompression; `where` is for messages. `bytes` must hold exactly one entry. Throws QZ3308. */
@@ -118,17 +132,23 @@ export function decodeEntry(bytes: Buffer, where: string): DecodedEntry {
   if (crc32(bytes.subarray(0, crcAt)) !== bytes.readUInt32LE(crcAt)) throw damagedEntry(where, 'it fails its CRC-32');
   if (bytes.readUInt16LE(4) !== entryVersion) throw newerEntry(where, bytes.readUInt16LE(4));
   const flags = bytes.readUInt8(7);
-  const { file, note, added, before, bodyAt } = readVariable(bytes, crcAt, where);
+  const encoding = encodingNames[bytes.readUInt8(encodingAt)];
+  if (flags > (flagSemiSync | flagGtidsBefore)) throw damagedEntry(where, `its flags ${flags} are unknown`);
+  if (encoding === undefined) throw damagedEntry(where, 'its encoding is unknown');
+  for (const [start, end] of reservedRanges) {
+    if (bytes.subarray(start, end).some((byte) => byte !== 0)) throw damagedEntry(where, 'its reserved bytes are used');
+  }
+  const { file, note, gtidsAdded, gtidsBefore, bodyAt } = readVariable(bytes, crcAt, where);
   const header = {
     ...readFixed(bytes, where),
     semiSync: (flags & flagSemiSync) !== 0,
     file: file.toString('utf8'),
     note: note.toString('utf8'),
-    gtidsAdded: added.length === 0 ? new GtidSet() : GtidSet.decode(added),
-    gtidsBefore: (flags & flagGtidsBefore) === 0 ? null : GtidSet.decode(before),
+    gtidsAdded: gtidsAdded.length === 0 ? new GtidSet() : decodeSet(gtidsAdded, where),
+    gtidsBefore: (flags & flagGtidsBefore) === 0 ? null : decodeSet(gtidsBefore, where),
   };
+  if (header.gtidsBefore === null && gtidsBefore.length > 0) throw damagedEntry(where, 'it holds a set it denies');
   const rawBytes = bytes.readUInt32LE(64);
-  const encoding = bytes.readUInt8(72) === encodings.zstd ? 'zstd' : 'raw';
   const packed: PackedBody = { encoding, bytes: bytes.subarray(bodyAt, crcAt) };
   const problem = boundsProblem(header, rawBytes, packed, bytes);
   if (problem !== null) throw damagedEntry(where, problem);
@@ -165,13 +185,26 @@ function readFixed(bytes: Buffer, where: string) {
 
 function readVariable(bytes: Buffer, end: number, where: string) {
   let at = entryFixedBytes;
-  const take = (): Buffer => {
+  const take = (field: keyof typeof variableMax): Buffer => {
     const length = at + 4 <= end ? bytes.readUInt32LE(at) : Number.POSITIVE_INFINITY;
+    if (length > variableMax[field]) throw damagedEntry(where, `its ${field} is out of bounds`);
     if (at + 4 + length > end) throw damagedEntry(where, 'it ends inside a field');
     at += 4 + length;
     return bytes.subarray(at - length, at);
   };
-  return { file: take(), note: take(), added: take(), before: take(), bodyAt: at };
+  const file = take('file');
+  const note = take('note');
+  const gtidsAdded = take('gtidsAdded');
+  const gtidsBefore = take('gtidsBefore');
+  return { file, note, gtidsAdded, gtidsBefore, bodyAt: at };
+}
+
+function decodeSet(bytes: Buffer, where: string): GtidSet {
+  try {
+    return GtidSet.decode(bytes);
+  } catch (error) {
+    throw damagedEntry(where, 'one of its GTID sets cannot be read', error);
+  }
 }
 
 /** What can be wrong although the CRC is right: only a wrong writer or a forger makes it. */
@@ -181,6 +214,7 @@ function boundsProblem(header: EntryHeader, rawBytes: number, packed: PackedBody
   if (packed.encoding === 'raw' && packed.bytes.length !== rawBytes) return 'its raw body is not as long as it says';
   if (header.kind === 'events' ? header.end - header.start !== rawBytes : rawBytes !== 0)
     return `its body of ${rawBytes} bytes does not fit its range ${header.start} to ${header.end}`;
+  if (header.start > header.end) return 'it ends before it starts';
   if (header.boundary > header.end || header.transactionStart > header.end) return 'its boundaries lie behind its end';
   return null;
 }

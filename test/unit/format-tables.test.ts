@@ -1,0 +1,112 @@
+/** FORMAT.md's tables against encoded samples: the document and the code say the same of every byte. */
+
+import { crc32 } from 'node:zlib';
+import { describe, expect, test } from '@jest/globals';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { encodeEntry, entryKinds, packBody } from '../../core/chain/entry.ts';
+import { encodeFileHeader } from '../../core/log/local/format.ts';
+import { madeChainId, madeUuid } from '../made/chain.ts';
+import { makeEntry } from '../made/entry.ts';
+import { explain, numberOf, readLayouts } from '../made/format-tables.ts';
+
+const table = '| offset | size | field | meaning |\n| --- | --- | --- | --- |\n';
+
+describe('the reader of tables', () => {
+  test('finds every table, and none twice', () => {
+    expect([...readLayouts().keys()]).toEqual(expect.arrayContaining(['entry', 'local-log-file', 'local-log-frame']));
+    const twice = `<!-- layout: a -->\n${table}| 0 | 1 | x | |\n`.repeat(2);
+    expect(() => readLayouts(twice)).toThrow(/twice/);
+  });
+
+  test('refuses rows that it cannot read', () => {
+    expect(() => readLayouts(`<!-- layout: a -->\n${table}| 0 | one byte | x | |\n`)).toThrow(/unreadable/);
+    expect(() => readLayouts('<!-- layout: a -->\n\ntext\n')).toThrow(/columns/);
+  });
+});
+
+describe('log entry', () => {
+  test('stands as its table says', async () => {
+    const entry = makeEntry();
+    const packed = await packBody(entry.body);
+    expect(packed.encoding).toBe('zstd');
+    const bytes = Buffer.concat(encodeEntry(entry, entry.body.length, packed));
+    const fields = explain('entry', bytes);
+    const number = (name: string) => numberOf(fields.get(name));
+    const hex = (name: string) => fields.get(name)?.toString('hex');
+    const text = (name: string) => fields.get(name)?.toString('utf8');
+    expect([text('magic'), number('version'), number('kind'), number('flags')]).toEqual([
+      'QZE1',
+      1,
+      entryKinds.events,
+      3,
+    ]);
+    expect([number('totalBytes'), number('rawBytes'), number('packedBytes'), number('encoding')]).toEqual([
+      bytes.length,
+      entry.body.length,
+      packed.bytes.length,
+      1,
+    ]);
+    expect([hex('chainId'), hex('writer'), hex('sourceUuid')]).toEqual([
+      madeChainId,
+      entry.writer,
+      madeUuid.replaceAll('-', ''),
+    ]);
+    for (const name of [
+      'generation',
+      'number',
+      'start',
+      'end',
+      'boundary',
+      'transactionStart',
+      'firstCommitMicros',
+      'lastCommitMicros',
+      'completeThroughMicros',
+    ] as const) {
+      expect([name, number(name)]).toEqual([name, entry[name]]);
+    }
+    expect([text('file'), text('note')]).toEqual([entry.file, entry.note]);
+    expect(fields.get('fileHeadSha256')).toEqual(entry.fileHeadSha256);
+    expect(fields.get('body')).toEqual(packed.bytes);
+    for (const name of ['gtidsAdded', 'gtidsBefore'] as const) {
+      expect(GtidSet.decode(fields.get(name) ?? Buffer.alloc(0)).toString()).toBe(entry[name]?.toString());
+    }
+    expect(number('crc')).toBe(crc32(bytes.subarray(0, bytes.length - 4)));
+  });
+
+  test('a table that is wrong by one byte is noticed', async () => {
+    const entry = makeEntry();
+    const bytes = Buffer.concat(encodeEntry(entry, entry.body.length, await packBody(entry.body)));
+    expect(() => explain('entry', bytes.subarray(1))).toThrow();
+    expect(() => explain('entry', Buffer.concat([bytes, Buffer.alloc(1)]))).toThrow(/ends at/);
+  });
+});
+
+describe('local log file', () => {
+  test('its header stands as its table says', () => {
+    const state = {
+      chainId: madeChainId,
+      next: 9,
+      generation: 1,
+      writer: 'ab'.repeat(16),
+      sourceUuid: madeUuid,
+      range: { file: 'b.1', start: 4, end: 9, boundary: 9, transactionStart: 9, fileHeadSha256: Buffer.alloc(32, 7) },
+      gtids: GtidSet.parse(`${madeUuid}:1-5`),
+      lastCommitMicros: 1,
+      completeThroughMicros: 2,
+      semiSync: false,
+    };
+    const bytes = encodeFileHeader(9, state);
+    const fields = explain('local-log-file', bytes);
+    expect([fields.get('magic')?.toString(), numberOf(fields.get('version')), numberOf(fields.get('first'))]).toEqual([
+      'QZLF',
+      1,
+      9,
+    ]);
+    expect(JSON.parse(fields.get('state')?.toString() ?? '')).toEqual({
+      ...state,
+      gtids: `${madeUuid}:1-5`,
+      range: { ...state.range, fileHeadSha256: '07'.repeat(32) },
+    });
+    expect(numberOf(fields.get('crc'))).toBe(crc32(bytes.subarray(0, bytes.length - 4)));
+  });
+});
