@@ -16,8 +16,10 @@ export interface FoundCut {
   cut: Cut;
   /** The first transaction that the cut leaves out; null when it is the end of the run. */
   firstOut: { gtid: string; commitMicros: number } | null;
-  /** Where the search stopped: this segment of the run, counted in the order of segmentsOf. */
+  /** Where the search stopped: this segment of the run, counted in the order of segmentsOf … */
   segment: number;
+  /** … and its transactions that are left out. */
+  out: readonly Transaction[];
 }
 
 /** How an instant divides transactions. */
@@ -83,12 +85,14 @@ export async function findCut(
       cut,
       firstOut: out ? { gtid: gtidText(out.key, out.number), commitMicros: out.immediateCommitMicros } : null,
       segment: at,
+      out: transactions.slice(count),
     };
   }
   return {
     cut: await cutAt(history, run, segments, segments.length, [], signal),
     firstOut: null,
     segment: segments.length,
+    out: [],
   };
 }
 
@@ -162,17 +166,18 @@ export async function findDisorder(
   const gtids = new GtidSet();
   let reads = 0;
   let complete = true;
-  for (const { file, index, header } of [...segmentsOf(run)].slice(found.segment)) {
+  const note = (transactions: readonly Transaction[]) => {
+    for (const one of transactions) if (one.immediateCommitMicros <= micros) gtids.add(one.key, one.number);
+  };
+  note(found.out);
+  for (const { file, index, header } of [...segmentsOf(run)].slice(found.segment + 1)) {
     if (header.transactions === 0 || header.firstCommitMicros > micros) continue;
     if (reads >= disorderReadsMax) {
       complete = false;
       break;
     }
     reads += 1;
-    for (const one of await transactionsOf(history, file, index, signal, file.end)) {
-      const isOut = !found.cut.gtids.has(one.key, one.number);
-      if (isOut && one.immediateCommitMicros <= micros) gtids.add(one.key, one.number);
-    }
+    note(await transactionsOf(history, file, index, signal, file.end));
   }
   if (gtids.isEmpty) return null;
   return { blockedBy: found.firstOut.gtid, blockedByMicros: found.firstOut.commitMicros, gtids, complete };

@@ -35,7 +35,7 @@ export interface SnapshotBounds {
 
 /**
  * The longest prefix of the history in which no transaction's immediate commit time is later than T (or that ends at the
- * GTID or position named). Throws QZ2063 (outside the window), QZ2064 (no such GTID), QZ3412 (in or behind a gap).
+ * GTID or position named). Throws QZ2063 (outside the window), QZ2067 (nothing yet), QZ2064 (no such GTID), QZ3412 (in or behind a gap).
  */
 export async function planCut(history: ArchiveHistory, instant: Instant, options: PlanOptions): Promise<PlannedCut> {
   const timeline = chooseTimeline(history, options.timeline);
@@ -111,7 +111,7 @@ function requireReached(history: ArchiveHistory, run: Run, instant: { file: stri
 
 function nothingYet(history: ArchiveHistory) {
   return configurationError(
-    'QZ2063',
+    'QZ2067',
     `The archive ${history.store.url} holds no binlog file of ${history.sourceName} from its beginning.`,
     'Let the agent run until the next binlog file begins (FLUSH BINARY LOGS); `windows` shows every gap.',
   );

@@ -1,4 +1,5 @@
 /** Looking at single transactions of archived files: only the segments in question are read. */
+import type { DecodedHeader } from '../archive/segment.ts';
 import type { ChecksumAlgorithm } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import { type FileHead, type Transaction, TransactionScanner } from '../binlog/scanner.ts';
@@ -7,8 +8,20 @@ import { readFileBytes } from './bytes.ts';
 import type { ArchiveHistory } from './open.ts';
 import type { HistoryFile } from './timelines.ts';
 
+/** Heads are asked for again and again, and never change. */
+const heads = new WeakMap<DecodedHeader, FileHead>();
+
 /** The file's Format_description and Previous_gtids, as its first segments hold them. */
 export async function readHead(history: ArchiveHistory, file: HistoryFile, signal: AbortSignal): Promise<FileHead> {
+  const [first] = file.segments;
+  const known = first && heads.get(first);
+  if (known !== undefined) return known;
+  const head = await scanHead(history, file, signal);
+  if (first !== undefined) heads.set(first, head);
+  return head;
+}
+
+async function scanHead(history: ArchiveHistory, file: HistoryFile, signal: AbortSignal): Promise<FileHead> {
   let head: FileHead | null = null;
   const scanner = new TransactionScanner({ fileHead: (found) => (head = found) }, { file: file.file });
   for await (const chunk of readFileBytes(history, file, 4, signal)) {
