@@ -99,22 +99,19 @@ async function provenShared(
   if (!head.sha256.equals(range.fileHeadSha256)) return new GtidSet();
   const shared = head.gtidsBefore.clone();
   for await (const gtid of gtidsIn(connection, range.file, range.boundary)) shared.addAll(gtid);
+  // One that was captured in part is not in the chain's set.
   return shared.intersect(before.gtids);
 }
 
-/** GTIDs of the transactions of one binlog file that end at or before `until`, a page of events at a time. */
+/** GTIDs of the transactions of one binlog file that begin before `until`, a page of events at a time. */
 async function* gtidsIn(connection: MysqlConnection, file: string, until: number): AsyncGenerator<GtidSet> {
-  let open: GtidSet | null = null;
   for (let from = firstEventAt; from < until; ) {
     const events = await connection.query(`SHOW BINLOG EVENTS IN ? FROM ${from} LIMIT ${eventsPerPage}`, [file]);
-    for (const { Pos, End_log_pos: end, Event_type: type, Info: info } of events) {
-      const gtid = /^Gtid|^GTID/i.test(String(type)) ? /GTID_NEXT= '([^']+)'/.exec(String(info))?.[1] : undefined;
-      if (gtid !== undefined && open !== null) yield open;
-      if (gtid !== undefined) open = GtidSet.parse(gtid);
-      if (Number(end) > until || Number(Pos) >= until) return;
-      from = Number(end);
+    for (const { Pos, Event_type: type, Info: info } of events) {
+      const gtid = /^gtid/i.test(String(type)) ? /GTID_NEXT= '([^']+)'/.exec(String(info))?.[1] : undefined;
+      if (gtid !== undefined && Number(Pos) < until) yield GtidSet.parse(gtid);
     }
-    if (events.length < eventsPerPage) break;
+    if (events.length < eventsPerPage) return;
+    from = Number(events.at(-1)?.End_log_pos);
   }
-  if (open !== null) yield open;
 }
