@@ -1,0 +1,72 @@
+/**
+ * The agent's way of a byte alone: capture → chain writer → local log, in a process of its own, until everything below a
+ * position is durable. `node bench/capture-child.ts PORT DIR FILE POSITION`; prints one JSON object.
+ */
+import { readFileSync } from 'node:fs';
+import { captureEntries } from '../agent/capture/capture.ts';
+import { compareFiles } from '../agent/capture/file-name.ts';
+import { ChainWriter } from '../core/chain/writer.ts';
+import { LocalLog } from '../core/log/local/log.ts';
+import { createLogger } from '../core/logging/logger.ts';
+import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { readSourceFacts } from '../core/mysql/source-facts.ts';
+
+/** What the child prints. */
+export interface CaptureOutcome {
+  bytes: number;
+  entries: number;
+  /** Peak resident set of the whole process (VmHWM of /proc/self/status), and what it was before capture began. */
+  peakRssBytes: number;
+  idleRssBytes: number;
+}
+
+async function main(port: string, dir: string, file: string, position: number): Promise<CaptureOutcome> {
+  const endpoint: MysqlEndpoint = {
+    host: '127.0.0.1',
+    port: Number(port),
+    user: 'root',
+    password: '',
+    tls: { mode: 'disabled' },
+  };
+  const logger = createLogger({ level: 'warn' });
+  const stop = new AbortController();
+  const connection = await connectMysql(endpoint, stop.signal);
+  const { serverUuid } = await readSourceFacts(connection);
+  await connection.close();
+  const log = await LocalLog.open({ dir, logger });
+  const { state, next } = await log.checkpoint();
+  const writer = await ChainWriter.open(log, {
+    signal: stop.signal,
+    logger,
+    base: state,
+    first: next,
+    sourceUuid: serverUuid,
+    continued: null,
+  });
+  const idleRssBytes = peakRss();
+  let bytes = 0;
+  let entries = 0;
+  const options = { endpoint, chainId: writer.state.chainId, resume: null, start: 'oldest' as const, logger };
+  for await (const batch of captureEntries(options, stop.signal)) {
+    await writer.room();
+    bytes += batch.bodyBytes;
+    entries += batch.items.length;
+    const accepted = writer.append(batch.items);
+    const last = batch.items.findLast((item) => item.kind === 'events');
+    const ahead = last ? compareFiles(last.file, file) : -1;
+    if (last && (ahead > 0 || (ahead === 0 && last.end >= position))) {
+      await accepted;
+      break;
+    }
+  }
+  await log.close();
+  return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes };
+}
+
+function peakRss(): number {
+  const line = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'));
+  return Number(line?.[1] ?? 0) * 1024;
+}
+
+const [port = '', dir = '', file = '', position = ''] = process.argv.slice(2);
+process.stdout.write(`${JSON.stringify(await main(port, dir, file, Number(position)))}\n`);

@@ -1,0 +1,67 @@
+/**
+ * Capture: from the source's socket to a fsync'd, compressed local log, against `mysqlbinlog --raw`, which copies the same
+ * files uncompressed, unchecked and without fsync. Whole processes are timed, their start included, one after the other.
+ */
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { findMysqlProgram } from '../core/mysql/program.ts';
+import type { CaptureOutcome } from './capture-child.ts';
+import { CaptureSource } from './capture-source.ts';
+import { type BenchContext, comparedTo, type Figure } from './figure.ts';
+import { timed } from './peers.ts';
+
+export const name = 'capture';
+
+const megabytes = 1_050;
+const rounds = 3;
+
+export async function run(context: BenchContext): Promise<Figure[]> {
+  const { workDir, log, signal } = context;
+  const mysqlbinlog = (await findMysqlProgram('mysqlbinlog')).path;
+  const source = await CaptureSource.start(workDir, signal);
+  try {
+    await source.load(megabytes, log);
+    const { end, files, bytes } = await source.binlog();
+    const ours: number[] = [];
+    const theirs: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const logDir = await fresh(join(workDir, 'log'));
+      const child = join(import.meta.dirname, 'capture-child.ts');
+      const args = [child, String(source.port), logDir, end.file, String(end.position)];
+      const mine = await timed(process.execPath, args, { cwd: workDir, signal });
+      const outcome = JSON.parse(mine.stdout) as CaptureOutcome;
+      if (outcome.bytes !== bytes - 4 * files.length) throw new Error(`captured ${outcome.bytes} of ${bytes} bytes`);
+      ours.push(bytes / 1e6 / mine.seconds);
+      const rawDir = await fresh(join(workDir, 'raw'));
+      const peer = await timed(mysqlbinlog, peerArgs(source.port, files[0] ?? ''), { cwd: rawDir, signal });
+      if ((await readdir(rawDir)).length !== files.length) throw new Error('mysqlbinlog left files out');
+      theirs.push(bytes / 1e6 / peer.seconds);
+      log(`capture ${mine.seconds.toFixed(1)} s, mysqlbinlog --raw ${peer.seconds.toFixed(1)} s`);
+    }
+    const what = `socket to durable local log, ${Math.round(bytes / 1e6)} MB in ${files.length} files`;
+    return [comparedTo('mysqlbinlog --raw', what, 'MB/s', ours, theirs, 2)];
+  } finally {
+    await source.close();
+  }
+}
+
+function peerArgs(port: number, firstFile: string): string[] {
+  return [
+    '--no-defaults',
+    '--read-from-remote-server',
+    '--raw',
+    '--to-last-log',
+    '--host=127.0.0.1',
+    `--port=${port}`,
+    '--protocol=tcp',
+    '--user=root',
+    '--ssl-mode=DISABLED',
+    firstFile,
+  ];
+}
+
+async function fresh(dir: string): Promise<string> {
+  await rm(dir, { recursive: true, force: true });
+  await mkdir(dir);
+  return dir;
+}
