@@ -195,7 +195,10 @@ function noSnapshot(history: ArchiveHistory, planned: PlannedCut, snapshots: rea
   });
 }
 
-/** A snapshot of an ancestor serves only as far as the timelines after it have it executed. */
+/**
+ * A snapshot of an ancestor serves only as far as the timelines after it have it executed. Where nothing is shared (RESET
+ * BINARY LOGS AND GTIDS) not even one that holds no GTID does: its rows are not what the new timeline began with.
+ */
 export function isOnPath(
   history: ArchiveHistory,
   { timeline }: Pick<PlannedCut, 'timeline'>,
@@ -204,5 +207,5 @@ export function isOnPath(
   if (snapshot.generation > timeline.generation) return false;
   return history.timelines
     .filter(({ generation }) => generation > snapshot.generation && generation <= timeline.generation)
-    .every(({ forkGtids }) => forkGtids?.containsAll(snapshot.gtidsAfter) === true);
+    .every(({ forkGtids }) => forkGtids?.isEmpty === false && forkGtids.containsAll(snapshot.gtidsAfter));
 }
