@@ -2,7 +2,9 @@
 import { copyFile, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
+import { readSegment } from '../../core/archive/chain.ts';
 import { chainPrefix, indexPrefix, segmentKey, tipKey } from '../../core/archive/layout.ts';
+import { sealBody, sealSegment } from '../../core/archive/segment.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { findFile, readFileBytes } from '../../core/history/bytes.ts';
@@ -153,6 +155,19 @@ describe('damage that opening shows', () => {
           kind: 'integrity',
         });
       });
+    }));
+
+  test('a segment rewritten with right checksums is found by the hash chain alone', () =>
+    withArchive(async ({ store, path }) => {
+      const found = await readSegment(store, madeSource, 20);
+      if (found === null) throw new Error('no such segment');
+      const { decoded, raw } = found;
+      raw.writeUInt8(raw.readUInt8(30) ^ 1, 30);
+      const sealed = await sealBody([raw]);
+      const header = { ...decoded.header, rawSha256: sealed.rawSha256, storedBytes: sealed.stored.length };
+      await writeFile(path(20), Buffer.concat(sealSegment(header, sealed.stored).body));
+      const history = await openHistory(store);
+      expect(history.gaps).toMatchObject([{ firstSequence: 20, lastSequence: 20 }]);
     }));
 
   test('the end of the chain deleted: the tip remembers, latest is refused, earlier instants work', () =>
