@@ -122,6 +122,7 @@ export class Agent {
       signal,
       logger,
       deadlineMs: Number.POSITIVE_INFINITY,
+      maxDelayMs: 1000,
       onFailure,
     });
   }

@@ -47,6 +47,8 @@ const defaults = {
 const minEntryBytes = 64 * 1024;
 /** Between two connections at least: a server that ends every stream at once must not be hammered. */
 const minSessionMs = 500;
+/** What is committed while we wait is not captured yet: never wait long. */
+const reconnectMaxMs = 1000;
 
 /**
  * Batches of entries in order, each to be appended before the next is asked for; meanwhile capture goes on up to
@@ -138,6 +140,7 @@ class Capture {
     const session = await retrying('connecting to the source', () => this.#open(stop, signal), {
       signal: this.#signal,
       deadlineMs: Number.POSITIVE_INFINITY,
+      maxDelayMs: reconnectMaxMs,
       logger,
       onFailure: (error) => isKind(error, 'transient') && onConnection?.(error),
     });
