@@ -23,6 +23,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
+// A verb that only waits (for the log to grow, say) must not end because no socket or timer happens to be open.
+setInterval(() => {}, 60_000);
+
 const exitCode = await runCommandLine(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
