@@ -35,6 +35,8 @@ export async function openIndex(bytes: Buffer, object: string): Promise<DecodedH
   if (content.toString('latin1', 0, 4) !== indexMagic || content.readUInt16LE(4) !== indexVersion) {
     throw damaged(object, 'it does not begin as an index of this version');
   }
+  const reserved = [...content.subarray(6, 8), ...content.subarray(24, 32)];
+  if (reserved.some((byte) => byte !== 0)) throw damaged(object, 'its reserved bytes are not zero');
   const count = content.readUInt32LE(8);
   const rawBytes = content.readUInt32LE(12);
   const first = Number(content.readBigUInt64LE(16));

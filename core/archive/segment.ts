@@ -19,7 +19,8 @@ export const segmentVersion = 1;
 export const segmentFixedBytes = 288;
 /** No body is larger than this, raw. */
 export const segmentBodyMax = 64 * 1024 * 1024;
-const headerBytesMax = 32 * 1024 * 1024;
+/** Two GTID sets of 16 MiB each, and the rest. */
+const headerBytesMax = 33 * 1024 * 1024;
 const crcBytes = 4;
 const flagSemiSync = 1;
 const compressionLevel = 3;
@@ -217,7 +218,8 @@ export function decodeSegmentHeader(content: Buffer, object: string): DecodedHea
 function readFixed(bytes: Buffer, object: string) {
   const kind = kindNames.get(bytes.readUInt8(6));
   const flags = bytes.readUInt8(7);
-  if (kind === undefined || flags > flagSemiSync || bytes.readUInt32LE(188) !== 0) {
+  const reserved = [bytes.subarray(168, 176), bytes.subarray(188, 192)].flatMap((part) => [...part]);
+  if (kind === undefined || flags > flagSemiSync || reserved.some((byte) => byte !== 0)) {
     throw damaged(object, 'its kind or flags are unknown');
   }
   const number = (index: number) => readNumber(bytes, numbersAt + 8 * index, object);
