@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process';
 export async function timed(
   program: string,
   args: readonly string[],
-  options: { cwd: string; signal: AbortSignal },
+  options: { cwd: string; signal: AbortSignal; env?: NodeJS.ProcessEnv },
 ): Promise<{ seconds: number; stdout: string }> {
   const began = performance.now();
   const child = spawn(program, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });
