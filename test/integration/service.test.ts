@@ -7,15 +7,14 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { neededPrivileges } from '../../agent/doctor/grants.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort, Mysqld } from '../../core/mysql/mysqld.ts';
 import { cacheFolder } from '../../core/mysql/program.ts';
 import { Host, whyNoHost } from '../lab/host.ts';
+import { checkout, unpackInto } from '../lab/package.ts';
 
-const checkout = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const unit = readFileSync(join(checkout, 'ops/systemd/qazyna.service'), 'utf8');
 const dropIn = readFileSync(join(checkout, 'ops/systemd/mysql.service.d/qazyna.conf'), 'utf8');
 const node = '/opt/checkout/node_modules/node/bin/node';
@@ -124,6 +123,9 @@ withHost('the service unit, with a stand-in for the daemon', () => {
   });
 });
 
+/** Where the host sees the server's folder: not below /tmp, of which a service with PrivateTmp= has its own. */
+const hosted = '/var/lib/lab';
+
 /** A mysqld as a service of the host: the fetched or installed program, seen at the same path there. */
 class HostedMysql {
   readonly dir = mkdtempSync(join(tmpdir(), 'qazyna-service-'));
@@ -156,7 +158,7 @@ class HostedMysql {
     const server = await program.start({ ...place, socket: this.at('init.sock'), port: null, initSql: sql });
     await server.stop();
     mkdirSync(this.at('run'));
-    mkdirSync(this.at('clone'));
+    for (const folder of ['clone', 'archive']) mkdirSync(this.at(folder));
     writeFileSync(this.at('my.cnf'), this.#configuration(options));
   }
 
@@ -171,7 +173,7 @@ class HostedMysql {
       '[Service]',
       'Type=notify',
       'User=mysql',
-      `ExecStart=${this.mysqld} --defaults-file=${this.at('my.cnf')}`,
+      `ExecStart=${this.mysqld} --defaults-file=${hosted}/my.cnf`,
       'TimeoutStopSec=60',
       'LimitNOFILE=10000',
     ].join('\n');
@@ -206,12 +208,12 @@ class HostedMysql {
     const settings = Object.entries(this.#options(more)).map(
       ([name, value]) => `${name}=${value === true ? 'ON' : value}`,
     );
-    const place = [`datadir=${this.at('data')}`, `socket=${this.at('run/mysql.sock')}`, `port=${this.port}`];
+    const place = [`datadir=${hosted}/data`, `socket=${hosted}/run/mysql.sock`, `port=${this.port}`];
     const fixed = [
       'mysqlx=OFF',
       'bind-address=127.0.0.1',
       'secure-file-priv=NULL',
-      `log-error=${this.at('run/error.log')}`,
+      `log-error=${hosted}/run/error.log`,
     ];
     return `[mysqld]\n${[...place, ...fixed, ...settings].join('\n')}\n`;
   }
@@ -221,10 +223,11 @@ async function bootBeside(
   mysql: HostedMysql,
   files: Record<string, string>,
   readOnly: Record<string, string> = {},
+  writable: Record<string, string> = {},
 ): Promise<Host> {
   const host = await Host.boot({
     readOnly: { [cacheFolder()]: cacheFolder(), ...readOnly },
-    writable: { [mysql.dir]: mysql.dir },
+    writable: { [hosted]: mysql.dir, ...writable },
     files: { '/etc/systemd/system/mysql.service': mysql.unit, ...files },
   });
   // The cache may lie below root's home, which only root may enter.
@@ -246,7 +249,7 @@ withHost('mysqld is stopped while commits wait for an acknowledgement that never
 
   beforeAll(async () => {
     await mysql.make();
-    const client = `[client]\nuser=stopper\npassword=${password}\nsocket=${mysql.at('run/mysql.sock')}\n`;
+    const client = `[client]\nuser=stopper\npassword=${password}\nsocket=${hosted}/run/mysql.sock\n`;
     writeFileSync(
       mysql.at('my.cnf'),
       `${readFileSync(mysql.at('my.cnf'), 'utf8')}plugin-load-add=semisync_source.so
@@ -303,4 +306,129 @@ rpl_semi_sync_source_wait_no_replica=ON
     expect(await stopUnderCommits()).toEqual({ told: 0, refused: clients });
     expect(await host.show('mysql.service', 'Result')).toEqual({ Result: 'success' });
   }, 180_000);
+});
+
+withHost('the installed package beside a mysqld', () => {
+  const mysql = new HostedMysql();
+  const packed = mkdtempSync(join(tmpdir(), 'qazyna-packed-'));
+  let host: Host;
+  let httpPort = 0;
+
+  beforeAll(async () => {
+    await mysql.make();
+    await unpackInto(packed);
+    mkdirSync(join(packed, 'node_modules'));
+    chmodSync(packed, 0o755);
+    httpPort = await freePort();
+    const config = `source:
+  name: agama
+  mysql: { host: 127.0.0.1, port: ${mysql.port}, user: qazyna, password_file: /etc/qazyna/mysql.password }
+log:
+  local: { dir: /var/lib/qazyna/log }
+archives:
+  onsite: { url: "file:///srv/qazyna/agama" }
+snapshots: { engine: clone, scratch_dir: /var/lib/mysql-clone }
+http: { listen: "127.0.0.1:${httpPort}" }
+`;
+    host = await bootBeside(
+      mysql,
+      {
+        '/etc/systemd/system/qazyna.service': unit,
+        '/etc/qazyna/config.yaml': config,
+        '/etc/qazyna/mysql.password': `${password}\n`,
+      },
+      {
+        '/opt/qazyna/node_modules/qazyna': packed,
+        '/opt/qazyna/node_modules/qazyna/node_modules': join(checkout, 'node_modules'),
+        '/opt/qazyna/node_modules/node': join(checkout, 'node_modules/node'),
+      },
+      { '/var/lib/mysql-clone': mysql.at('clone'), '/srv/qazyna': mysql.at('archive') },
+    );
+    await host.command('chmod', ['600', '/etc/qazyna/mysql.password']);
+  }, 15 * 60_000);
+
+  afterAll(async () => {
+    await host?.stop();
+    mysql.remove();
+    rmSync(packed, { recursive: true, force: true });
+  }, 60_000);
+
+  interface Status {
+    archives: { completeThroughMicros: number; lastCommitMicros: number; snapshotId: string }[];
+    alarms: { code: string }[];
+  }
+
+  const status = async (): Promise<Status | null> => {
+    const answer = await fetch(`http://127.0.0.1:${httpPort}/status`).catch(() => null);
+    return answer ? ((await answer.json()) as Status) : null;
+  };
+  /** GTIDs are dense here: as many transactions as the last one's number. */
+  const commit = async (count: number): Promise<number> => {
+    const connection = await connectMysql(mysql.endpoint, signal);
+    for (let n = 0; n < count; n++) await connection.query('INSERT INTO t.item (v) VALUES (?)', [n]);
+    const [row] = await connection.query('SELECT @@gtid_executed AS gtids');
+    await connection.close();
+    return Number(/(\d+)$/.exec(String(row?.gtids))?.[1]);
+  };
+  /** Read on this machine, from the archive alone. */
+  const transactionsInArchive = (): number => {
+    const args = ['windows', '--json', '--from', `file://${mysql.at('archive/agama')}`, '--source', 'agama'];
+    const text = execFileSync(process.execPath, [join(checkout, 'bin/qazyna'), ...args], { encoding: 'utf8' });
+    return JSON.parse(text).archives[0].timelines[0].transactions;
+  };
+  const showService = () =>
+    host.show(
+      'qazyna.service',
+      'ActiveState',
+      'Result',
+      'NRestarts',
+      'ActiveEnterTimestampMonotonic',
+      'ExecMainStatus',
+    );
+  let committed = 0;
+
+  test('is ready before mysqld is there, then captures, ships and takes a snapshot', async () => {
+    const started = await host.command('systemctl', ['start', 'qazyna.service', 'mysql.service']);
+    if (started.code !== 0) throw new Error(await host.journal('qazyna.service'));
+    const before = await showService();
+    const after = await host.show('mysql.service', 'ActiveEnterTimestampMonotonic');
+    expect(Number(before.ActiveEnterTimestampMonotonic)).toBeLessThan(Number(after.ActiveEnterTimestampMonotonic));
+    committed = await commit(100);
+    const whenMicros = Date.now() * 1000;
+    await until('a snapshot, and everything so far, in the archive', async () => {
+      const archive = (await status())?.archives[0];
+      return archive !== undefined && archive.snapshotId !== '' && archive.completeThroughMicros > whenMicros;
+    });
+    expect(transactionsInArchive()).toBe(committed);
+    expect(await host.journal('qazyna.service')).not.toContain(password);
+  }, 120_000);
+
+  test('killed, it is started again and goes on', async () => {
+    await host.command('systemctl', ['kill', '--signal=SIGKILL', '--kill-who=main', 'qazyna.service']);
+    committed = await commit(50);
+    const whenMicros = Date.now() * 1000;
+    await until('everything in the archive', async () => {
+      return ((await status())?.archives[0]?.completeThroughMicros ?? 0) > whenMicros;
+    });
+    expect(await showService()).toMatchObject({ ActiveState: 'active', NRestarts: '1' });
+    expect(transactionsInArchive()).toBe(committed);
+  }, 120_000);
+
+  test('SIGTERM ends it within 5 s and loses nothing', async () => {
+    committed = await commit(50);
+    const begun = performance.now();
+    expect((await host.command('systemctl', ['stop', 'qazyna.service'])).code).toBe(0);
+    expect(performance.now() - begun).toBeLessThan(5000);
+    expect(await showService()).toMatchObject({ ActiveState: 'inactive', Result: 'success', ExecMainStatus: '0' });
+    expect((await host.command('systemctl', ['start', 'qazyna.service'])).code).toBe(0);
+    await until('everything in the archive', async () => transactionsInArchive() === committed);
+  }, 120_000);
+
+  test('a wrong configuration is said once, and not tried again', async () => {
+    await host.command('systemctl', ['stop', 'qazyna.service']);
+    await host.command('sed', ['-i', 's/^snapshots:/nonsense: 1\nsnapshots:/', '/etc/qazyna/config.yaml']);
+    expect((await host.command('systemctl', ['start', 'qazyna.service'])).code).not.toBe(0);
+    expect(await showService()).toMatchObject({ ActiveState: 'failed', ExecMainStatus: '2' });
+    expect(await host.journal('qazyna.service')).toMatch(/QZ20\d\d: .*nonsense/);
+  }, 60_000);
 });
