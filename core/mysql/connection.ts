@@ -5,7 +5,7 @@
  * Wire facts: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html
  */
 import { readFile } from 'node:fs/promises';
-import { isIP } from 'node:net';
+import { connect as connectPlain, isIP, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { checkServerIdentity, connect as connectTls, type PeerCertificate } from 'node:tls';
 import { type Connection, type ConnectionOptions, createConnection, type SslOptions } from 'mysql2';
@@ -80,17 +80,21 @@ export async function connectMysql(endpoint: MysqlEndpoint, signal: AbortSignal)
 }
 
 /** Like `connectMysql`, for one who will take the socket over (dump.ts). */
-export async function authenticate(endpoint: MysqlEndpoint, signal: AbortSignal): Promise<Mysql2Connection> {
+export async function authenticate(
+  endpoint: MysqlEndpoint,
+  signal: AbortSignal,
+  bulk = false,
+): Promise<Mysql2Connection> {
   signal.throwIfAborted();
   const tls = endpoint.tls ?? { mode: 'preferred' };
   const asksForTls = tls.mode !== 'disabled' && !(tls.mode === 'preferred' && endpoint.socketPath);
-  if (!asksForTls) return await handshake(endpoint, null, signal);
+  if (!asksForTls) return await handshake(endpoint, null, signal, bulk);
   const ssl = await tlsOptions(tls);
   try {
     return await handshake(endpoint, ssl, signal);
   } catch (error) {
     if (tls.mode === 'preferred' && error instanceof QazynaError && error.code === 'QZ2112')
-      return await handshake(endpoint, null, signal);
+      return await handshake(endpoint, null, signal, bulk);
     throw error;
   }
 }
@@ -127,6 +131,7 @@ async function handshake(
   endpoint: MysqlEndpoint,
   ssl: SslOptions | null,
   signal: AbortSignal,
+  bulk = false,
 ): Promise<Mysql2Connection> {
   const place = placeOf(endpoint);
   const options: ConnectionOptions = {
@@ -141,6 +146,8 @@ async function handshake(
     ...(endpoint.socketPath ? { socketPath: endpoint.socketPath } : { host: endpoint.host, port: endpoint.port }),
   };
   if (ssl) options.ssl = ssl;
+  const socket = bulk ? new BulkSocket(endpoint) : null;
+  if (socket) options.stream = socket.stream;
   const connection = createConnection(options);
   const inside = connection as unknown as ConnectionInside;
   if (ssl?.verifyIdentity && isIP(endpoint.host) !== 0) checkIdentityByAddress(inside, ssl, endpoint.host);
@@ -163,7 +170,7 @@ async function handshake(
     clearTimeout(deadline);
     signal.removeEventListener('abort', abort);
   }
-  return new Mysql2Connection(connection, place, signal);
+  return new Mysql2Connection(connection, place, signal, socket);
 }
 
 /**
@@ -209,12 +216,14 @@ export class Mysql2Connection implements MysqlConnection {
   readonly #place: MysqlPlace;
   readonly #signal: AbortSignal;
   readonly #abort = () => this.#connection.destroy();
+  readonly #bulk: BulkSocket | null;
   #lost: unknown = null;
   ownGtids: readonly string[] = [];
 
-  constructor(connection: Connection, place: MysqlPlace, signal: AbortSignal) {
+  constructor(connection: Connection, place: MysqlPlace, signal: AbortSignal, bulk: BulkSocket | null) {
     const inside = connection as unknown as ConnectionInside;
     this.#connection = connection;
+    this.#bulk = bulk;
     this.#place = place;
     this.#signal = signal;
     this.serverVersion = inside._handshakePacket?.serverVersion ?? '';
@@ -282,12 +291,17 @@ export class Mysql2Connection implements MysqlConnection {
     this.#connection.destroy();
   }
 
-  /** The authenticated socket, without mysql2: from now on its owner reads, writes and destroys it. No query may be running. */
-  takeSocket(): Duplex {
+  /**
+   * The authenticated socket, without mysql2: from now on its owner writes and destroys it, and gets every chunk that arrives,
+   * valid only during the call. No query may be running.
+   */
+  takeSocket(receive: (chunk: Buffer) => void): Duplex {
     this.#signal.removeEventListener('abort', this.#abort);
     const { stream } = this.#connection as unknown as ConnectionInside;
     // mysql2's listeners for end, close and error stay: they only note the loss. Its 'data' listener is its parser.
     stream.removeAllListeners('data');
+    if (this.#bulk) this.#bulk.receive = receive;
+    else stream.on('data', receive);
     return stream;
   }
 }
@@ -296,4 +310,32 @@ export class Mysql2Connection implements MysqlConnection {
 function gtidsIn(result: unknown): readonly string[] {
   const { stateChanges } = result as { stateChanges?: { gtids?: string[] } };
   return stateChanges?.gtids ?? [];
+}
+
+const bulkReadBytes = 256 * 1024;
+
+/**
+ * A plain socket that reads into one buffer, over and over: a dump of gigabytes then leaves no garbage. Until `receive` is
+ * set it behaves as any socket does, for mysql2's handshake.
+ */
+class BulkSocket {
+  readonly stream: Socket;
+  receive: ((chunk: Buffer) => void) | null = null;
+
+  constructor(endpoint: MysqlEndpoint) {
+    const onread = {
+      buffer: Buffer.allocUnsafeSlow(bulkReadBytes),
+      callback: (size: number, buffer: Uint8Array) => {
+        const chunk = Buffer.from(buffer.buffer, buffer.byteOffset, size);
+        if (this.receive) this.receive(chunk);
+        else this.stream.emit('data', Buffer.from(chunk));
+        return true;
+      },
+    };
+    this.stream = endpoint.socketPath
+      ? connectPlain({ path: endpoint.socketPath, onread })
+      : connectPlain({ host: endpoint.host, port: endpoint.port, onread });
+    this.stream.setNoDelay(true);
+    this.stream.setKeepAlive(true);
+  }
 }

@@ -8,7 +8,7 @@
  */
 import { basename } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { integrityError, QazynaError, transientError } from '../errors/error.ts';
+import { integrityError, type QazynaError, transientError } from '../errors/error.ts';
 import { authenticate, type MysqlEndpoint, placeOf } from './connection.ts';
 import { type MysqlPlace, sortMysqlError } from './errors.ts';
 import {
@@ -39,13 +39,13 @@ export interface DumpOptions {
   silenceMs?: number;
 }
 
-/** Socket chunks waiting for the reader before the socket is paused. */
-const maxQueuedBytes = 1024 * 1024;
+/** Passed to the sink since the last `pump`: then the socket is paused until the next one. */
+const maxAheadBytes = 1024 * 1024;
 
 export type PumpResult = 'data' | 'idle' | 'end';
 
 export async function openDump(options: DumpOptions, sink: EventSink, signal: AbortSignal): Promise<BinlogDump> {
-  const connection = await authenticate(options.endpoint, signal);
+  const connection = await authenticate(options.endpoint, signal, true);
   const heartbeatMs = options.heartbeatMs ?? 1000;
   try {
     // Both spellings: replica/source since 8.0.26, slave/master before; unknown user variables do no harm.
@@ -62,8 +62,7 @@ export async function openDump(options: DumpOptions, sink: EventSink, signal: Ab
     await connection.close();
     throw error;
   }
-  const socket = connection.takeSocket();
-  const dump = new BinlogDump(socket, sink, options, signal);
+  const dump = new BinlogDump((receive) => connection.takeSocket(receive), sink, options, signal);
   try {
     await dump.start();
   } catch (error) {
@@ -79,8 +78,8 @@ export class BinlogDump {
   readonly #place: MysqlPlace;
   readonly #signal: AbortSignal;
   readonly #reader: PacketReader;
-  readonly #chunks: Buffer[] = [];
-  #queuedBytes = 0;
+  /** Bytes passed to the sink since the last `pump`. */
+  #aheadBytes = 0;
   #paused = false;
   #ended = false;
   #failure: unknown = null;
@@ -90,8 +89,12 @@ export class BinlogDump {
   #lastByteMs = performance.now();
   readonly #onAbort = () => this.#socket.destroy();
 
-  constructor(socket: Duplex, sink: EventSink, options: DumpOptions, signal: AbortSignal) {
-    this.#socket = socket;
+  constructor(
+    takeSocket: (receive: (chunk: Buffer) => void) => Duplex,
+    sink: EventSink,
+    options: DumpOptions,
+    signal: AbortSignal,
+  ) {
     this.#options = options;
     this.#place = placeOf(options.endpoint);
     this.#signal = signal;
@@ -102,18 +105,15 @@ export class BinlogDump {
       },
       { semiSync: options.semiSync === true },
     );
+    this.#socket = takeSocket((chunk) => this.#receive(chunk));
     signal.addEventListener('abort', this.#onAbort, { once: true });
-    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
-    socket.on('error', (error) => {
-      this.#failure ??= error;
-      this.#wake?.();
-    });
+    this.#socket.on('error', (error) => this.#fail(error));
     for (const event of ['end', 'close'])
-      socket.on(event, () => {
+      this.#socket.on(event, () => {
         this.#ended = true;
         this.#wake?.();
       });
-    socket.resume();
+    this.#socket.resume();
   }
 
   /** Registers (so that SHOW REPLICAS names us) and asks for the dump. */
@@ -133,23 +133,19 @@ export class BinlogDump {
   }
 
   /**
-   * Passes what has arrived to the sink, at most one chunk (≤ 64 KiB). Waits for it until `performance.now()` reaches `untilMs`;
-   * then 'idle'. 'end' only for mode `once`. Throws transient errors for what may pass, integrity errors when the server says
-   * that the history asked for is not there.
+   * Resolves with 'data' when something was passed to the sink since the last call; waits for it until `performance.now()`
+   * reaches `untilMs`, then 'idle'. 'end' only for mode `once`. At most 1 MiB (and one read) is passed on ahead of the next
+   * call. Throws transient errors for what may pass, integrity errors when the server says that the history asked for is not
+   * there, and what the sink threw.
    */
   async pump(untilMs: number): Promise<PumpResult> {
     for (;;) {
       this.#signal.throwIfAborted();
-      const chunk = this.#chunks.shift();
-      if (chunk) {
-        this.#queuedBytes -= chunk.length;
-        if (this.#paused && this.#queuedBytes <= maxQueuedBytes / 2) {
-          this.#paused = false;
-          this.#lastByteMs = performance.now();
-          this.#socket.resume();
-        }
-        this.#reader.feed(chunk);
-        if (this.#control) return this.#finish(this.#control);
+      if (this.#failure !== null) throw this.#sorted(this.#failure);
+      if (this.#control) return this.#finish(this.#control);
+      if (this.#aheadBytes > 0) {
+        this.#aheadBytes = 0;
+        this.#goOn();
         return 'data';
       }
       this.#checkAlive();
@@ -171,17 +167,35 @@ export class BinlogDump {
   close(): void {
     this.#signal.removeEventListener('abort', this.#onAbort);
     this.#socket.destroy();
-    this.#chunks.length = 0;
   }
 
   #receive(chunk: Buffer): void {
-    this.#chunks.push(chunk);
-    this.#queuedBytes += chunk.length;
+    if (this.#failure !== null) return;
     this.#lastByteMs = performance.now();
-    if (this.#queuedBytes >= maxQueuedBytes && !this.#paused) {
+    try {
+      this.#reader.feed(chunk);
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    this.#aheadBytes += chunk.length;
+    if (this.#aheadBytes >= maxAheadBytes && !this.#paused) {
       this.#paused = true;
       this.#socket.pause();
     }
+    this.#wake?.();
+  }
+
+  #goOn(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.#lastByteMs = performance.now();
+    this.#socket.resume();
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error;
+    this.#socket.destroy();
     this.#wake?.();
   }
 
@@ -223,10 +237,6 @@ export class BinlogDump {
   }
 
   #checkAlive(): void {
-    if (this.#failure !== null) {
-      const failure = this.#failure;
-      throw failure instanceof QazynaError ? failure : sortMysqlError(failure, this.#place, 'reading its binlog');
-    }
     if (this.#ended)
       throw transientError(
         'QZ4121',
@@ -235,6 +245,12 @@ export class BinlogDump {
       );
     const silenceMs = this.#options.silenceMs ?? 10 * (this.#options.heartbeatMs ?? 1000);
     if (!this.#paused && performance.now() - this.#lastByteMs > silenceMs) throw this.#silent();
+  }
+
+  /** Errors of the socket are sorted; those of the sink are sorted already, or bugs. */
+  #sorted(failure: unknown): unknown {
+    const isNetwork = failure instanceof Error && typeof (failure as NodeJS.ErrnoException).code === 'string';
+    return isNetwork ? sortMysqlError(failure, this.#place, 'reading its binlog') : failure;
   }
 
   #silent(): QazynaError {
