@@ -156,6 +156,7 @@ function manifestSections(bytes: Buffer, name: string) {
   if (bytes.toString('latin1', 0, 4) !== manifestMagic) throw damaged(name, 'it does not begin like a manifest');
   if (bytes.readUInt16LE(4) !== snapshotFormatVersion)
     throw damaged(name, `version ${bytes.readUInt16LE(4)} is unknown`);
+  if (bytes.readUInt16LE(6) !== 0) throw damaged(name, 'its header is out of bounds');
   const metaBytes = bytes.readUInt32LE(8);
   const metaPlainBytes = bytes.readUInt32LE(12);
   const packs = bytes.readUInt32LE(16);
@@ -229,6 +230,7 @@ export function decodeComplete(bytes: Buffer, name: string): CompleteMark {
     throw damaged(name, `version ${bytes.readUInt16LE(4)} is unknown`);
   const sum = createHash('sha256').update(bytes.subarray(0, end)).digest();
   if (!sum.equals(bytes.subarray(end))) throw damaged(name, 'it does not fit its own SHA-256');
+  if (bytes.readUInt16LE(6) !== 0) throw damaged(name, 'its header is out of bounds');
   if (completeHeaderBytes + bytes.readUInt32LE(48) !== end) throw damaged(name, 'its length does not fit its header');
   const manifestBytes = Number(bytes.readBigUInt64LE(8));
   if (!Number.isSafeInteger(manifestBytes)) throw damaged(name, 'a length in it is out of bounds');

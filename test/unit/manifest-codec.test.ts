@@ -15,8 +15,22 @@ import {
 } from '../../core/snapshot/codec.ts';
 import { newSnapshotId } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
+import { explain, numberOf } from '../made/format-tables.ts';
 
 const uuid = '59bece67-e727-11f1-b426-02fc00000001';
+/** What manifest and mark say in common, in that order. */
+const names = [
+  'id',
+  'source',
+  'engine',
+  'generation',
+  'sourceUuid',
+  'gtidsBefore',
+  'gtidsAfter',
+  'startedMicros',
+  'finishedMicros',
+  'serverVersion',
+];
 const idOf = (text: string) => createHash('sha256').update(text).digest('hex');
 
 /** `sizes` of the files; a chunk of zeros now and then, and packs of which one is used by nobody. */
@@ -98,6 +112,27 @@ describe('the manifest', () => {
     );
   });
 
+  test('stands as its table says', () => {
+    const manifest = aManifest([1, 5 * chunkBytes]);
+    const bytes = Buffer.concat(encodeManifest(manifest));
+    const fields = explain('snapshot-manifest', bytes, { packTableBytes: 2 * 32, chunkTableBytes: 6 * 48 });
+    expect(fields.get('magic')?.toString()).toBe('QZMF');
+    expect(['version', 'packs', 'chunks'].map((name) => numberOf(fields.get(name)))).toEqual([1, 2, 6]);
+    const text = zstdDecompressSync(fields.get('meta') ?? Buffer.alloc(0));
+    expect(numberOf(fields.get('metaPlainBytes'))).toBe(text.length);
+    expect(Object.keys(JSON.parse(String(text)))).toEqual([...names, 'settings', 'columns', 'directories', 'files']);
+    expect(fields.get('packTable')?.toString('hex')).toBe(idOf('a') + idOf('b'));
+    expect(fields.get('sha256')).toEqual(createHash('sha256').update(bytes.subarray(0, -32)).digest());
+    for (const [index, chunk] of [...(manifest.files[1]?.chunks ?? [])].entries()) {
+      const row = explain('chunk-row', fields.get('chunkTable')?.subarray((index + 1) * 48, (index + 2) * 48) ?? bytes);
+      const { hash, pack, ...rest } = chunk;
+      expect(row.get('hash')).toEqual(hash);
+      for (const [name, value] of Object.entries(rest)) expect([name, numberOf(row.get(name))]).toEqual([name, value]);
+      const number = ['', idOf('a'), idOf('b')].indexOf(pack);
+      expect(numberOf(row.get('pack'))).toBe(number === 0 ? 0xffffffff : number - 1);
+    }
+  });
+
   test('names only the packs that it needs', () => {
     const [file] = decodeManifest(Buffer.concat(encodeManifest(aManifest([3 * chunkBytes]))), 'm').files;
     expect(file?.chunks.packs).toEqual([idOf('a'), idOf('b')]);
@@ -155,6 +190,20 @@ describe('the manifest', () => {
 describe('the COMPLETE mark', () => {
   const summary = { ...aManifest([5]), files: 1, sizeBytes: 5, newBytes: 4 };
   const mark = { manifestBytes: 1234, manifestSha256: createHash('sha256').update('m').digest(), summary };
+
+  test('stands as its table says', () => {
+    const bytes = encodeComplete(mark);
+    const fields = explain('snapshot-complete', bytes);
+    expect([fields.get('magic')?.toString(), numberOf(fields.get('version'))]).toEqual(['QZSC', 1]);
+    expect([numberOf(fields.get('manifestBytes')), fields.get('manifestSha256')]).toEqual([1234, mark.manifestSha256]);
+    expect(Object.keys(JSON.parse(String(fields.get('summary'))))).toEqual([
+      ...names,
+      'files',
+      'sizeBytes',
+      'newBytes',
+    ]);
+    expect(fields.get('sha256')).toEqual(createHash('sha256').update(bytes.subarray(0, -32)).digest());
+  });
 
   test('says what the manifest says, but not what is in it', () => {
     const back = decodeComplete(encodeComplete(mark), 'c');

@@ -3,6 +3,7 @@ import { describe, expect, test } from '@jest/globals';
 import { decodeChunk, encodeChunk, hashChunk } from '../../core/chunks/chunk.ts';
 import { decodePack, PackBuilder, packChunkBytesMax, packRowsMax } from '../../core/chunks/pack.ts';
 import { QazynaError } from '../../core/errors/error.ts';
+import { explain, numberOf } from '../made/format-tables.ts';
 
 function aPack(sizes: readonly number[]) {
   const builder = new PackBuilder();
@@ -31,6 +32,22 @@ describe('packs', () => {
     expect(pack.id).toBe(createHash('sha256').update(pack.bytes).digest('hex'));
     expect(pack.sizeBytes).toBe(pack.bytes.length);
     expect(decodePack(aPack([]).bytes, 'p')).toEqual([]);
+  });
+
+  test('stand as their tables say', () => {
+    const { bytes, rows } = aPack([10, 20]);
+    const footer = explain('pack-footer', bytes.subarray(-48));
+    expect(footer.get('magic')?.toString()).toBe('QZPK');
+    expect(['version', 'rows', 'dataBytes'].map((name) => numberOf(footer.get(name)))).toEqual([1, 2, 30]);
+    const table = bytes.subarray(30, -48);
+    expect(footer.get('sha256')).toEqual(createHash('sha256').update(table).digest());
+    for (const [index, { hash, ...row }] of rows.entries()) {
+      const fields = explain('pack-row', table.subarray(index * 48, (index + 1) * 48));
+      expect(fields.get('hash')).toEqual(hash);
+      for (const [name, value] of Object.entries(row))
+        expect([name, numberOf(fields.get(name))]).toEqual([name, value]);
+      expect(numberOf(fields.get('encoding'))).toBe(index % 2);
+    }
   });
 
   test('cut anywhere they are refused', () => {
