@@ -63,7 +63,7 @@ export async function exists(path: string): Promise<boolean> {
 }
 
 function storageError(error: unknown, path: string): unknown {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  const code = String((error as NodeJS.ErrnoException | null)?.code ?? '');
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return transientError('QZ4802', `The disk of ${path} is full.`, 'Free about 1 GB there, or set QAZYNA_CACHE.', {
       cause: error,
