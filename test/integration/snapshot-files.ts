@@ -24,6 +24,7 @@ export async function storeFiles(
   stores: readonly ObjectStore[],
   files: readonly MadeUpFile[],
   previous: SnapshotManifest | null = null,
+  more: Partial<SnapshotManifest> = {},
 ): Promise<StoredFiles> {
   const { signal } = new AbortController();
   const writers: PackWriter[] = [];
@@ -47,7 +48,7 @@ export async function storeFiles(
   for (const [index, store] of stores.entries()) {
     const writer = writers[index];
     if (writer === undefined) continue;
-    const manifest = aManifest(id, written, writer);
+    const manifest = { ...aManifest(id, written, writer), ...more };
     await putSnapshot(store, manifest, writer.totals.newBytes);
   }
   const [store, writer] = [stores[0], writers[0]];
