@@ -163,7 +163,7 @@ export class SegmentDraft {
  */
 export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits: DraftLimits) {
   const iterator = entries[Symbol.asyncIterator]();
-  let coming = iterator.next();
+  let coming = handled(iterator.next());
   let draft: SegmentDraft | null = null;
   try {
     for (;;) {
@@ -185,14 +185,19 @@ export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits
         yield draft;
         draft = null;
       }
-      coming = iterator.next();
+      coming = handled(iterator.next());
     }
     if (draft !== null) yield draft;
   } finally {
     // Not awaited: a reader that waits for more entries only ends when its own signal aborts.
-    coming.catch(() => undefined);
     iterator.return?.().catch(() => undefined);
   }
+}
+
+/** An entry asked for ahead may fail while a segment is still being put: that must not count as unhandled. */
+function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
 }
 
 /** `dueMs` is on performance.now()'s clock. */

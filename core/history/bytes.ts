@@ -40,24 +40,25 @@ export async function* readFileBytes(
 ): AsyncIterable<Buffer> {
   const wanted = file.segments.filter(({ header }) => header.end > from && header.start < to);
   let position = from;
-  const fetchAt = (index: number) => (index < wanted.length ? fetchBody(history, file, index, wanted) : null);
+  const fetchAt = (index: number) => (index < wanted.length ? handled(fetchBody(history, file, index, wanted)) : null);
   let ahead = fetchAt(0);
-  try {
-    for (const [index, { header }] of wanted.entries()) {
-      if (header.start > position) throw bytesMissing(history, file, position, header.start);
-      const body = await ahead;
-      if (signal.aborted || body === null) return;
-      ahead = fetchAt(index + 1);
-      const end = Math.min(header.end, to);
-      yield body.subarray(position - header.start, end - header.start);
-      if (signal.aborted) return;
-      position = end;
-    }
-    if (position < to) throw bytesMissing(history, file, position, to);
-  } finally {
-    // What was read ahead and is not wanted any more must not become an unhandled rejection.
-    ahead?.catch(() => undefined);
+  for (const [index, { header }] of wanted.entries()) {
+    if (header.start > position) throw bytesMissing(history, file, position, header.start);
+    const body = await ahead;
+    if (signal.aborted || body === null) return;
+    ahead = fetchAt(index + 1);
+    const end = Math.min(header.end, to);
+    yield body.subarray(position - header.start, end - header.start);
+    if (signal.aborted) return;
+    position = end;
   }
+  if (position < to) throw bytesMissing(history, file, position, to);
+}
+
+/** What is read ahead may fail long before anybody waits for it: that must not count as unhandled. */
+function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
 }
 
 async function fetchBody(
