@@ -29,7 +29,7 @@ export function sealObject(type: ObjectType, content: readonly Uint8Array[]): Ui
  */
 export function openObject(bytes: Buffer, type: ObjectType, name: string): Buffer {
   const damaged = (reason: string) =>
-    integrityError('QZ3402', `Object ${name} is damaged: ${reason}.`, 'Use another archive, then run verify --full.', {
+    integrityError('QZ3402', `Object ${name} is damaged: ${reason}.`, 'Use another archive (--from).', {
       details: { object: name },
     });
   if (bytes.length < envelopeBytes) throw damaged(`it ends after ${bytes.length} bytes`);

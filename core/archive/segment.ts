@@ -284,7 +284,7 @@ function boundsProblem(header: SegmentHeader): string | null {
 }
 
 export function damaged(object: string, reason: string, cause?: unknown) {
-  const hint = 'Use another archive of this source; run verify --full to see what else is damaged.';
+  const hint = 'Use another archive of this source; `qazyna windows` names what else is missing.';
   const options = { details: { object }, ...(cause === undefined ? {} : { cause }) };
   return integrityError('QZ3405', `Object ${object} is damaged: ${reason}.`, hint, options);
 }

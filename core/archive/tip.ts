@@ -75,7 +75,7 @@ function damagedTip(name: string) {
   return integrityError(
     'QZ3408',
     `Object ${name} is damaged.`,
-    'Delete it after verify has passed; the shipper writes it anew.',
+    'Delete it once `qazyna windows` shows no gap; the shipper writes it anew.',
     {
       details: { object: name },
     },

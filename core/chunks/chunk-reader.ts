@@ -60,8 +60,7 @@ export async function* readRun<T extends WantedChunk>(
   const key = packKey(run.pack);
   const first = run.wanted[0]?.owner ?? '';
   const bytes = await store.get(key, { start: envelopeBytes + run.start, end: envelopeBytes + run.end });
-  const hint =
-    'Restore from another archive (--from) or another snapshot; run verify --full to see what else is damaged.';
+  const hint = 'Restore from another archive (--from) or another snapshot.';
   if (bytes === null) {
     throw integrityError('QZ3504', `Pack ${key} is missing in ${store.url}; ${first} needs it.`, hint, {
       details: { object: key, file: first },

@@ -125,7 +125,7 @@ export class PackWriter {
     throw integrityError(
       'QZ3502',
       `Pack ${packKey(id)} in ${store.url} has ${present} bytes instead of ${sizeBytes}.`,
-      'The archive is damaged: run verify --full, and remove the pack only if no snapshot is to be restored from it.',
+      'The archive is damaged: restore from another one; remove the pack only if no snapshot is to be restored from it.',
     );
   }
 

@@ -102,11 +102,7 @@ export function encodePackTable(rows: readonly PackRow[], dataBytes: number): Bu
 /** The rows of a whole pack body. Throws QZ3501 naming `name` when it is cut, damaged or not a pack. */
 export function decodePack(body: Buffer, name: string): PackRow[] {
   const problem = (reason: string) =>
-    integrityError(
-      'QZ3501',
-      `Pack ${name} is damaged: ${reason}.`,
-      'Restore from another archive; then run verify --full.',
-    );
+    integrityError('QZ3501', `Pack ${name} is damaged: ${reason}.`, 'Restore from another archive (--from).');
   const footer = body.length - packFooterBytes;
   if (footer < 0 || body.toString('latin1', footer, footer + 4) !== packMagic) throw problem('it has no footer');
   if (body.readUInt16LE(footer + 4) !== packVersion)

@@ -196,7 +196,7 @@ function parseSets(meta: { gtidsBefore: string; gtidsAfter: string }, name: stri
 }
 
 function damaged(name: string, reason: string, cause?: unknown) {
-  const hint = 'Use another snapshot or another archive; run verify --full to see what else is damaged.';
+  const hint = 'Use another snapshot or another archive (--from).';
   return integrityError('QZ3506', `Snapshot object ${name} is damaged: ${reason}.`, hint, { cause });
 }
 

@@ -93,7 +93,7 @@ function connectionFailed(cause: unknown): QazynaError {
   return transientError(
     'QZ4690',
     `Reading the history through the stream server failed: ${cause instanceof Error ? cause.message : String(cause)}.`,
-    'Run it again; if it fails at the same place, run `qazyna verify --full`.',
+    'Run it again; if it fails at the same place, read another archive (--from).',
     { cause },
   );
 }

@@ -97,7 +97,7 @@ class RestoreRun {
     throw integrityError(
       'QZ3606',
       `The archive no longer says what it said when the restore into ${this.#paths.into} began.`,
-      'Restore into a new folder; run `qazyna verify --full` on this archive.',
+      'Restore into a new folder; `qazyna windows` names what is missing in this archive.',
     );
   }
 

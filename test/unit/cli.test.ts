@@ -96,7 +96,9 @@ describe('the command line', () => {
       const examples = [...help.out.matchAll(/^ {2}qazyna (.+)$/gm)].map((match) => match[1] ?? '');
       expect([path, examples.length > 0]).toEqual([path, true]);
       for (const example of examples) {
-        const words = (example.split(' > ')[0] ?? '').split(' ');
+        const words = [...(example.split(' > ')[0] ?? '').matchAll(/"([^"]*)"|(\S+)/g)].map(
+          (match) => match[1] ?? match[2] ?? '',
+        );
         expect(words.slice(0, path.length)).toEqual(path);
         await understood(words);
       }
