@@ -163,7 +163,7 @@ export class SegmentDraft {
  */
 export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits: DraftLimits) {
   const iterator = entries[Symbol.asyncIterator]();
-  let coming = handled(iterator.next());
+  let coming = iterator.next();
   let draft: SegmentDraft | null = null;
   try {
     for (;;) {
@@ -185,7 +185,7 @@ export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits
         yield draft;
         draft = null;
       }
-      coming = handled(iterator.next());
+      coming = iterator.next();
     }
     if (draft !== null) yield draft;
   } finally {
@@ -194,13 +194,7 @@ export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits
   }
 }
 
-/** An entry asked for ahead may fail while a segment is still being put: that must not count as unhandled. */
-function handled<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => undefined);
-  return promise;
-}
-
-/** `dueMs` is on performance.now()'s clock. */
+/** `dueMs` is on performance.now()'s clock. The race also handles a promise that fails only after it was due. */
 async function before<T>(dueMs: number, promise: Promise<T>): Promise<T | 'due'> {
   let timer: NodeJS.Timeout | undefined;
   const due = new Promise<'due'>((resolve) => {
