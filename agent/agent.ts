@@ -170,8 +170,9 @@ export class Agent {
   }
 
   /** These entries are durable in the log: the moment at which a semi-sync source could be told. */
-  #accepted(writer: ChainWriter, { items, bodyBytes }: CapturedBatch): void {
+  #accepted(writer: ChainWriter, { items, bodyBytes, release }: CapturedBatch): void {
     crashPoint('agent:accepted');
+    release();
     const { range, generation, sourceUuid } = writer.state;
     const transactions = items.reduce((sum, item) => sum + item.gtidsAdded.count, this.#capture.transactions);
     const where = range === null ? {} : { file: range.file, position: range.end };

@@ -51,7 +51,7 @@ async function main(port: string, dir: string, file: string, position: number): 
     await writer.room();
     bytes += batch.bodyBytes;
     entries += batch.items.length;
-    const accepted = writer.append(batch.items);
+    const accepted = writer.append(batch.items).then(() => batch.release());
     const last = batch.items.findLast((item) => item.kind === 'events');
     const ahead = last ? compareFiles(last.file, file) : -1;
     if (last && (ahead > 0 || (ahead === 0 && last.end >= position))) {

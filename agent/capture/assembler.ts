@@ -28,6 +28,7 @@ import { ControlBuffer } from './control-buffer.ts';
 import { EntryBuilder } from './entry-builder.ts';
 import { nextFileName } from './file-name.ts';
 import { GtidReader } from './gtid-reader.ts';
+import type { SlabPool } from './slab-pool.ts';
 import type { OpenTransaction } from './types.ts';
 
 const firstEventOffset = 4;
@@ -52,7 +53,7 @@ export interface AssemblerStart {
   headSha256: Buffer;
   /** The transaction that is open at `boundary`. */
   open: OpenTransaction | null;
-  maxEntryBytes: number;
+  slabs: SlabPool;
 }
 
 export class Assembler implements EventSink {
@@ -89,7 +90,7 @@ export class Assembler implements EventSink {
     this.#position = start.boundary;
     this.#resumedAt = start.boundary;
     this.#knowsGtids = start.gtids !== null;
-    this.#builder = new EntryBuilder({ sourceUuid: start.sourceUuid, gtids, maxEntryBytes: start.maxEntryBytes });
+    this.#builder = new EntryBuilder({ sourceUuid: start.sourceUuid, gtids, slabs: start.slabs });
     this.#builder.open({
       file: start.file,
       boundary: start.boundary,

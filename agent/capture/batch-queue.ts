@@ -1,9 +1,11 @@
 /** Between capture and the appender: what is ready, bounded in bytes. One producer, one consumer. */
+import type { SlabPool } from './slab-pool.ts';
 import type { CapturedBatch, CapturedEntry } from './types.ts';
 
 export class BatchQueue {
   readonly #maxBytes: number;
   readonly #maxBatchBytes: number;
+  readonly #slabs: SlabPool;
   readonly #items: CapturedEntry[] = [];
   #bytes = 0;
   #ended = false;
@@ -12,7 +14,8 @@ export class BatchQueue {
   #wakeConsumer: (() => void) | null = null;
 
   /** `maxBytes` waiting at most (one push may exceed it), `maxBatchBytes` per take (one entry may exceed it). */
-  constructor(maxBytes: number, maxBatchBytes: number) {
+  constructor(maxBytes: number, maxBatchBytes: number, slabs: SlabPool) {
+    this.#slabs = slabs;
     this.#maxBytes = maxBytes;
     this.#maxBatchBytes = maxBatchBytes;
   }
@@ -54,7 +57,12 @@ export class BatchQueue {
     const items = this.#items.splice(0, count);
     this.#bytes -= bodyBytes;
     this.#wakeProducer?.();
-    return { items, bodyBytes };
+    let bodies = items.map((item) => item.body);
+    const release = () => {
+      for (const body of bodies) this.#slabs.release(body);
+      bodies = [];
+    };
+    return { items, bodyBytes, release };
   }
 
   end(failure: unknown = null): void {

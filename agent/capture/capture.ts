@@ -15,6 +15,7 @@ import { binlogStatus, sourceClockMicros } from '../../core/mysql/source-facts.t
 import { Assembler } from './assembler.ts';
 import { BatchQueue } from './batch-queue.ts';
 import { compareFiles } from './file-name.ts';
+import { SlabPool } from './slab-pool.ts';
 import { checkNoSecondAgent, checkSource, type ReplicaIdentity, replicaHost } from './source-checks.ts';
 import type { CapturedBatch, CapturedEntry, ResumePoint } from './types.ts';
 
@@ -32,7 +33,7 @@ export interface CaptureOptions {
   flushMs?: number;
   /** "Complete through" is asked for this often (default 1000). */
   heartbeatMs?: number;
-  /** Bytes assembled but not yet taken by the caller, at most (default 8 MiB). */
+  /** Bytes assembled but not yet taken by the caller, at most (default 4 MiB). */
   maxAheadBytes?: number;
   /** Called with null when the stream runs, with the error when it was lost: for alarms and status. */
   onConnection?: (trouble: QazynaError | null) => void;
@@ -42,7 +43,7 @@ const defaults = {
   maxEntryBytes: 1024 * 1024,
   flushMs: 10,
   heartbeatMs: 1000,
-  maxAheadBytes: 8 * 1024 * 1024,
+  maxAheadBytes: 4 * 1024 * 1024,
 };
 const minEntryBytes = 64 * 1024;
 /** Between two connections at least: a server that ends every stream at once must not be hammered. */
@@ -60,9 +61,11 @@ export async function* captureEntries(
   signal: AbortSignal,
 ): AsyncGenerator<CapturedBatch, void, undefined> {
   const maxAheadBytes = options.maxAheadBytes ?? defaults.maxAheadBytes;
-  const queue = new BatchQueue(maxAheadBytes, maxAheadBytes / 2);
+  const slabBytes = Math.max(minEntryBytes, options.maxEntryBytes ?? defaults.maxEntryBytes);
+  const slabs = new SlabPool(slabBytes, Math.ceil((2 * maxAheadBytes) / slabBytes));
+  const queue = new BatchQueue(maxAheadBytes, maxAheadBytes / 2, slabs);
   const stop = new AbortController();
-  const capture = new Capture(options, queue, AbortSignal.any([signal, stop.signal]));
+  const capture = new Capture(options, queue, slabs, AbortSignal.any([signal, stop.signal]));
   const running = capture.run().then(
     () => queue.end(),
     (error: unknown) => queue.end(error),
@@ -99,6 +102,7 @@ interface Session {
 class Capture {
   readonly #options: CaptureOptions;
   readonly #queue: BatchQueue;
+  readonly #slabs: SlabPool;
   readonly #signal: AbortSignal;
   readonly #identity: ReplicaIdentity;
   #resume: ResumePoint | null;
@@ -108,9 +112,10 @@ class Capture {
   /** The source's clock and the end of its binlog just after; reported once capture has got there. */
   #mark: { micros: number; file: string; position: number } | null = null;
 
-  constructor(options: CaptureOptions, queue: BatchQueue, signal: AbortSignal) {
+  constructor(options: CaptureOptions, queue: BatchQueue, slabs: SlabPool, signal: AbortSignal) {
     this.#options = options;
     this.#queue = queue;
+    this.#slabs = slabs;
     this.#signal = signal;
     this.#identity = replicaIdentity(options.chainId);
     this.#resume = options.resume;
@@ -166,8 +171,7 @@ class Capture {
       const { facts, begin } = await checkSource(side, endpoint, this.#resume, start, signal);
       if (this.#isFirstSession) await checkNoSecondAgent(side, this.#identity);
       const gtids = begin.gtids?.clone() ?? new GtidSet();
-      const maxEntryBytes = Math.max(minEntryBytes, this.#options.maxEntryBytes ?? defaults.maxEntryBytes);
-      const assembler = new Assembler({ ...begin, maxEntryBytes }, gtids);
+      const assembler = new Assembler({ ...begin, slabs: this.#slabs }, gtids);
       const { serverId } = this.#identity;
       const replica = { ...this.#identity, serverId: serverId === facts.serverId ? serverId + 1 : serverId };
       const dump = await openDump(

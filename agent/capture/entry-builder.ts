@@ -1,5 +1,5 @@
 /**
- * Gathers the bytes of one binlog file into entries of at most `maxEntryBytes`, copies them once, checks checksums over whole
+ * Gathers the bytes of one binlog file into entries of at most one slab, copies them once, checks checksums over whole
  * entries, and keeps account of the GTIDs and commit times of the transactions that end in each.
  */
 import { crc32 } from 'node:zlib';
@@ -7,6 +7,7 @@ import { type ChecksumAlgorithm, checksumBytes, eventSize, headerBytes } from '.
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
 import { afterSoundEvent } from './crc-chain.ts';
+import type { SlabPool } from './slab-pool.ts';
 import type { CapturedEntry } from './types.ts';
 
 export const unknownHead = Buffer.alloc(32);
@@ -24,7 +25,7 @@ export interface FilePlace {
 
 export class EntryBuilder {
   readonly #sourceUuid: string;
-  readonly #maxEntryBytes: number;
+  readonly #slabs: SlabPool;
   readonly #gtids: GtidSet;
   readonly #ready: CapturedEntry[] = [];
   #readyBytes = 0;
@@ -54,11 +55,12 @@ export class EntryBuilder {
   #firstCommitMicros = 0;
   #lastCommitMicros = 0;
 
-  constructor(options: { sourceUuid: string; gtids: GtidSet; maxEntryBytes: number }) {
+  /** Entries are at most as long as a slab. */
+  constructor(options: { sourceUuid: string; gtids: GtidSet; slabs: SlabPool }) {
     this.#sourceUuid = options.sourceUuid;
     this.#gtids = options.gtids;
-    this.#maxEntryBytes = options.maxEntryBytes;
-    this.#slab = Buffer.allocUnsafeSlow(options.maxEntryBytes);
+    this.#slabs = options.slabs;
+    this.#slab = options.slabs.take();
   }
 
   /** Transactions in the entries made so far (and before the first of them); not yet those of the entry in the making. */
@@ -182,8 +184,10 @@ export class EntryBuilder {
     this.#lastCommitMicros = 0;
     this.#start = end;
     this.#from = this.#to;
+    this.#slabs.hold(this.#slab);
     if (this.#slab.length - this.#to < minSlabRestBytes) {
-      this.#slab = Buffer.allocUnsafeSlow(this.#maxEntryBytes);
+      this.#slabs.filled(this.#slab);
+      this.#slab = this.#slabs.take();
       this.#from = 0;
       this.#to = 0;
     }

@@ -10,6 +10,8 @@ export interface CapturedBatch {
   items: CapturedEntry[];
   /** Sum of the bodies. */
   bodyBytes: number;
+  /** Call it once no body of this batch is needed any more: their memory is filled anew. Without it, it is left to the collector. */
+  release(): void;
 }
 
 /** Where a chain's last accepted events entry ended: taken from its ChainState. */

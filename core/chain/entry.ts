@@ -49,13 +49,16 @@ const reservedRanges = [
   [headSha256At + sha256Bytes, entryFixedBytes],
 ] as const;
 
+/** Node gives compressed bytes out in chunks of this size, 16 KiB unless told: each costs a turn of the event loop. */
+const chunkSize = 128 * 1024;
+
 const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
 
 /** Compress a body ahead of its entry: in Node's thread pool, so that it overlaps with the write before. */
 export async function packBody(body: Buffer, level = 1): Promise<PackedBody> {
   if (body.length < packFromBytes) return { encoding: 'raw', bytes: body };
-  const bytes = await compress(body, { params: { [constants.ZSTD_c_compressionLevel]: level } });
+  const bytes = await compress(body, { chunkSize, params: { [constants.ZSTD_c_compressionLevel]: level } });
   return bytes.length < body.length ? { encoding: 'zstd', bytes } : { encoding: 'raw', bytes: body };
 }
 
