@@ -29,6 +29,20 @@ const areas = [
   'other',
 ];
 
+/** Texts that are put together at run time from more than their call shows. */
+const byHand: Record<string, { sentence?: string; hint?: string }> = {
+  QZ2001: { hint: 'The nearest verb, if one is near; `qazyna --help` shows all.' },
+  QZ2002: { hint: 'The nearest option, if one is near; `qazyna VERB --help` shows all.' },
+  QZ2019: {
+    sentence:
+      'Keys of the configuration contradict one another: folders inside one another, no archive, no scratch folder for clone, an acknowledgement that would not outlive the host.',
+    hint: 'The hint names the key to change.',
+  },
+  QZ2024: { sentence: 'The secret file … may be read by everybody on this host.', hint: 'chmod 600 it.' },
+  QZ3708: { sentence: 'A replica of the stream server asked for a file or position that this history does not have.' },
+  QZ4508: { sentence: 'A snapshot failed, or is missing in an archive; the alarm says why.' },
+};
+
 export interface ErrorEntry {
   code: string;
   sentence: string;
@@ -50,7 +64,9 @@ export function errorsInSources(): ErrorEntry[] {
       if (!present || (present.sentence === '' && sentence !== '')) found.set(code, { code, sentence, hint, file });
     }
   }
-  return [...found.values()].sort((a, b) => (a.code < b.code ? -1 : 1));
+  return [...found.values()]
+    .map((entry) => ({ ...entry, ...byHand[entry.code] }))
+    .sort((a, b) => (a.code < b.code ? -1 : 1));
 }
 
 /** Codes that ops/errors.md has a row for. */

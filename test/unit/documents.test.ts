@@ -92,6 +92,17 @@ describe('the documents', () => {
       expect(text).toContain(`| \`${folder}\` |`);
   });
 
+  test('every hint names only verbs that exist', () => {
+    const verbs = program().commands.flatMap((command) => [
+      command.name(),
+      ...command.commands.map((child) => `${command.name()} ${child.name()}`),
+    ]);
+    const named = [...read('ops/errors.md').matchAll(/`qazyna ([a-z]+)/g)].map((match) => match[1] ?? '');
+    expect(named.length).toBeGreaterThan(10);
+    for (const verb of named) expect(verbs).toContain(verb);
+    expect(read('ops/errors.md')).not.toMatch(/\b(verify --full|drill|prune|promote|undo)\b/);
+  });
+
   test('no document and no example names this machine', () => {
     for (const text of [...documents.map(read), configExample(), read('ops/errors.md')])
       expect(text).not.toMatch(/\/work\/|\/root\/|\/tmp\/[a-z]*lab/);
