@@ -36,16 +36,12 @@ export function fold(state: ChainState | null, landed: LandedEntry): ChainState 
 
 /** Whether an entry is part of the history at all; `state` is what came before it. */
 export function counts(state: ChainState | null, { landed, entry }: LandedEntry): boolean {
+  if (state === null) return landed === entry.number && entry.kind === 'claim';
+  // Also where the entry does not count: what stood at the number left out might have.
+  if (landed !== state.next) throw notNext(state.next, landed);
   if (landed !== entry.number) return false;
-  if (state === null) return entry.kind === 'claim';
   if (entry.chainId !== state.chainId)
     throw chainError('QZ3302', `Entry ${landed} belongs to chain ${entry.chainId}, not to ${state.chainId}`);
-  if (landed !== state.next) {
-    throw chainError('QZ3303', `Entries ${state.next} to ${landed - 1} are missing`, {
-      first: state.next,
-      last: landed - 1,
-    });
-  }
   const opens = entry.kind === 'promotion' || entry.kind === 'timeline';
   if (entry.generation > state.generation + (opens ? 1 : 0))
     throw chainError(
@@ -103,8 +99,9 @@ function requireFileStart(entry: Entry): void {
 
 function requireNeighbour(state: ChainState, range: BinlogRange, entry: Entry): void {
   if (entry.file === range.file) {
-    if (entry.start === range.end && entry.gtidsBefore === null) return;
-    throw hole(entry, `${range.file}:${range.end}`, `${entry.file}:${entry.start}`);
+    if (entry.start !== range.end) throw hole(entry, `${range.file}:${range.end}`, `${entry.file}:${entry.start}`);
+    if (entry.gtidsBefore === null) return;
+    throw chainError('QZ3315', `Entry ${entry.number} goes on in ${entry.file} but brings a GTID set of its own`);
   }
   const next = followingFile(range.file);
   if (entry.file !== next || entry.start !== firstEventAt)
@@ -138,6 +135,16 @@ export function followingFile(file: string): string {
   const dot = file.lastIndexOf('.');
   const digits = file.slice(dot + 1);
   return `${file.slice(0, dot)}.${String(Number(digits) + 1).padStart(digits.length, '0')}`;
+}
+
+function notNext(next: number, landed: number): QazynaError {
+  if (landed > next) {
+    return chainError('QZ3303', `Entries ${next} to ${landed - 1} are missing`, { first: next, last: landed - 1 });
+  }
+  return chainError('QZ3317', `Entry ${landed} was read after ${next - 1}: the store went back behind what it held`, {
+    next,
+    landed,
+  });
 }
 
 function hole(entry: Entry, expected: string, found: string): QazynaError {

@@ -5,13 +5,13 @@
  */
 import { randomBytes } from 'node:crypto';
 import { GtidSet } from '../binlog/gtid-set.ts';
-import { integrityError, isKind, type QazynaError } from '../errors/error.ts';
+import { integrityError, isKind, type QazynaError, transientError } from '../errors/error.ts';
 import { retrying } from '../errors/retry.ts';
 import type { Logger } from '../logging/logger.ts';
 import { packBody } from './entry.ts';
 import { counts, fold } from './fold.ts';
 import type { AppendableChain } from './store.ts';
-import type { ChainState, Entry, LandedEntry, PackedBody } from './types.ts';
+import type { ChainState, Entry, PackedBody } from './types.ts';
 
 /** An entry before it has its place in the chain. */
 export type EntryDraft = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'number'> & { generation?: number };
@@ -20,6 +20,8 @@ export type EntryDraft = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'numb
 const batchMaxBytes = 4 * 1024 * 1024;
 const waitingMaxBytes = 8 * 1024 * 1024;
 const entryOverheadBytes = 512;
+/** Races lost one after the other before it waits a random while: two writers in step would go on for ever. */
+const racesMax = 2;
 
 export interface WriterOptions {
   signal: AbortSignal;
@@ -34,6 +36,9 @@ export interface WriterOptions {
   continued: ChainState | null;
   /** Told each failed try of an append; null when one worked again. */
   onTrouble?: (error: QazynaError | null) => void;
+  /** First and longest wait before a failed append is tried again; as in core/errors/retry.ts by default. */
+  minDelayMs?: number;
+  maxDelayMs?: number;
 }
 
 interface Waiting {
@@ -41,6 +46,15 @@ interface Waiting {
   packed: Promise<PackedBody>;
   resolve(): void;
   reject(error: unknown): void;
+}
+
+/** Entries whose fate must be read back before anything else is done. */
+interface Doubt {
+  entries: readonly Entry[];
+  /** How many of them, from the first on, were read back so far. */
+  accepted: number;
+  /** The chain is known to reach at least to this number: a read that ends before it was stale. */
+  through: number;
 }
 
 export class ChainWriter {
@@ -54,6 +68,9 @@ export class ChainWriter {
   #waitingBytes = 0;
   #room: (() => void)[] = [];
   #pumping = false;
+  #doubt: Doubt | null = null;
+  /** Changes only by a promotion or timeline of our own. */
+  #sourceUuid: string;
   #claimed = false;
   #stopped: unknown = null;
 
@@ -62,18 +79,21 @@ export class ChainWriter {
     this.#options = options;
     this.#state = options.base;
     this.#readNext = options.first;
+    this.#sourceUuid = options.sourceUuid;
   }
 
   /** Reads and folds the whole log, refuses when somebody else was promoted, claims, and reads through its own claim. */
   static async open(log: AppendableChain, options: WriterOptions): Promise<ChainWriter> {
     const writer = new ChainWriter(log, options);
-    await retrying(`reading ${log.name}`, () => writer.#readOn([]), {
+    await retrying(`reading ${log.name}`, () => writer.#readOn(), {
       ...options,
       deadlineMs: Number.POSITIVE_INFINITY,
     });
     writer.#refuseWhenFenced();
     await writer.append([claim(writer.#state, options)]);
     writer.#claimed = true;
+    // Where the claim was read back, another one may have followed it already.
+    writer.#refuseWhenFenced();
     return writer;
   }
 
@@ -96,6 +116,17 @@ export class ChainWriter {
     return Promise.all(each).then(() => undefined);
   }
 
+  /** Begins the next generation after the source lost or replaced history: what it holds now is `forkSet`. */
+  async appendTimeline(timeline: { reason: string; forkSet: GtidSet; sourceUuid: string }): Promise<void> {
+    const draft = emptyDraft('timeline', timeline.sourceUuid);
+    await this.append([{ ...draft, gtidsBefore: timeline.forkSet, note: timeline.reason }]);
+  }
+
+  /** Begins the next generation under another source, which has to execute exactly what is complete now (`state.gtids`). */
+  async appendPromotion(promotion: { reason: string; sourceUuid: string }): Promise<void> {
+    await this.append([{ ...emptyDraft('promotion', promotion.sourceUuid), note: promotion.reason }]);
+  }
+
   /** Resolves when there is room to append more without holding too much: await it before reading more from the source. */
   async room(): Promise<void> {
     while (this.#waitingBytes > waitingMaxBytes && this.#stopped === null)
@@ -114,34 +145,37 @@ export class ChainWriter {
     }
   }
 
-  /** The drafts of the next append: as many as fit its bound, at least one. */
+  /** The drafts of the next append: as many as fit its bound, at least one; what begins a generation goes alone. */
   #take(): Waiting[] {
     let bytes = 0;
     let count = 0;
     for (const { draft } of this.#waiting) {
-      bytes += draft.body.length;
-      if (count > 0 && bytes > batchMaxBytes) break;
+      bytes += draft.body.length + entryOverheadBytes;
+      if (count > 0 && (bytes > batchMaxBytes || opensGeneration(draft))) break;
       count += 1;
+      if (opensGeneration(draft)) break;
     }
     return this.#waiting.slice(0, count);
   }
 
   /** One batch until it is accepted. */
   async #appendSome(batch: Waiting[]): Promise<void> {
-    const { signal, logger, onTrouble } = this.#options;
+    const { onTrouble } = this.#options;
     const packed = await Promise.all(batch.map((each) => each.packed));
-    let left = batch.length;
+    let done = 0;
     const attempt = async (): Promise<void> => {
-      while (left > 0) {
-        const done = batch.length - left;
+      for (let races = 0; ; races += 1) {
+        done += await this.#settle();
+        this.#refuseWhenFenced();
+        if (done === batch.length) break;
+        if (races === racesMax) throw this.#outrun();
         const entries = batch.slice(done).map(({ draft }, index) => this.#number(draft, packed[done + index], index));
-        left -= await this.#try(entries);
-        onTrouble?.(null);
+        if (await this.#send(entries)) done = batch.length;
       }
+      onTrouble?.(null);
     };
     await retrying(`appending to ${this.#log.name}`, attempt, {
-      signal,
-      logger,
+      ...this.#options,
       deadlineMs: Number.POSITIVE_INFINITY,
       onFailure: (error) => isKind(error, 'transient') && onTrouble?.(error),
     });
@@ -153,63 +187,83 @@ export class ChainWriter {
     for (const wake of this.#room.splice(0)) wake();
   }
 
-  /** How many of the entries, from the first on, are accepted now. A doubt is settled by reading before anything else. */
-  async #try(entries: readonly Entry[]): Promise<number> {
-    const first = entries[0]?.number;
-    let outcome: number;
-    try {
-      outcome = (await this.#log.append(entries)).base;
-    } catch (error) {
-      if (!isKind(error, 'transient')) throw error;
-      const accepted = await this.#readOn(entries);
-      this.#refuseWhenFenced();
-      if (accepted > 0) return accepted;
-      throw error;
+  /** True when all of them are accepted by the answer itself; else the doubt is noted, to be settled before anything else. */
+  async #send(entries: readonly Entry[]): Promise<boolean> {
+    const first = entries[0]?.number ?? 0;
+    // Before it lands: an entry that does not continue the chain would stop every reader for good.
+    const after = this.#foldOwn(entries);
+    this.#doubt = { entries, accepted: 0, through: first };
+    const { base } = await this.#log.append(entries);
+    if (base < first) throw this.#wentBack(first, base);
+    if (base === first) {
+      this.#doubt = null;
+      this.#state = after;
+      this.#readNext = first + entries.length;
+      this.#adopt(entries);
+      return true;
     }
-    if (outcome === first) {
-      for (const entry of entries) this.#follow({ landed: entry.number, entry });
-      return entries.length;
+    this.#doubt.through = base;
+    return false;
+  }
+
+  #foldOwn(entries: readonly Entry[]): ChainState | null {
+    let state = this.#state;
+    for (const entry of entries) {
+      const landed = { landed: entry.number, entry };
+      if (!counts(state, landed)) throw new Error(`${entry.kind} entry ${entry.number} would not count`);
+      state = fold(state, landed);
     }
-    const accepted = await this.#readOn(entries);
-    this.#refuseWhenFenced();
+    return state;
+  }
+
+  /** Reads on where there is a doubt; how many of the entries in doubt, from the first on, were accepted. */
+  async #settle(): Promise<number> {
+    if (this.#doubt === null) return 0;
+    await this.#readOn();
+    const { accepted, entries } = this.#doubt;
+    this.#adopt(entries.slice(0, accepted));
+    this.#doubt = null;
     return accepted;
   }
 
-  #follow(landed: LandedEntry): void {
-    this.#state = fold(this.#state, landed);
-    this.#readNext = landed.landed + 1;
+  /** A promotion or timeline of our own changes the source that we write for. */
+  #adopt(entries: readonly Entry[]): void {
+    const opening = entries.find(opensGeneration);
+    if (opening !== undefined && this.#sourceUuid !== '') this.#sourceUuid = opening.sourceUuid;
   }
 
-  /** Read to the end and fold; tells how many of `own`, from the first on, were found to count. */
-  async #readOn(own: readonly Entry[]): Promise<number> {
-    let found = 0;
-    for await (const landed of this.#log.read(this.#readNext, { follow: false, signal: this.#options.signal })) {
+  /** Read to the end and fold, noting which entries in doubt count. What was read stays read when it fails midway. */
+  async #readOn(): Promise<void> {
+    const { signal } = this.#options;
+    const doubt = this.#doubt;
+    for await (const landed of this.#log.read(this.#readNext, { follow: false, signal })) {
       const accepted = counts(this.#state, landed);
-      this.#follow(landed);
-      if (!accepted) continue;
-      const { entry } = landed;
-      if (entry.writer === this.writer && entry.number === own[found]?.number) found += 1;
+      this.#state = fold(this.#state, landed);
+      this.#readNext = landed.landed + 1;
+      if (accepted && doubt !== null && isSame(landed.entry, doubt.entries[doubt.accepted])) doubt.accepted += 1;
     }
-    return found;
+    signal.throwIfAborted();
+    if (doubt !== null && this.#readNext < doubt.through) throw this.#stale(doubt.through);
   }
 
   #number(draft: EntryDraft, packed: PackedBody | undefined, index: number): Entry {
     const state = this.#state;
+    const generation = state?.generation ?? draft.generation ?? 1;
     return {
       ...draft,
       ...(packed === undefined ? {} : { packed }),
+      ...(draft.kind === 'promotion' && state !== null ? { gtidsBefore: state.gtids } : {}),
       chainId: state?.chainId ?? this.writer,
-      generation: draft.generation ?? state?.generation ?? 1,
+      generation: opensGeneration(draft) ? generation + 1 : generation,
       writer: this.writer,
-      number: (state?.next ?? this.#readNext) + index,
+      number: this.#readNext + index,
     };
   }
 
   #refuseWhenFenced(): void {
     const state = this.#state ?? this.#options.continued;
     if (state === null) return;
-    const { sourceUuid } = this.#options;
-    if (sourceUuid !== '' && state.sourceUuid !== sourceUuid) throw this.#fenced(state);
+    if (this.#sourceUuid !== '' && state.sourceUuid !== this.#sourceUuid) throw this.#fenced(state);
     if (this.#claimed && state.writer !== this.writer)
       throw integrityError(
         'QZ3311',
@@ -218,12 +272,39 @@ export class ChainWriter {
         { details: { writer: state.writer, generation: state.generation } },
       );
   }
+
   #fenced(state: ChainState): QazynaError {
     return integrityError(
       'QZ3310',
-      `The chain in ${this.#log.name} is at generation ${state.generation} of the source ${state.sourceUuid}, but this agent stands beside ${this.#options.sourceUuid}.`,
+      `The chain in ${this.#log.name} is at generation ${state.generation} of the source ${state.sourceUuid}, but this agent stands beside ${this.#sourceUuid}.`,
       'Another server has taken over, or this one was replaced. If this server is to be protected from now on, run `qazyna timeline new --reason …`.',
       { details: { generation: state.generation, sourceUuid: state.sourceUuid } },
+    );
+  }
+
+  #wentBack(first: number, base: number): QazynaError {
+    return integrityError(
+      'QZ3316',
+      `The ${this.#log.name} takes entry ${first} for number ${base}, although all below ${first} was read from it.`,
+      'It lost entries that it had accepted, or it is another log than before. Compare with the archives before anything is started again.',
+      { details: { first, base } },
+    );
+  }
+
+  #outrun(): QazynaError {
+    return transientError(
+      'QZ4305',
+      `Another writer was first in ${this.#log.name} ${racesMax} times in a row.`,
+      'It is tried again after a random wait. If this goes on, two agents run for one source: stop one of them.',
+    );
+  }
+
+  #stale(through: number): QazynaError {
+    return transientError(
+      'QZ4304',
+      `The ${this.#log.name} holds entries up to ${through - 1}, but shows them only up to ${this.#readNext - 1}.`,
+      'What it shows is not its newest state; it is read again.',
+      { details: { through, shown: this.#readNext } },
     );
   }
 
@@ -232,6 +313,22 @@ export class ChainWriter {
     for (const { reject } of this.#waiting.splice(0)) reject(error);
     for (const wake of this.#room.splice(0)) wake();
   }
+}
+
+function opensGeneration({ kind }: { kind: Entry['kind'] }): boolean {
+  return kind === 'promotion' || kind === 'timeline';
+}
+
+/** Whether what was read is what was sent: the same number is never sent with another content that could also land there. */
+function isSame(read: Entry, sent: Entry | undefined): boolean {
+  return (
+    read.writer === sent?.writer &&
+    read.number === sent.number &&
+    read.kind === sent.kind &&
+    read.file === sent.file &&
+    read.start === sent.start &&
+    read.end === sent.end
+  );
 }
 
 /** Entry 0 of a chain carries where an older history ended, when there is one; later claims carry nothing but their writer. */
