@@ -34,7 +34,7 @@ export interface ExportResult {
 
 /**
  * Writes the file while checking each event's checksum and position; nothing appears under its name before it is whole.
- * Throws QZ2411 (no such file), QZ2412 (output exists or cannot be made), QZ3405/QZ3410 (damaged, missing), QZ4410 (disk).
+ * Throws QZ2413 (no such file), QZ2412 (output exists or cannot be made), QZ3405/QZ3410 (damaged, missing), QZ4410 (disk).
  */
 export async function exportBinlog(request: ExportRequest): Promise<ExportResult> {
   const { history, generation, file, output, signal } = request;

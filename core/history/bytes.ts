@@ -6,7 +6,7 @@ import { configurationError, integrityError } from '../errors/error.ts';
 import type { ArchiveHistory } from './open.ts';
 import type { HistoryFile } from './timelines.ts';
 
-/** Throws QZ2411 naming the files there are when this one is not archived. */
+/** Throws QZ2413 naming the files there are when this one is not archived. */
 export function findFile(history: ArchiveHistory, generation: number, file: string): HistoryFile {
   const timeline = history.timelines.find((one) => one.generation === generation);
   const found = timeline?.files.find((one) => one.file === file);
@@ -14,7 +14,7 @@ export function findFile(history: ArchiveHistory, generation: number, file: stri
   const names = timeline?.files.map((one) => one.file) ?? [];
   const held = names.length === 0 ? 'no file' : `${names.length} files, ${names[0]} to ${names.at(-1)}`;
   throw configurationError(
-    'QZ2411',
+    'QZ2413',
     `Binlog file ${file} of timeline ${generation} is not in ${history.store.url}.`,
     timeline === undefined
       ? `There are the timelines ${history.timelines.map((one) => one.generation).join(', ')}.`

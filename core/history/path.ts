@@ -140,6 +140,7 @@ async function truncate(history: ArchiveHistory, run: Run, limit: GtidSet, signa
     const before = run.files.at(-1)?.gtidsAfter ?? run.gtidsBefore;
     if (!limit.containsAll(file.gtidsBefore)) continue;
     const stop = await lastWithin(history, file, limit, signal);
+    if (stop.gtidsAdded.isEmpty) continue;
     const kept = before.clone();
     kept.addAll(stop.gtidsAdded);
     run.files.push({ ...file, end: stop.position, gtidsAfter: kept });

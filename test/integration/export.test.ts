@@ -89,8 +89,8 @@ describe('binlog export', () => {
       const history = await openHistory(store);
       const output = join(folder, 'out');
       const request = { history, generation: 1, file: file.name, output, signal: never };
-      await expect(exportBinlog({ ...request, file: 'binlog.000009' })).rejects.toMatchObject({ code: 'QZ2411' });
-      await expect(exportBinlog({ ...request, generation: 7 })).rejects.toMatchObject({ code: 'QZ2411' });
+      await expect(exportBinlog({ ...request, file: 'binlog.000009' })).rejects.toMatchObject({ code: 'QZ2413' });
+      await expect(exportBinlog({ ...request, generation: 7 })).rejects.toMatchObject({ code: 'QZ2413' });
       await expect(exportBinlog({ ...request, output: join(folder, 'none', 'out') })).rejects.toMatchObject({
         code: 'QZ2412',
       });

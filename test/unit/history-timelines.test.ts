@@ -169,6 +169,32 @@ describe('timelines', () => {
     }));
 });
 
+describe('a history that begins anew (RESET BINARY LOGS AND GTIDS)', () => {
+  test('nothing before it is on the way, and no snapshot of before serves', () =>
+    withStore(async (store) => {
+      const chain = new MadeChain();
+      chain.claim();
+      const first = file('binlog.000001', madeUuid, new GtidSet(), 1, 20);
+      chain.file('binlog.000001', first, cuts(first));
+      chain.timeline(new GtidSet(), madeUuid, 'RESET');
+      const second = file('binlog.000001', madeUuid, new GtidSet(), 1, 7);
+      chain.file('binlog.000001', second, cuts(second));
+      await archive(store, chain.folded, 2000);
+      const history = await openHistory(store);
+      const latest = await planCut(history, { type: 'latest' }, { signal: never });
+      const files = await served(history, latest);
+      expect(files.map(({ name, after }) => [name, after])).toEqual([['binlog.000001', `${madeUuid}:1-7`]]);
+      expect(files[0]?.bytes.equals(second.subarray(4))).toBe(true);
+      const bounds = { gtidsBefore: new GtidSet(), gtidsAfter: new GtidSet(), finishedMicros: base };
+      expect(() => chooseSnapshot(history, latest, [{ id: 'before', generation: 1, ...bounds }])).toThrow(
+        expect.objectContaining({ code: 'QZ2065' }),
+      );
+      expect(chooseSnapshot(history, latest, [{ id: 'after', generation: 2, ...bounds }]).id).toBe('after');
+      const old = await planCut(history, { type: 'latest' }, { signal: never, timeline: 1 });
+      expect((await served(history, old))[0]?.bytes.equals(first.subarray(4))).toBe(true);
+    }));
+});
+
 describe('files cut off by a crash', () => {
   test.each([1, 40, 200])('a transaction torn %i bytes into it is not served; the next file goes on', (torn) =>
     withStore(async (store) => {
