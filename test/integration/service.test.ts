@@ -426,7 +426,7 @@ http: { listen: "127.0.0.1:${httpPort}" }
 
   test('a wrong configuration is said once, and not tried again', async () => {
     await host.command('systemctl', ['stop', 'qazyna.service']);
-    await host.command('sed', ['-i', 's/^snapshots:/nonsense: 1\nsnapshots:/', '/etc/qazyna/config.yaml']);
+    await host.command('sed', ['-i', 's/^snapshots:/nonsense: 1\\nsnapshots:/', '/etc/qazyna/config.yaml']);
     expect((await host.command('systemctl', ['start', 'qazyna.service'])).code).not.toBe(0);
     expect(await showService()).toMatchObject({ ActiveState: 'failed', ExecMainStatus: '2' });
     expect(await host.journal('qazyna.service')).toMatch(/QZ20\d\d: .*nonsense/);

@@ -1,4 +1,4 @@
-/** A real mysqld as the source to protect: binlog in ROW format, GTIDs on; or with `stock`, just as it is shipped. */
+/** A real mysqld as the source to protect: binlog in ROW format, GTIDs on; or with `stock`, as it is shipped. */
 import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/
 import type { LabService, ServiceContext, ServiceFacts } from './service.ts';
 
 export interface MysqlServiceOptions {
-  /** The server's own defaults (gtid_mode OFF, no clone plugin), and no account `qazyna`: for `doctor --fix`. */
+  /** As MySQL 8 is shipped: the server's own settings, no clone plugin, and no account `qazyna`: for `doctor --fix`. */
   stock?: boolean;
   /** More server options, over the lab's. */
   options?: MysqldOptions;
@@ -25,6 +25,9 @@ const labOptions: MysqldOptions = {
   'skip-name-resolve': true,
 };
 
+/** Since 9.x GTIDs are on by default; the servers in the field have them off. */
+const stockOptions: MysqldOptions = { 'gtid-mode': false, 'enforce-gtid-consistency': false };
+
 export class MysqlService implements LabService {
   readonly name = 'mysql';
   readonly #wanted: MysqlServiceOptions;
@@ -40,7 +43,7 @@ export class MysqlService implements LabService {
     const dataDir = join(context.dir, 'data');
     const socket = join(context.dir, 'mysql.sock');
     const stock = this.#wanted.stock ?? context.before.stock === true;
-    const options = { ...(stock ? {} : labOptions), ...this.#wanted.options };
+    const options = { ...(stock ? stockOptions : labOptions), ...this.#wanted.options };
     // The lab's folders belong to whoever runs it; mysqld runs as the same.
     const osUser = process.getuid?.() === 0 ? 'root' : undefined;
     const place = { dataDir, osUser, options, signal: context.signal };
