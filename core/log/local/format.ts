@@ -5,7 +5,7 @@
 import { crc32 } from 'node:zlib';
 import { GtidSet } from '../../binlog/gtid-set.ts';
 import type { ChainState } from '../../chain/types.ts';
-import { integrityError } from '../../errors/error.ts';
+import { configurationError, integrityError } from '../../errors/error.ts';
 
 export const fileMagic = 'QZLF';
 export const fileVersion = 1;
@@ -51,14 +51,15 @@ export function fileHeaderBytes(start: Buffer): number | null {
   return length > stateMax ? null : headerFixedBytes + length + crcBytes;
 }
 
-/** `bytes` holds the whole header. Throws QZ3312 naming `path`. */
+/** `bytes` holds the whole header. Throws QZ3312 or QZ2303 naming `path`. */
 export function decodeFileHeader(bytes: Buffer, path: string): FileHeader {
   const headerBytes = fileHeaderBytes(bytes);
   if (headerBytes === null || headerBytes > bytes.length) throw damagedFile(path, 'its header is not one');
   const crcAt = headerBytes - crcBytes;
   if (crc32(bytes.subarray(0, crcAt)) !== bytes.readUInt32LE(crcAt))
     throw damagedFile(path, 'its header fails its CRC-32');
-  if (bytes.readUInt16LE(4) !== fileVersion) throw damagedFile(path, `its version ${bytes.readUInt16LE(4)} is unknown`);
+  if (bytes.readUInt16LE(4) !== fileVersion) throw newerFile(path, bytes.readUInt16LE(4));
+  if (bytes.readUInt16LE(6) !== 0) throw damagedFile(path, 'its reserved bytes are used');
   const json = JSON.parse(bytes.toString('utf8', headerFixedBytes, crcAt)) as StateJson | null;
   return { first: Number(bytes.readBigUInt64LE(8)), state: json === null ? null : stateFromJson(json), headerBytes };
 }
@@ -69,6 +70,15 @@ export function damagedFile(path: string, reason: string, cause?: unknown) {
     `The log file ${path} is damaged: ${reason}.`,
     'Check the disk. The archives hold what was shipped; the runbook says how to go on without this log (a damaged log).',
     { details: { path }, ...(cause === undefined ? {} : { cause }) },
+  );
+}
+
+function newerFile(path: string, version: number) {
+  return configurationError(
+    'QZ2303',
+    `The log file ${path} has version ${version}, which this version cannot read.`,
+    'Use the version of qazyna that wrote the log, or a newer one.',
+    { details: { path, version } },
   );
 }
 

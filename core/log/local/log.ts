@@ -1,9 +1,9 @@
 /**
  * The log in files of this host (core/log/types.ts is the contract). One holder; one append in flight; an append is durable
- * (written, fdatasync'd) when its promise resolves. After a failed write or sync nothing in memory is believed any more: the
- * tail is read back from the disk, cut to its last durable entry, before the next append.
+ * (written, fdatasync'd) when its promise resolves. A failed append is taken back before the next one: the file is cut to what
+ * was durable before, because after a failed sync the kernel may show bytes that never reached the disk (fsync(2), NOTES).
  */
-import { type FileHandle, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { lockFile } from '../../archive/file-lock.ts';
 import { encodeEntry, packBody } from '../../chain/entry.ts';
@@ -17,10 +17,11 @@ import { readFileHeader } from './file-reader.ts';
 import { encodeFileHeader, fileName, framePrefixBytes } from './format.ts';
 import { fullError, ioError } from './io-error.ts';
 import { readEntries } from './read.ts';
-import { type LogFile, recover } from './recover.ts';
+import { type LogFile, listFiles, recover } from './recover.ts';
 
 const rollAtBytes = 64 * 1024 * 1024;
-/** A full disk must still leave room to release and to say so. */
+/** Only whole files are released, and never the last: a full log must hold several, or it would stay full for ever. */
+const filesWhenFull = 8;
 const defaultMaxBytes = 20 * 1024 ** 3;
 
 export interface LocalLogOptions {
@@ -42,9 +43,9 @@ export class LocalLog implements ChainLog {
   #handle: FileHandle | null = null;
   #state: ChainState | null = null;
   #next = 0;
-  /** After a failure: the disk must be read back first. */
+  /** After a failed append: what it left on the disk must be taken back first. */
   #doubtful = false;
-  #appending = false;
+  #appending: Promise<unknown> | null = null;
   #closed = false;
   #wake: (() => void)[] = [];
 
@@ -52,7 +53,7 @@ export class LocalLog implements ChainLog {
     this.name = `local log ${options.dir}`;
     this.#dir = options.dir;
     this.#maxBytes = options.maxBytes ?? defaultMaxBytes;
-    this.#rollBytes = options.rollBytes ?? rollAtBytes;
+    this.#rollBytes = Math.min(options.rollBytes ?? rollAtBytes, Math.floor(this.#maxBytes / filesWhenFull));
     this.#logger = options.logger;
     this.#lock = lock;
   }
@@ -75,19 +76,41 @@ export class LocalLog implements ChainLog {
   }
 
   async append(entries: readonly Entry[]): Promise<AppendOutcome> {
-    if (this.#appending || this.#closed) throw new Error(`${this.name}: a second append at once, or after close`);
-    this.#appending = true;
-    try {
-      if (this.#doubtful) await this.#recover();
-      if (entries[0]?.number !== this.#next) return { base: this.#next };
-      await this.#write(entries);
-      return { base: entries[0].number };
-    } finally {
-      this.#appending = false;
-    }
+    if (this.#appending !== null || this.#closed)
+      throw new Error(`${this.name}: a second append at once, or after close`);
+    const appending = this.#append(entries);
+    this.#appending = appending.catch(() => undefined);
+    return await appending.finally(() => {
+      this.#appending = null;
+    });
   }
 
-  async #write(entries: readonly Entry[]): Promise<void> {
+  async #append(entries: readonly Entry[]): Promise<AppendOutcome> {
+    if (this.#doubtful) await this.#takeBack();
+    if (entries[0]?.number !== this.#next) return { base: this.#next };
+    const after = this.#folded(entries);
+    const written = await this.#write(entries);
+    // All at once, for readers.
+    written.file.sizeBytes += written.bytes;
+    this.#state = after;
+    this.#next += entries.length;
+    this.#wakeReaders();
+    return { base: this.#next - entries.length };
+  }
+
+  /** Before anything is written: an entry that cannot follow would stop every reader for good. */
+  #folded(entries: readonly Entry[]): ChainState | null {
+    let state = this.#state;
+    for (const [index, entry] of entries.entries()) {
+      const landed = this.#next + index;
+      if (entry.number !== landed) throw new RangeError(`entry ${entry.number} was appended at ${landed}`);
+      state = fold(state, { landed, entry });
+    }
+    return state;
+  }
+
+  /** Durable when it resolves. */
+  async #write(entries: readonly Entry[]): Promise<{ file: LogFile; bytes: number }> {
     const packed = await Promise.all(entries.map(async (entry) => entry.packed ?? (await packBody(entry.body))));
     const parts = entries.map((entry, index) => {
       const body = packed[index];
@@ -110,14 +133,11 @@ export class LocalLog implements ChainLog {
       crashPoint('local-log:after-write');
       await handle.datasync();
       crashPoint('local-log:after-sync');
-      file.sizeBytes += bytes;
+      return { file, bytes };
     } catch (error) {
       this.#doubtful = true;
-      throw isKind(error, 'integrity') ? error : ioError(this.#dir, 'write', error);
+      throw ioError(this.#dir, 'write', error);
     }
-    for (const entry of entries) this.#state = fold(this.#state, { landed: entry.number, entry });
-    this.#next += entries.length;
-    this.#wakeReaders();
   }
 
   /** The file to append to, begun anew when there is none or the last is long enough. */
@@ -142,26 +162,40 @@ export class LocalLog implements ChainLog {
     return { file, handle };
   }
 
-  /** What the disk holds is what counts. */
-  async #recover(): Promise<void> {
+  /** Undo what a failed append left: its bytes in the last file, or the file that it began. */
+  async #takeBack(): Promise<void> {
     await this.#handle?.close().catch(() => undefined);
     this.#handle = null;
+    try {
+      for (const { path, first } of await listFiles(this.#dir)) {
+        if (first >= this.#next && !this.#files.some((file) => file.path === path)) await rm(path);
+      }
+      const last = this.#files.at(-1);
+      if (last) {
+        await truncate(last.path, last.sizeBytes);
+        await syncFile(last.path);
+      }
+      await syncFolder(this.#dir);
+      this.#doubtful = false;
+    } catch (error) {
+      throw ioError(this.#dir, 'take a failed write back', error);
+    }
+  }
+
+  /** What the disk holds is what counts. */
+  async #recover(): Promise<void> {
     try {
       const { files, state, next, tornBytes } = await recover(this.#dir, true);
       if (tornBytes > 0) this.#logger.warn(`${this.name}: cut off a torn tail`, { tornBytes, next });
       await syncFolder(this.#dir);
-      // What was written but not known to be durable (a failed sync) is made so before anybody is told.
+      // What the process before wrote but did not live to sync is made durable before anybody is told.
       const last = files.at(-1);
-      if (last) {
-        const handle = await open(last.path, 'r+');
-        await handle.sync().finally(() => handle.close());
-      }
+      if (last) await syncFile(last.path);
       this.#files = files;
       this.#state = state;
       this.#next = next;
-      this.#doubtful = false;
     } catch (error) {
-      throw isKind(error, 'integrity') ? error : ioError(this.#dir, 'read', error);
+      throw ioError(this.#dir, 'read', error);
     }
   }
 
@@ -172,11 +206,13 @@ export class LocalLog implements ChainLog {
   async base(): Promise<ChainState | null> {
     const oldest = this.#files[0];
     if (oldest === undefined) return null;
-    const handle = await open(oldest.path, 'r');
     try {
-      return (await readFileHeader(handle, oldest.path))?.state ?? null;
-    } finally {
-      await handle.close();
+      const handle = await open(oldest.path, 'r');
+      return await readFileHeader(handle, oldest.path)
+        .then((header) => header?.state ?? null)
+        .finally(() => handle.close());
+    } catch (error) {
+      throw ioError(this.#dir, 'read', error);
     }
   }
 
@@ -185,14 +221,14 @@ export class LocalLog implements ChainLog {
   }
 
   read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncIterable<LandedEntry> {
-    return readEntries(this.name, from, options, {
+    return readEntries({ name: this.name, dir: this.#dir }, from, options, {
       snapshot: async () => ({ files: this.#files.map((file) => ({ ...file })), next: this.#next }),
       more: (next, signal) => this.#more(next, signal),
     });
   }
 
-  /** Resolves once there is an entry `next` or the signal aborts. */
-  async #more(next: number, signal: AbortSignal): Promise<void> {
+  /** True once there is an entry `next`; false when the signal aborts or the log is closed. */
+  async #more(next: number, signal: AbortSignal): Promise<boolean> {
     while (this.#next <= next && !signal.aborted && !this.#closed) {
       await new Promise<void>((resolve) => {
         const wake = () => {
@@ -203,6 +239,7 @@ export class LocalLog implements ChainLog {
         this.#wake.push(wake);
       });
     }
+    return this.#next > next;
   }
 
   #wakeReaders(): void {
@@ -210,14 +247,18 @@ export class LocalLog implements ChainLog {
   }
 
   async release(number: number, _state: ChainState): Promise<void> {
-    // The last file stays: its header carries the state on.
-    while (this.#files.length > 1 && (this.#files[1]?.first ?? Number.POSITIVE_INFINITY) <= number) {
-      const [oldest] = this.#files;
-      if (oldest === undefined) return;
-      crashPoint('local-log:before-delete');
-      await rm(oldest.path);
-      this.#files.shift();
-      await syncFolder(this.#dir);
+    try {
+      // The last file stays: its header carries the state on.
+      for (;;) {
+        const [oldest, second] = this.#files;
+        if (oldest === undefined || second === undefined || second.first > number || this.#closed) return;
+        crashPoint('local-log:before-delete');
+        await rm(oldest.path, { force: true });
+        this.#files = this.#files.filter((file) => file !== oldest);
+        await syncFolder(this.#dir);
+      }
+    } catch (error) {
+      throw ioError(this.#dir, 'delete', error);
     }
   }
 
@@ -228,6 +269,7 @@ export class LocalLog implements ChainLog {
   async close(): Promise<void> {
     this.#closed = true;
     this.#wakeReaders();
+    await this.#appending;
     await this.#handle?.close();
     this.#handle = null;
     await this.#lock[Symbol.asyncDispose]();
@@ -261,6 +303,11 @@ async function writeAll(handle: FileHandle, parts: readonly Buffer[], position: 
   for (let done = 0; done < rest.length; ) {
     done += (await handle.write(rest, done, rest.length - done, position + bytesWritten + done)).bytesWritten;
   }
+}
+
+async function syncFile(path: string): Promise<void> {
+  const handle = await open(path, 'r+');
+  await handle.sync().finally(() => handle.close());
 }
 
 async function syncFolder(dir: string): Promise<void> {

@@ -1,24 +1,23 @@
-/** Reading a local log while it grows: from its holder's memory of what is durable, or, in another process, from the disk. */
-import { open } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+/** Reading a local log while it grows and while older files are released: only what its holder knows to be durable. */
+import { type FileHandle, open } from 'node:fs/promises';
 import { openEntry } from '../../chain/entry.ts';
 import type { LandedEntry } from '../../chain/types.ts';
 import { integrityError } from '../../errors/error.ts';
 import { frames, readFileHeader } from './file-reader.ts';
-import { damagedFile } from './format.ts';
+import { damagedFile, framePrefixBytes } from './format.ts';
+import { ioError } from './io-error.ts';
 import { type LogFile, listFiles, recover } from './recover.ts';
-
-const pollMs = 100;
 
 export interface ReadView {
   /** Files with their durable sizes, oldest first, and the next number. */
   snapshot(): Promise<{ files: LogFile[]; next: number }>;
-  /** Resolves once there may be an entry `next`, or the signal aborts. */
-  more(next: number, signal: AbortSignal): Promise<void>;
+  /** True once there is an entry `next`; false when there will be none: the signal aborted, or the log was closed. */
+  more(next: number, signal: AbortSignal): Promise<boolean>;
 }
 
+/** Ends at the tip as of the first call, or with `follow` when the signal aborts. Throws QZ3308, QZ3312, QZ3313, QZ4302. */
 export async function* readEntries(
-  name: string,
+  { name, dir }: { name: string; dir: string },
   from: number,
   { follow, signal }: { follow: boolean; signal: AbortSignal },
   view: ReadView,
@@ -34,15 +33,15 @@ export async function* readEntries(
     for (const [index, file] of files.entries()) {
       const following = files[index + 1]?.first ?? end;
       if (following <= next) continue;
-      for await (const item of readFile(file, next, following, place.path === file.path ? place.offset : null)) {
+      const offset = place.path === file.path ? place.offset : null;
+      for await (const item of readFile(dir, file, next, following, offset)) {
         if (signal.aborted || (!follow && item.landed.landed >= tip)) return;
         place = { path: file.path, offset: item.nextOffset };
         next = item.landed.landed + 1;
         yield item.landed;
       }
     }
-    if (!follow) return;
-    await view.more(next, signal);
+    if (!follow || !(await view.more(next, signal))) return;
   }
 }
 
@@ -62,9 +61,10 @@ function requireHeld(name: string, next: number, files: readonly LogFile[], end:
   throw integrityError('QZ3313', `The ${name} ${sentence}.`, hint, { details: { first, next: end, asked: next } });
 }
 
-async function* readFile(file: LogFile, from: number, until: number, offset: number | null) {
-  const handle = await open(file.path, 'r');
+async function* readFile(dir: string, file: LogFile, from: number, until: number, offset: number | null) {
+  let handle: FileHandle | null = null;
   try {
+    handle = await open(file.path, 'r');
     let number = from;
     let start = offset;
     if (start === null) {
@@ -75,27 +75,16 @@ async function* readFile(file: LogFile, from: number, until: number, offset: num
       const landed = number;
       number += 1;
       if (landed < from) continue;
-      // A copy: the frame is only valid until the next one, and readers keep entries.
+      // A copy: readers keep entries, and would keep the whole window with each.
       const entry = await openEntry(Buffer.from(bytes), `${file.path}:${at}`);
-      yield { landed: { landed, entry }, nextOffset: at + 8 + bytes.length };
+      yield { landed: { landed, entry }, nextOffset: at + framePrefixBytes + bytes.length };
     }
     if (number < until) throw damagedFile(file.path, `it ends before entry ${number}, but ${until} follows it`);
+  } catch (error) {
+    throw ioError(dir, 'read', error);
   } finally {
-    await handle.close();
+    await handle?.close();
   }
-}
-
-/** For tools beside a running agent: no lock, nothing repaired, what is not whole yet is not there yet. */
-export function readLocalLog(dir: string, from: number, options: { follow: boolean; signal: AbortSignal }) {
-  return readEntries(`local log ${dir}`, from, options, {
-    snapshot: async () => {
-      const { files, next } = await recover(dir, false);
-      return { files, next };
-    },
-    more: async (_next, signal) => {
-      await sleep(pollMs, undefined, { signal }).catch(() => undefined);
-    },
-  });
 }
 
 /** What a local log holds, as a reader beside its holder sees it; null when there is none. */

@@ -4,11 +4,13 @@
  */
 import { type FileHandle, open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { decodeEntry, entryMagic } from '../../chain/entry.ts';
+import { crc32 } from 'node:zlib';
+import { decodeEntry, entryLength, entryMagic } from '../../chain/entry.ts';
 import { fold } from '../../chain/fold.ts';
-import type { ChainState, Entry } from '../../chain/types.ts';
+import type { ChainState } from '../../chain/types.ts';
+import { isKind } from '../../errors/error.ts';
 import { frames, readAt, readFileHeader } from './file-reader.ts';
-import { damagedFile, fileName, firstNumber, framePrefixBytes } from './format.ts';
+import { damagedFile, type FileHeader, fileName, firstNumber, framePrefixBytes } from './format.ts';
 
 /** Nothing that is appended at once is larger: an append is bounded by the writer. */
 const searchMaxBytes = 64 * 1024 * 1024;
@@ -48,27 +50,31 @@ export async function listFiles(dir: string): Promise<LogFile[]> {
 /** With `repair`, a torn tail is cut off and a file without a whole header removed; else they are only passed over. */
 export async function recover(dir: string, repair: boolean): Promise<Recovered> {
   const files = await listFiles(dir);
-  for (;;) {
-    const last = files.at(-1);
-    if (last === undefined) return { files, state: null, next: 0, tornBytes: 0 };
-    const scanned = await scanLast(last, repair);
-    if (scanned !== null) return { files, ...scanned };
-    // Made but not yet filled when the process died: nothing in it was acknowledged.
-    if (repair) await rm(last.path);
-    files.pop();
-  }
+  const last = files.at(-1);
+  if (last === undefined) return { files, state: null, next: 0, tornBytes: 0 };
+  const scanned = await scanLast(last, repair);
+  if (scanned !== null) return { files, ...scanned };
+  // Begun but not yet filled when the process died: nothing in it was acknowledged, and the one before is complete.
+  files.pop();
+  const before = files.at(-1);
+  const kept = before === undefined ? { state: null, next: 0, tornBytes: 0 } : await scanLast(before, false);
+  if (kept === null || kept.next !== last.first || kept.tornBytes > 0)
+    throw damagedFile(last.path, `its header is not one, and what came before it does not end at ${last.first}`);
+  if (repair) await rm(last.path);
+  return { files, ...kept };
 }
 
+/** Null when it was torn while it was begun. */
 async function scanLast(last: LogFile, repair: boolean): Promise<Omit<Recovered, 'files'> | null> {
   const handle = await open(last.path, repair ? 'r+' : 'r');
   try {
-    const header = await readFileHeader(handle, last.path);
+    const header = await wholeHeader(handle, last);
     if (header === null) return null;
     if (header.first !== last.first) throw damagedFile(last.path, `its header says ${fileName(header.first)}`);
-    const { state, next, end, error } = await foldFile(handle, last, header.state, header.headerBytes);
+    const { state, next, end } = await foldFile(handle, last, header.state, header.headerBytes);
     const tornBytes = last.sizeBytes - end;
     if (tornBytes > 0) {
-      await refuseWhenMoreFollows(handle, last, end, error);
+      await refuseWhenMoreFollows(handle, last, end);
       if (repair) {
         await handle.truncate(end);
         await handle.sync();
@@ -81,21 +87,30 @@ async function scanLast(last: LogFile, repair: boolean): Promise<Omit<Recovered,
   }
 }
 
+/** The header is durable before the first entry is written: a broken one with entries behind it is damage. */
+async function wholeHeader(handle: FileHandle, file: LogFile): Promise<FileHeader | null> {
+  try {
+    const header = await readFileHeader(handle, file.path);
+    if (header !== null) return header;
+    throw damagedFile(file.path, 'its header is cut off');
+  } catch (error) {
+    if (!isKind(error, 'integrity') || (await wholeEntries(handle, file, 0).next()).done !== true) throw error;
+    return null;
+  }
+}
+
 async function foldFile(handle: FileHandle, file: LogFile, before: ChainState | null, from: number) {
   let state = before;
   let next = file.first;
   const walk = frames(handle, from, file.sizeBytes);
   for (;;) {
     const step = await walk.next();
-    if (step.done) return { state, next, end: step.value, error: undefined };
-    const where = `${file.path}:${step.value.offset}`;
-    let entry: Entry;
-    try {
-      entry = { ...decodeEntry(step.value.bytes, where).header, body: Buffer.alloc(0) };
-    } catch (error) {
-      return { state, next, end: step.value.offset, error };
-    }
-    state = fold(state, { landed: next, entry });
+    if (step.done) return { state, next, end: step.value };
+    const { bytes, offset } = step.value;
+    if (!isWhole(bytes)) return { state, next, end: offset };
+    // Whole, and yet refused: of a newer version, or forged. Never to be cut off as torn.
+    const { header } = decodeEntry(bytes, `${file.path}:${offset}`);
+    state = fold(state, { landed: next, entry: { ...header, body: Buffer.alloc(0) } });
     next += 1;
   }
 }
@@ -104,26 +119,25 @@ async function foldFile(handle: FileHandle, file: LogFile, before: ChainState | 
  * A torn append leaves nothing durable behind it. Each entry says where its batch began; all before that was durable when it
  * was written. So a whole entry whose batch began behind the break proves that the break is damage, not a torn tail.
  */
-async function refuseWhenMoreFollows(handle: FileHandle, file: LogFile, end: number, cause: unknown) {
-  const rest = await readAt(handle, end + 1, Math.min(file.sizeBytes - end - 1, searchMaxBytes));
-  for (let at = rest.indexOf(entryMagic, framePrefixBytes); at !== -1; at = rest.indexOf(entryMagic, at + 1)) {
-    const length = rest.length >= at + 12 ? rest.readUInt32LE(at + 8) : 0;
-    if (length === 0 || at + length > rest.length) continue;
-    if (Number(rest.readBigUInt64LE(at - framePrefixBytes)) <= end || !isWhole(rest.subarray(at, at + length)))
-      continue;
-    throw damagedFile(
-      file.path,
-      `the entry at byte ${end} is not whole, but durable ones follow at ${end + 1 + at}`,
-      cause,
-    );
+async function refuseWhenMoreFollows(handle: FileHandle, file: LogFile, end: number) {
+  for await (const { offset, batchStart } of wholeEntries(handle, file, end + 1)) {
+    if (batchStart <= end) continue;
+    throw damagedFile(file.path, `the entry at byte ${end} is not whole, but durable ones follow at ${offset}`);
   }
 }
 
-function isWhole(bytes: Buffer): boolean {
-  try {
-    decodeEntry(bytes, '');
-    return true;
-  } catch {
-    return false;
+/** Whatever looks like an entry, and is one, from `from` on: where it stands, and where it says that its batch began. */
+async function* wholeEntries(handle: FileHandle, file: LogFile, from: number) {
+  const rest = await readAt(handle, from, Math.min(Math.max(0, file.sizeBytes - from), searchMaxBytes));
+  for (let at = rest.indexOf(entryMagic, framePrefixBytes); at !== -1; at = rest.indexOf(entryMagic, at + 1)) {
+    const length = entryLength(rest.subarray(at)) ?? Number.POSITIVE_INFINITY;
+    if (at + length > rest.length || !isWhole(rest.subarray(at, at + length))) continue;
+    yield { offset: from + at, batchStart: Number(rest.readBigUInt64LE(at - framePrefixBytes)) };
   }
+}
+
+/** By its length and CRC: it was written to its end. */
+function isWhole(entry: Buffer): boolean {
+  const crcAt = entry.length - 4;
+  return entryLength(entry) === entry.length && crc32(entry.subarray(0, crcAt)) === entry.readUInt32LE(crcAt);
 }
