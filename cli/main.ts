@@ -1,6 +1,4 @@
 /** The process: signals, stdout and the exit. Started by bin/qazyna. */
-import { runCommandLine } from './program.ts';
-
 const stop = new AbortController();
 
 function onSignal(signal: NodeJS.Signals): void {
@@ -26,6 +24,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 // A verb that only waits (for the log to grow, say) must not end because no socket or timer happens to be open.
 setInterval(() => {}, 60_000);
 
+// Loaded only now: a signal that comes while the verbs are being loaded is heard too.
+const { runCommandLine } = await import('./program.ts');
 const exitCode = await runCommandLine(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
