@@ -44,26 +44,25 @@ export interface DumpContext {
   writeDeadlineMs: number;
 }
 
-/** The replica cannot go on, now or later: it is told 1236 and stops. */
-export class FinalDumpError extends Error {}
-
 /** Events that are looked into whole are small; one beyond this is damage. */
 const maxControlEventBytes = 64 * 1024;
 const pollMs = 1000;
 /** Real events never reach this (max_allowed_packet is 1 GiB, a Gtid-tagged one a little more). */
 const maxEventBytes = 0x7fffffff;
 
-/** The newest file before which the replica has everything; FinalDumpError when it is gone or the replica is ahead. */
+/** The newest file before which the replica has everything; QZ3704 when that is gone, QZ3705 when the replica is ahead. */
 export function chooseFile(files: readonly StreamFile[], executed: GtidSet): StreamFile {
   const last = files.at(-1);
   if (last?.gtidsAfter) refuseIfAhead(last.gtidsAfter, executed);
   const file = files.findLast((candidate) => executed.containsAll(candidate.gtidsBefore));
   if (file !== undefined) return file;
   const missing = files[0]?.gtidsBefore.subtract(executed).toString() ?? '';
-  throw new FinalDumpError(
+  throw integrityError(
+    'QZ3704',
     'Cannot replicate because the source purged required binary logs. Replicate the missing transactions from ' +
       'elsewhere, or provision a new replica from backup. ' +
       `The GTID set sent by the replica lacks '${missing}', which this history does not hold.`,
+    'Seed the replica again from a newer snapshot.',
   );
 }
 
@@ -73,9 +72,10 @@ function refuseIfAhead(history: GtidSet, executed: GtidSet): void {
   const beyond = executed.subtract(history);
   const ahead = [...beyond.keys()].filter((key) => named.has(key));
   if (ahead.length === 0) return;
-  throw new FinalDumpError(
-    `Replica has more GTIDs than this history, which ends earlier: ${beyond.toString()} lies beyond its end. ` +
-      'The replica was fed from elsewhere, or the history was cut at an earlier instant.',
+  throw integrityError(
+    'QZ3705',
+    `Replica has more GTIDs than this history, which ends earlier: ${beyond.toString()} lies beyond its end.`,
+    'The replica was fed from elsewhere, or the history was cut at an earlier instant: seed it again.',
   );
 }
 
@@ -308,8 +308,10 @@ export class Dump {
     const { gtids } = this.#request;
     if (gtids === null) return;
     if (type === eventTypes.anonymousGtid) {
-      throw new FinalDumpError(
+      throw integrityError(
+        'QZ3706',
         `Cannot replicate anonymous transaction when AUTO_POSITION = 1, at file ${this.#file.name}, position ${this.#position}.`,
+        'The source ran with gtid_mode other than ON there; begin from a snapshot taken after that.',
       );
     }
     const { key, number } = parseGtid(event, this.#hasChecksum ? 'crc32' : 'none');
@@ -351,7 +353,7 @@ export class Dump {
     return integrityError(
       'QZ3701',
       `${this.#file.name} holds ${what} at position ${this.#position}; nothing behind it can be served.`,
-      'Run `qazyna verify --full` to see whether the other archive has this file whole.',
+      'Use another archive (--from): it may have this file whole.',
     );
   }
 }
@@ -364,7 +366,7 @@ function endsInside(file: string, position: number) {
   return integrityError(
     'QZ3702',
     `${file} ends inside the event at position ${position}.`,
-    'Run `qazyna verify --full` to see whether the other archive has this file whole.',
+    'Use another archive (--from): it may have this file whole.',
   );
 }
 

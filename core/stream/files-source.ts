@@ -1,20 +1,9 @@
 /** A folder's binlog files as a source: for tests, benches, and serving what `binlog export` wrote. All files are complete. */
 import { createReadStream } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  checksumBytes,
-  eventServerId,
-  eventSize,
-  eventType,
-  eventTypes,
-  firstEventOffset,
-  headerBytes,
-  parseFormatDescription,
-  parsePreviousGtids,
-} from '../binlog/events.ts';
-import { parseGtid } from '../binlog/gtid-event.ts';
+import { firstEventOffset } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
+import { type FileHead, TransactionScanner } from '../binlog/scanner.ts';
 import { integrityError } from '../errors/error.ts';
 import type { BinlogSource, StreamFile } from './types.ts';
 
@@ -28,17 +17,17 @@ export interface FilesSourceOptions {
   cut?: { file: string; position: number };
 }
 
-/** Reads the GTIDs of every file once. QZ3701 when one is no binlog file. */
+/** Reads every file once for its GTIDs. QZ3703 when one is no binlog file, QZ32xx when it is damaged. */
 export async function openFilesSource(options: FilesSourceOptions): Promise<BinlogSource> {
   const files: (StreamFile & { end: number })[] = [];
   const serverIds = new Set<number>();
   let serverVersion = '';
   for (const name of options.names) {
     const isCut = options.cut?.file === name;
-    const facts = await scanFile(join(options.folder, name), isCut ? (options.cut?.position ?? 0) : Infinity);
-    files.push({ name, gtidsBefore: facts.before, gtidsAfter: facts.after, end: facts.end });
-    for (const id of facts.serverIds) serverIds.add(id);
-    serverVersion = facts.serverVersion;
+    const scanned = await scanFile(options.folder, name, isCut ? options.cut?.position : undefined);
+    files.push({ name, gtidsBefore: scanned.head.gtidsBefore, gtidsAfter: scanned.gtidsAfter, end: scanned.end });
+    for (const id of scanned.serverIds) serverIds.add(id);
+    serverVersion = scanned.head.description.serverVersion;
     if (isCut) break;
   }
   return {
@@ -47,62 +36,39 @@ export async function openFilesSource(options: FilesSourceOptions): Promise<Binl
     files: async () => files,
     async *read(name, from, signal) {
       const end = files.find((file) => file.name === name)?.end ?? 0;
-      if (from >= end) return;
-      const stream = createReadStream(join(options.folder, name), {
-        start: from,
-        end: end - 1,
-        highWaterMark: chunkBytes,
-      });
-      for await (const chunk of stream) {
-        if (signal.aborted) return;
-        yield chunk as Buffer;
-      }
+      if (from < end) yield* readBytes(join(options.folder, name), from, end, signal);
     },
   };
 }
 
-async function scanFile(path: string, cut: number) {
-  const file = await open(path, 'r');
-  try {
-    const { size } = await file.stat();
-    const header = Buffer.alloc(headerBytes);
-    const serverIds = new Set<number>();
-    let at = firstEventOffset;
-    let before = new GtidSet();
-    let after = new GtidSet();
-    let version = '';
-    let checksum: 'none' | 'crc32' = 'none';
-    while (at + headerBytes <= Math.min(size, cut)) {
-      await file.read(header, 0, headerBytes, at);
-      const length = eventSize(header, 0);
-      if (length < headerBytes + (at === firstEventOffset ? checksumBytes : 0) || at + length > size) break;
-      const type = eventType(header, 0);
-      const isLookedInto =
-        type === eventTypes.formatDescription ||
-        type === eventTypes.previousGtids ||
-        type === eventTypes.gtid ||
-        type === eventTypes.gtidTagged;
-      if (isLookedInto) {
-        const event = Buffer.alloc(length);
-        await file.read(event, 0, length, at);
-        if (type === eventTypes.formatDescription)
-          ({ checksum, serverVersion: version } = parseFormatDescription(event));
-        else if (type === eventTypes.previousGtids) {
-          before = parsePreviousGtids(event, checksum);
-          after = before.clone();
-        } else {
-          const { key, number } = parseGtid(event, checksum);
-          after.add(key, number);
-          serverIds.add(eventServerId(event, 0));
-        }
-      }
-      at += length;
-    }
-    if (version === '') throw notABinlog(path);
-    return { before, after, end: at, serverIds, serverVersion: version };
-  } finally {
-    await file.close();
+async function* readBytes(path: string, from: number, end: number, signal: AbortSignal): AsyncIterable<Buffer> {
+  for await (const chunk of createReadStream(path, { start: from, end: end - 1, highWaterMark: chunkBytes })) {
+    if (signal.aborted) return;
+    yield chunk as Buffer;
   }
+}
+
+/** A transaction that is open at the end belongs to nobody: the file ends before it. */
+async function scanFile(folder: string, name: string, cut = Number.MAX_SAFE_INTEGER) {
+  const path = join(folder, name);
+  const heads: FileHead[] = [];
+  const gtids = new GtidSet();
+  const serverIds = new Set<number>();
+  const scanner = new TransactionScanner(
+    {
+      fileHead: (head) => heads.push(head),
+      transactionEnd: ({ key, number, serverId }) => {
+        if (key !== '') gtids.add(key, number);
+        serverIds.add(serverId);
+      },
+    },
+    { file: name },
+  );
+  for await (const chunk of readBytes(path, firstEventOffset, cut, new AbortController().signal)) scanner.push(chunk);
+  const [head] = heads;
+  if (head === undefined) throw notABinlog(path);
+  gtids.addAll(head.gtidsBefore);
+  return { head, gtidsAfter: gtids, serverIds, end: scanner.transactionStart };
 }
 
 function notABinlog(path: string) {

@@ -5,12 +5,13 @@
 import { createHash } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import { createSecureContext, type SecureContext } from 'node:tls';
-import { configurationError, isKind } from '../errors/error.ts';
+import { firstEventOffset } from '../binlog/events.ts';
+import { configurationError, integrityError, isKind } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
 import type { Credentials } from './auth.ts';
 import { type CertificateAndKey, selfSignedCertificate } from './certificate.ts';
 import { Channel } from './channel.ts';
-import { chooseFile, Dump, type DumpRequest, FinalDumpError } from './dump.ts';
+import { chooseFile, Dump, type DumpRequest } from './dump.ts';
 import { handshake } from './handshake.ts';
 import { errPacket, type ResultSet, serverError } from './packets.ts';
 import { type Replica, Session } from './session.ts';
@@ -218,11 +219,10 @@ class RunningServer implements StreamServer {
       await dump.run();
     } catch (error) {
       // What will not heal stops the replica with the reason; anything else drops the connection, and it comes back.
-      const isFinal = error instanceof FinalDumpError || isKind(error, 'integrity');
-      if (isFinal && (dump === null || (await dump.comeToAnEnd())))
+      if (isKind(error, 'integrity') && (dump === null || (await dump.comeToAnEnd()))) {
         await channel.send(errPacket(serverError.cannotReadBinlog, error.message));
-      if (!(error instanceof FinalDumpError)) throw error;
-      logger.error(`replica ${channel.peer} was refused: ${error.message}`, { component: 'stream' });
+      }
+      throw error;
     } finally {
       stop.abort();
       this.#dumps.delete(channel);
@@ -233,18 +233,21 @@ class RunningServer implements StreamServer {
     const { source } = this.#options;
     const isOfChain = request.replicaServerId !== 0 && source.serverIds.has(request.replicaServerId);
     if (isOfChain || request.replicaServerId === this.serverId) {
-      throw new FinalDumpError(
-        `The replica's server_id ${request.replicaServerId} is one of this history's own: it would ignore those ` +
-          'transactions in silence. Give the replica a server_id of its own.',
+      throw integrityError(
+        'QZ3707',
+        `The replica's server_id ${request.replicaServerId} is one of this history's own: it would ignore those transactions in silence.`,
+        'Give the replica a server_id of its own.',
       );
     }
     const files = await source.files();
     if (request.file === '' && request.gtids !== null) return chooseFile(files, request.gtids);
-    if (request.position < 4)
-      throw new FinalDumpError('Client requested source to start replication from position < 4');
+    if (request.position < firstEventOffset) {
+      throw noSuchPlace('Client requested source to start replication from position < 4');
+    }
     const file = request.file === '' ? files[0] : files.find(({ name }) => name === request.file);
-    if (file === undefined)
-      throw new FinalDumpError(`Could not find first log file name in binary log index file: '${request.file}'`);
+    if (file === undefined) {
+      throw noSuchPlace(`Could not find first log file name in binary log index file: '${request.file}'`);
+    }
     return file;
   }
 
@@ -271,6 +274,10 @@ class RunningServer implements StreamServer {
     });
     if (!isClients) onFault?.(error);
   }
+}
+
+function noSuchPlace(sentence: string) {
+  return integrityError('QZ3708', sentence, 'Ask for a file of this history, or by GTIDs (SOURCE_AUTO_POSITION = 1).');
 }
 
 /** A UUID of form 8 (RFC 9562: made by the vendor), and a server_id in the upper half that the history does not use. */
