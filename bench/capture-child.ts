@@ -1,6 +1,7 @@
 /**
  * The agent's way of a byte alone: capture → chain writer → local log, in a process of its own, until everything below a
- * position is durable. `node bench/capture-child.ts PORT DIR FILE POSITION`; prints one JSON object.
+ * position is durable. `node bench/capture-child.ts PORT DIR FILE POSITION`; prints one JSON
+ * object. Without arguments it only loads.
  */
 import { readFileSync } from 'node:fs';
 import { captureEntries } from '../agent/capture/capture.ts';
@@ -68,5 +69,5 @@ function peakRss(): number {
   return Number(line?.[1] ?? 0) * 1024;
 }
 
-const [port = '', dir = '', file = '', position = ''] = process.argv.slice(2);
-process.stdout.write(`${JSON.stringify(await main(port, dir, file, Number(position)))}\n`);
+const [port, dir = '', file = '', position = ''] = process.argv.slice(2);
+if (port !== undefined) process.stdout.write(`${JSON.stringify(await main(port, dir, file, Number(position)))}\n`);

@@ -8,7 +8,7 @@ import { findMysqlProgram } from '../core/mysql/program.ts';
 import type { CaptureOutcome } from './capture-child.ts';
 import { CaptureSource } from './capture-source.ts';
 import { type BenchContext, comparedTo, type Figure } from './figure.ts';
-import { timed } from './peers.ts';
+import { CompiledChild, timed } from './peers.ts';
 
 export const name = 'capture';
 
@@ -22,13 +22,13 @@ export async function run(context: BenchContext): Promise<Figure[]> {
   try {
     await source.load(megabytes, log);
     const { end, files, bytes } = await source.binlog();
+    const child = new CompiledChild(join(import.meta.dirname, 'capture-child.ts'), workDir, signal);
+    await child.warm();
     const ours: number[] = [];
     const theirs: number[] = [];
     for (let round = 0; round < rounds; round++) {
       const logDir = await fresh(join(workDir, 'log'));
-      const child = join(import.meta.dirname, 'capture-child.ts');
-      const args = [child, String(source.port), logDir, end.file, String(end.position)];
-      const mine = await timed(process.execPath, args, { cwd: workDir, signal });
+      const mine = await child.run([String(source.port), logDir, end.file, String(end.position)], workDir);
       const outcome = JSON.parse(mine.stdout) as CaptureOutcome;
       if (outcome.bytes !== bytes - 4 * files.length) throw new Error(`captured ${outcome.bytes} of ${bytes} bytes`);
       ours.push(bytes / 1e6 / mine.seconds);

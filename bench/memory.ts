@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { CaptureOutcome } from './capture-child.ts';
 import { CaptureSource } from './capture-source.ts';
 import { atMost, type BenchContext, type Figure } from './figure.ts';
-import { timed } from './peers.ts';
+import { CompiledChild } from './peers.ts';
 
 export const name = 'memory';
 
@@ -28,14 +28,15 @@ export async function run(context: BenchContext): Promise<Figure[]> {
     );
     const { end, bytes } = await source.binlog();
     log(`and one event: ${Math.round(bytes / 1e6)} MB`);
+    const child = new CompiledChild(join(import.meta.dirname, 'capture-child.ts'), workDir, signal);
+    await child.warm();
     const peaks: number[] = [];
     for (let round = 0; round < rounds; round++) {
       const logDir = join(workDir, 'log');
       await rm(logDir, { recursive: true, force: true });
       await mkdir(logDir);
-      const child = join(import.meta.dirname, 'capture-child.ts');
-      const args = [child, String(source.port), logDir, end.file, String(end.position)];
-      const { seconds, stdout } = await timed(process.execPath, args, { cwd: workDir, signal });
+      const args = [String(source.port), logDir, end.file, String(end.position)];
+      const { seconds, stdout } = await child.run(args, workDir);
       const outcome = JSON.parse(stdout) as CaptureOutcome;
       peaks.push(outcome.peakRssBytes / 1e6);
       log(
