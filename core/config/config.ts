@@ -200,7 +200,7 @@ function folderComplaints(config: Config, yaml: YamlFile): Complaint[] {
 
 function within(outer: string, inner: string): boolean {
   const path = relative(outer, inner);
-  return path === '' || !(path === '..' || path.startsWith('../'));
+  return path !== '..' && !path.startsWith('../');
 }
 
 /** chain.md's rule: what acknowledges a commit must outlive this host, else "RPO 0" would be a lie. */

@@ -1,4 +1,3 @@
-import { request } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { judge, report } from '../../agent/http/judge.ts';
@@ -241,12 +240,15 @@ describe('the endpoint', () => {
 
   test('close does not wait for clients that hold on', async () => {
     const url = await start();
-    const held = request(`${url}/health`, { headers: { 'content-length': '1000' }, method: 'POST' });
+    const held = connect(Number(new URL(url).port), '127.0.0.1');
     held.on('error', () => {});
-    held.flushHeaders();
-    await new Promise((resolve) => held.on('socket', (socket) => socket.on('connect', resolve)));
+    await new Promise((resolve) => held.write('GET /health HTTP/1.1\r\n', resolve));
+    await fetch(`${url}/health`);
+    const began = performance.now();
     await server?.close();
     server = null;
+    expect(performance.now() - began).toBeLessThan(2000);
+    held.destroy();
     await expect(fetch(`${url}/health`)).rejects.toThrow();
   });
 
