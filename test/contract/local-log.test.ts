@@ -1,36 +1,15 @@
 /** The log in local files: the contract of every log, and what only files can suffer. */
-import { execFileSync } from 'node:child_process';
 import { appendFile, copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { describe, expect, test } from '@jest/globals';
-import type { Entry } from '../../core/chain/types.ts';
 import { fileName } from '../../core/log/local/format.ts';
-import { LocalLog, type LocalLogOptions } from '../../core/log/local/log.ts';
+import { LocalLog } from '../../core/log/local/log.ts';
 import { recover } from '../../core/log/local/recover.ts';
-import { silentLogger } from '../../core/logging/logger.ts';
 import { EntryMaker } from '../made/entries.ts';
-import { describeLogContract, foldAll, type LogUnderTest, plain, readAll, stateText } from './log.contract.ts';
-
-const logger = silentLogger();
-
-async function withFolder<T>(work: (dir: string) => Promise<T>): Promise<T> {
-  const dir = await mkdtemp(join(tmpdir(), 'qazyna-local-log-'));
-  try {
-    return await work(join(dir, 'log'));
-  } finally {
-    await rm(dir, { recursive: true, force: true });
-  }
-}
-
-async function withLog<T>(options: Omit<LocalLogOptions, 'logger'>, work: (log: LocalLog) => Promise<T>): Promise<T> {
-  const log = await LocalLog.open({ ...options, logger });
-  try {
-    return await work(log);
-  } finally {
-    await log.close();
-  }
-}
+import { expectFirst, logger, madeLog, withFolder, withLog } from '../made/local-log.ts';
+import { describeLogContract, foldAll, type LogUnderTest, readAll, stateText } from './log.contract.ts';
 
 describeLogContract('local log', async (): Promise<LogUnderTest> => {
   const dir = await mkdtemp(join(tmpdir(), 'qazyna-local-log-'));
@@ -50,36 +29,10 @@ describeLogContract('local log', async (): Promise<LogUnderTest> => {
   };
 });
 
-/** A log of batches of these sizes; its only file's bytes after each batch. */
-async function made(dir: string, batches: readonly number[]): Promise<{ entries: Entry[]; sizes: number[] }> {
-  const maker = new EntryMaker();
-  const entries: Entry[] = [];
-  const sizes: number[] = [];
-  await withLog({ dir }, async (log) => {
-    for (const size of batches) {
-      const batch = Array.from({ length: size }, () => (maker.next === 0 ? maker.claim() : maker.events(60)));
-      await log.append(batch);
-      entries.push(...batch);
-      sizes.push((await stat(join(dir, fileName(0)))).size);
-    }
-  });
-  return { entries, sizes };
-}
-
-/** Opens the log, reads it, and goes on with it: what is held must be the first `count` entries, and must hold an append. */
-async function expectFirst(dir: string, entries: readonly Entry[], count: number): Promise<void> {
-  await withLog({ dir }, async (log) => {
-    expect(await log.bounds()).toEqual({ first: 0, next: count });
-    expect((await readAll(log)).map(({ entry }) => plain(entry))).toEqual(entries.slice(0, count).map(plain));
-    expect(stateText((await log.checkpoint()).state)).toBe(stateText(foldAll(entries.slice(0, count))));
-    if (count < entries.length) expect(await log.append(entries.slice(count))).toEqual({ base: count });
-  });
-}
-
 describe('local log: torn tails', () => {
   test('cut at every byte of the last batch: all before is there, and nothing is half there', () =>
     withFolder(async (dir) => {
-      const { entries, sizes } = await made(dir, [1, 3, 2]);
+      const { entries, sizes } = await madeLog(dir, [1, 3, 2]);
       const path = join(dir, fileName(0));
       const whole = await readFile(path);
       const [, acknowledged = 0, end = 0] = sizes;
@@ -98,7 +51,7 @@ describe('local log: torn tails', () => {
 
   test('zeros or noise where the last batch was never written', () =>
     withFolder(async (dir) => {
-      const { entries, sizes } = await made(dir, [1, 3]);
+      const { entries, sizes } = await madeLog(dir, [1, 3]);
       const path = join(dir, fileName(0));
       const whole = await readFile(path);
       for (const tail of [Buffer.alloc(1), Buffer.alloc(5000), Buffer.alloc(300, 'QZE1'), Buffer.alloc(8, 0xff)]) {
@@ -109,7 +62,7 @@ describe('local log: torn tails', () => {
 
   test('the first entry of the last batch lost, its others whole: a torn batch, written out of order', () =>
     withFolder(async (dir) => {
-      const { entries, sizes } = await made(dir, [1, 1, 3]);
+      const { entries, sizes } = await madeLog(dir, [1, 1, 3]);
       const path = join(dir, fileName(0));
       const bytes = await readFile(path);
       bytes.fill(0, sizes[1], (sizes[1] ?? 0) + 100);
@@ -119,7 +72,7 @@ describe('local log: torn tails', () => {
 
   test('a file begun and not filled, at every length of its header', () =>
     withFolder(async (dir) => {
-      const { entries } = await made(dir, [1, 3]);
+      const { entries } = await madeLog(dir, [1, 3]);
       const whole = await readFile(join(dir, fileName(0)));
       const headerBytes = whole.indexOf('QZE1') - 8;
       const path = join(dir, fileName(4));
@@ -138,7 +91,7 @@ describe('local log: damage', () => {
     'any flipped byte before the last batch is refused by file and offset, and nothing is cut off',
     () =>
       withFolder(async (dir) => {
-        const { sizes } = await made(dir, [1, 2, 1]);
+        const { sizes } = await madeLog(dir, [1, 2, 1]);
         const path = join(dir, fileName(0));
         const whole = await readFile(path);
         const headerBytes = whole.indexOf('QZE1') - 8;
@@ -159,12 +112,11 @@ describe('local log: damage', () => {
 
   test('an entry of a newer version is refused, not cut off as torn', () =>
     withFolder(async (dir) => {
-      const { sizes } = await made(dir, [1, 1]);
+      const { sizes } = await madeLog(dir, [1, 1]);
       const path = join(dir, fileName(0));
       const bytes = await readFile(path);
       const entry = bytes.subarray((sizes[0] ?? 0) + 8);
       entry.writeUInt16LE(2, 4);
-      const { crc32 } = await import('node:zlib');
       entry.writeUInt32LE(crc32(entry.subarray(0, entry.length - 4)), entry.length - 4);
       await writeFile(path, bytes);
       await expect(LocalLog.open({ dir, logger })).rejects.toMatchObject({ code: 'QZ3309' });
@@ -217,78 +169,10 @@ describe('local log: its folder', () => {
 
   test('other files in it are left alone', () =>
     withFolder(async (dir) => {
-      const { entries } = await made(dir, [1, 3]);
+      const { entries } = await madeLog(dir, [1, 3]);
       await appendFile(join(dir, 'archives.json'), '{}');
       await copyFile(join(dir, fileName(0)), join(dir, `${fileName(0)}.bak`));
       await expectFirst(dir, entries, 4);
       expect(await readdir(dir)).toEqual(expect.arrayContaining(['archives.json', `${fileName(0)}.bak`]));
     }));
-});
-
-describe('local log: room', () => {
-  /** Appends until the log is full; what was accepted. */
-  async function fill(log: LocalLog, maker: EntryMaker): Promise<Entry[]> {
-    const entries: Entry[] = [];
-    for (;;) {
-      const entry = maker.next === 0 ? maker.claim() : maker.events(3000);
-      try {
-        expect(await log.append([entry])).toEqual({ base: entry.number });
-        entries.push(entry);
-      } catch (error) {
-        expect(error).toMatchObject({ kind: 'transient' });
-        expect(String(error)).toMatch(/full/);
-        return [...entries, entry];
-      }
-    }
-  }
-
-  test('at its bound an append is refused for now; once released, the same one is taken: also when one file fills it', () =>
-    withFolder((dir) =>
-      withLog({ dir, maxBytes: 100_000, rollBytes: 1e9 }, async (log) => {
-        const maker = new EntryMaker();
-        const entries = await fill(log, maker);
-        const { bytes, maxBytes } = await log.usage();
-        expect(bytes).toBeLessThanOrEqual(maxBytes);
-        const waiting = entries.slice(-1);
-        const state = foldAll(entries.slice(0, -1));
-        if (state === null) throw new Error('no state');
-        await log.release(state.next, state);
-        expect(await log.append(waiting)).toEqual({ base: waiting[0]?.number });
-        const { first } = await log.bounds();
-        expect((await readAll(log, first)).map(({ entry }) => plain(entry))).toEqual(entries.slice(first).map(plain));
-      }),
-    ));
-
-  const isRoot = process.getuid?.() === 0;
-  (isRoot ? test : test.skip)('on a full disk nothing half stays, and it goes on when there is room', () =>
-    withFolder(async (dir) => {
-      await mkdir(dir);
-      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', dir]);
-      try {
-        const ballast = join(dir, 'ballast');
-        await writeFile(ballast, Buffer.alloc(60_000));
-        const maker = new EntryMaker();
-        const entries: Entry[] = [];
-        await withLog({ dir, rollBytes: 50_000 }, async (log) => {
-          entries.push(...(await fill(log, maker)));
-          const [waiting] = entries.slice(-1);
-          if (waiting === undefined) throw new Error('nothing was refused');
-          expect((await readAll(log)).length).toBe(entries.length - 1);
-          // Again and again: still full, still nothing half.
-          for (let round = 0; round < 3; round += 1)
-            await expect(log.append([waiting])).rejects.toMatchObject({ code: 'QZ4301' });
-          await rm(ballast);
-          expect(await log.append([waiting])).toEqual({ base: waiting.number });
-          entries.push(...(await fill(log, maker)));
-        });
-        await withLog({ dir }, async (log) => {
-          const accepted = entries.slice(0, -1);
-          expect((await log.bounds()).next).toBe(accepted.length);
-          expect((await readAll(log)).map(({ entry }) => plain(entry))).toEqual(accepted.map(plain));
-        });
-      } finally {
-        execFileSync('umount', [dir]);
-      }
-    }),
-  );
 });
