@@ -147,7 +147,9 @@ function loss(status: StatusSnapshot, archives: readonly ArchiveStatus[]): strin
   const behind = ageMs(status, known.through);
   if (behind === null)
     return `what came after its snapshot of ${formatInstant(known.archive.snapshotMicros)}: ${known.archive.name} holds no history yet.`;
-  return `at most the last ${formatDuration(behind)}: ${known.archive.name} holds everything up to ${formatInstant(known.through)}.`;
+  const idle = status.log !== null && known.archive.lastCommitMicros >= status.log.lastCommitMicros;
+  const seen = idle ? ', and no commit since then has been seen' : '';
+  return `at most the last ${formatDuration(behind)}: ${known.archive.name} holds everything up to ${formatInstant(known.through)}${seen}.`;
 }
 
 function count(number: number, word: string): string {

@@ -86,7 +86,7 @@ describe('all is well', () => {
       firstLine:
         'All is well: agama is captured and in 2 archives, 2.00 s behind at most; the last snapshot is 1 h 00 m old.',
       ifHostVanished:
-        'If this host vanished now you would lose at most the last 2.00 s: offsite holds everything up to 2026-11-23T10:14:58.000000Z.',
+        'If this host vanished now you would lose at most the last 2.00 s: offsite holds everything up to 2026-11-23T10:14:58.000000Z, and no commit since then has been seen.',
     });
     expect(report(status()).wellBeing).toBe('well');
   });
@@ -138,6 +138,13 @@ describe('what needs attention', () => {
 });
 
 describe('if this host vanished', () => {
+  test('what is in the log but not yet in the archive is not called safe', () => {
+    const busy = status({ log: { ...(status().log ?? never()), lastCommitMicros: now - second } });
+    expect(judge(busy).ifHostVanished).toMatch(
+      /at most the last 2\.00 s: offsite holds everything up to 2026-11-23T10:14:58\.000000Z\.$/,
+    );
+  });
+
   test('an archive on this host saves nothing, and that is said', () => {
     const here = status({ archives: status().archives.slice(0, 1) });
     expect(judge(here).ifHostVanished).toMatch(
