@@ -3,6 +3,9 @@ import { GtidSet } from '../binlog/gtid-set.ts';
 import { transientError } from '../errors/error.ts';
 import type { MysqlConnection, MysqlRow } from './connection.ts';
 
+/** It waits for LOCK_log, which a commit of gigabytes holds while it writes them to the binlog. */
+const binlogStatusMs = 600_000;
+
 export interface BinlogFile {
   name: string;
   sizeBytes: number;
@@ -121,7 +124,7 @@ export async function binlogStatus(connection: MysqlConnection): Promise<BinlogP
     versionNumber(connection.serverVersion) >= 80_200 && !isMariaDb(connection.serverVersion)
       ? 'SHOW BINARY LOG STATUS'
       : 'SHOW MASTER STATUS';
-  const [row] = await connection.query(statement);
+  const [row] = await connection.query(statement, [], binlogStatusMs);
   if (!row)
     throw transientError(
       'QZ4115',

@@ -95,10 +95,11 @@ export class RunningDaemon {
   }
 
   /** Everything that `server` has committed by now is in every archive. */
-  async untilArchived(server: MysqlConnection): Promise<void> {
+  async untilArchived(server: MysqlConnection, deadlineMs?: number): Promise<void> {
     const [row] = await server.query('SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS UNSIGNED) AS micros');
     const micros = Number(row?.micros);
-    await this.until('the archives', ({ archives }) => archives.every((each) => each.completeThroughMicros >= micros));
+    const test = ({ archives }: StatusReport) => archives.every((each) => each.completeThroughMicros >= micros);
+    await this.until('the archives', test, deadlineMs);
   }
 }
 
