@@ -3,11 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import type { Command } from 'commander';
 import { toFailure } from '../../cli/failure.ts';
 import { createProgram, runCommandLine } from '../../cli/program.ts';
 import { configExample } from '../../core/config/example.ts';
 import { configurationError, integrityError } from '../../core/errors/error.ts';
+
+type Command = ReturnType<typeof createProgram>;
 
 class Collector extends Writable {
   text = '';

@@ -3,11 +3,12 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from '@jest/globals';
-import type { Command } from 'commander';
 import { createProgram } from '../../cli/program.ts';
 import { parseConfig } from '../../core/config/config.ts';
 import { configExample } from '../../core/config/example.ts';
 import { parseInstant } from '../../core/history/instant.ts';
+
+type Command = ReturnType<typeof createProgram>;
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const documents = ['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', 'CHANGELOG.md'];
