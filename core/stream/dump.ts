@@ -13,6 +13,7 @@ import {
   firstEventOffset,
   headerBytes,
   parseFormatDescription,
+  parseRotate,
 } from '../binlog/events.ts';
 import { parseGtid } from '../binlog/gtid-event.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
@@ -89,6 +90,8 @@ export class Dump {
   #file: StreamFile;
   /** End of the last complete event, sent or skipped. */
   #position = firstEventOffset;
+  /** Where a Rotate event of the file has already sent the replica: heartbeats must name this place. */
+  #rotatedTo: { file: string; position: number } | null = null;
   #hasChecksum: boolean;
   #isFirstFile = true;
   #isSkipping = false;
@@ -155,7 +158,7 @@ export class Dump {
       if (this.#request.nonBlocking) return null;
       await this.#heartbeatIfDue();
       await this.#sink.flush();
-      await pause(pollMs, this.#signal);
+      await pause(this.#waitMs, this.#signal);
       if (this.#isOver) return null;
     }
   }
@@ -165,6 +168,7 @@ export class Dump {
     this.#skipsBeginning = asked > firstEventOffset || (this.#isFirstFile && (await this.#hasFirstTransaction()));
     await this.#sendWhole(artificialRotate(this.#file.name, asked, this.#context.serverId, this.#hasChecksum));
     this.#position = firstEventOffset;
+    this.#rotatedTo = null;
     this.#expectsFormat = true;
     this.#isSkipping = false;
     if (asked > firstEventOffset) {
@@ -209,7 +213,7 @@ export class Dump {
       const first = await soon(pending);
       if (first !== undefined) return first;
       if (this.#sink.hasPending) await this.#sink.flush();
-      const waited = await orTimeout(pending, pollMs);
+      const waited = await orTimeout(pending, this.#waitMs);
       if (waited !== undefined) return waited;
       if (this.#eventLeft === 0 && this.#heldBytes === 0 && !this.#expectsFormat) await this.#heartbeatIfDue();
     }
@@ -237,7 +241,7 @@ export class Dump {
     const size = eventSize(bytes, at);
     if (size < headerBytes || size > maxEventBytes) throw this.#damaged(`an event of ${size} bytes`);
     const type = eventType(bytes, at);
-    const isWhole = type === eventTypes.formatDescription || isGtid(type);
+    const isWhole = type === eventTypes.formatDescription || type === eventTypes.rotate || isGtid(type);
     if (!isWhole) return headerBytes;
     if (size > maxControlEventBytes) throw this.#damaged(`a control event of ${size} bytes`);
     return size;
@@ -269,18 +273,20 @@ export class Dump {
     if (this.#expectsFormat) return await this.#takeFormat(bytes.subarray(at, at + size), type, at);
     if (isGtid(type)) await this.#decideTransaction(bytes.subarray(at, at + size), type);
     else if (type === eventTypes.rotate) this.#isSkipping = false;
+    if (this.#owesHeartbeat && !this.#isSkipping) await this.#sendHeartbeat();
+    if (type === eventTypes.rotate) {
+      this.#rotatedTo = parseRotate(bytes.subarray(at, at + size), this.#hasChecksum ? 'crc32' : 'none');
+    }
     const stop = Math.min(end, at + size);
     this.#eventBytes = size;
     this.#isEventSkipped = this.#isSkipping;
     if (this.#isSkipping) {
       this.#owesHeartbeat = true;
+    } else if (stop === at + size && this.#sink.fits(size)) {
+      this.#sink.event(bytes, at, stop);
     } else {
-      if (this.#owesHeartbeat) await this.#sendHeartbeat();
-      if (stop === at + size && this.#sink.fits(size)) this.#sink.event(bytes, at, stop);
-      else {
-        await this.#sink.begin(size);
-        await this.#sink.bytes(bytes, at, stop);
-      }
+      await this.#sink.begin(size);
+      await this.#sink.bytes(bytes, at, stop);
     }
     this.#eventLeft = at + size - stop;
     if (this.#eventLeft === 0) this.#position += size;
@@ -341,10 +347,15 @@ export class Dump {
     }
   }
 
+  get #waitMs(): number {
+    return Math.min(pollMs, this.#context.heartbeatMs);
+  }
+
   async #sendHeartbeat(): Promise<void> {
     this.#owesHeartbeat = false;
     const { serverId } = this.#context;
-    const facts = { file: this.#file.name, position: this.#position, serverId, hasChecksum: this.#hasChecksum };
+    const place = this.#rotatedTo ?? { file: this.#file.name, position: this.#position };
+    const facts = { ...place, serverId, hasChecksum: this.#hasChecksum };
     const event = heartbeat(facts, this.#request.heartbeatV2);
     if (event !== null) await this.#sendWhole(event);
   }

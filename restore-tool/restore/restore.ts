@@ -14,6 +14,7 @@ import { HistorySource } from '../../core/history/source.ts';
 import { defaultOsUser, freePort, Mysqld } from '../../core/mysql/mysqld.ts';
 import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
+import { enableReplayedEvents } from './events.ts';
 import { fetchSnapshot } from './fetch.ts';
 import { isDone, newState, type RestoreState, readState, requireSame, writeState } from './journal.ts';
 import { loadDump } from './load-dump.ts';
@@ -67,7 +68,7 @@ class RestoreRun {
       await this.#timed('replay', () => this.#replay(planned, manifest, source, state));
       state = await this.#reach(state, 'replayed');
     }
-    const handedOver = await this.#timed('hand over', () => this.#handOver(planned, manifest, state));
+    const handedOver = await this.#timed('hand over', () => this.#handOver(planned, manifest, source, state));
     return { ...handedOver, transactions: this.#transactions, seconds: this.#seconds, resumed: earlier !== null };
   }
 
@@ -177,22 +178,24 @@ class RestoreRun {
   }
 
   /** Started anew, durable and writable, by the very options of its my.cnf; compared once more after our account is gone. */
-  async #handOver(planned: PlannedCut, manifest: SnapshotManifest, state: RestoreState) {
+  async #handOver(planned: PlannedCut, manifest: SnapshotManifest, source: HistorySource, state: RestoreState) {
     this.#progress({ step: 'handing over', unit: 'bytes', done: 0, total: null });
-    const { paths } = { paths: this.#paths };
+    const paths = this.#paths;
     const options = finalOptions(manifest.settings, state.serverId);
     const port = this.#request.port ?? (await freePort());
     await this.#writeOptionFile(options, port, manifest);
-    const server = await startScratchServer(this.#scratch(options, port));
+    // No event of the source's may run before everything was compared.
+    const quiet = { ...options, 'event-scheduler': options['event-scheduler'] === 'DISABLED' ? 'DISABLED' : 'OFF' };
+    const server = await startScratchServer(this.#scratch(quiet, port));
     let isKept = false;
     try {
       requireEqual(await server.executed(), planned.cut.gtids);
-      const [row] = await server.connection.query(
-        'SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.version AS version, @@GLOBAL.read_only AS readOnly',
-      );
+      const [row] = await server.connection.query('SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.version AS version');
+      await enableReplayedEvents(server.connection, source.serverIds);
       await server.dropAccount();
       requireEqual(await server.executed(), planned.cut.gtids);
       await this.#reach(state, 'handed over');
+      if (options['event-scheduler'] === 'ON') await server.connection.query('SET GLOBAL event_scheduler = ON');
       isKept = this.#request.stop !== true;
       return {
         source: this.#request.sourceName,

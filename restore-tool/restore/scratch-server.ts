@@ -95,7 +95,8 @@ class RunningScratch implements ScratchServer {
 
   async stop(): Promise<void> {
     await this.connection.close().catch(() => undefined);
-    await this.handle.stop(stopDeadlineMs);
+    const { signal } = await this.handle.stop(stopDeadlineMs);
+    if (signal === 'SIGKILL') throw killed();
   }
 }
 
@@ -119,6 +120,15 @@ async function stopOrphan(paths: TargetPaths): Promise<void> {
 async function isOurs(pid: number, dataDir: string): Promise<boolean> {
   const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
   return line.split('\0').includes(`--datadir=${dataDir}`);
+}
+
+/** With relaxed durability a killed server has lost its last second: what comes next must not rely on it. */
+function killed() {
+  return transientError(
+    'QZ4606',
+    `The server being restored was killed, or did not shut down within ${stopDeadlineMs / 1000} s.`,
+    'Run the same command again; it goes on where the data is.',
+  );
 }
 
 function orphanStays(pid: number, dataDir: string) {

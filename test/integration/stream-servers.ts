@@ -1,5 +1,5 @@
 /** Real servers for the tests of stream server and restore: a source, its closed binlogs, and stock replicas of ours. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
@@ -32,6 +32,24 @@ export const testOptions: MysqldOptions = {
 /** Everything of one test file: servers and folders, stopped and removed by `close`. */
 export class Servers {
   readonly #closers: (() => Promise<unknown>)[] = [];
+  #template: Promise<string> | null = null;
+
+  /** An empty data folder without a UUID, made once and copied: much faster than making each. */
+  #empty(): Promise<string> {
+    this.#template ??= (async () => {
+      const folder = await this.folder();
+      const dataDir = join(folder, 'data');
+      const program = await Mysqld.find();
+      await program.initialize({
+        dataDir,
+        errorLog: join(folder, 'error.log'),
+        options: { 'innodb-redo-log-capacity': '32M' },
+      });
+      await rm(join(dataDir, 'auto.cnf'), { force: true });
+      return dataDir;
+    })();
+    return this.#template;
+  }
 
   async folder(): Promise<string> {
     const folder = await mkdtemp(join(tmpdir(), 'qz-stream-'));
@@ -49,7 +67,7 @@ export class Servers {
     const dataDir = join(folder, 'data');
     const errorLog = join(folder, 'error.log');
     const all = { ...testOptions, 'server-id': serverId, 'log-bin': 'binlog', ...options };
-    await program.initialize({ dataDir, errorLog, options: { 'innodb-redo-log-capacity': '32M' } });
+    await cp(await this.#empty(), dataDir, { recursive: true });
     const begin = () =>
       program.start({ dataDir, errorLog, options: all, socket: join(folder, 'mysql.sock'), port: 'free' });
     const server: TestServer = {
@@ -68,7 +86,10 @@ export class Servers {
       },
     };
     server.connection = await server.connect();
-    this.#closers.push(() => server.handle.stop(stopMs), () => server.connection.close());
+    this.#closers.push(
+      () => server.handle.stop(stopMs),
+      () => server.connection.close(),
+    );
     return server;
   }
 

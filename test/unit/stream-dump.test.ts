@@ -183,6 +183,22 @@ describe(`dumps (seed ${seed})`, () => {
     expect(heartbeats).toBe(2);
   });
 
+  test("after the last file's Rotate, heartbeats name where it leads", async () => {
+    chunkSizes = [50_000];
+    const client = await StreamClient.login(server.port, 'repl', 'secret');
+    await client.query('SET @source_heartbeat_period = 100000000, @source_binlog_checksum = @@global.binlog_checksum');
+    client.command(0x1e, dumpGtidCommand(GtidSet.parse(`${uuid}:1-12`).encode(), { flags: 4 }));
+    let event: Buffer = Buffer.alloc(0);
+    let rotates = 0;
+    while (rotates < 2 || eventType(event, 0) !== eventTypes.heartbeat) {
+      event = (await client.read()).subarray(1);
+      if (eventType(event, 0) === eventTypes.rotate) rotates += 1;
+    }
+    expect(event.toString('latin1', 19, event.length - 4)).toBe('binlog.000004');
+    expect(event.readUInt32LE(13)).toBe(4);
+    client.close();
+  });
+
   test('each file begins with an artificial Rotate and its Format_description; `created` is cleared only when the beginning is skipped', async () => {
     chunkSizes = [50_000];
     const createdOf = (events: Buffer[]) =>
