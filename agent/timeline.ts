@@ -4,7 +4,7 @@
  */
 import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import { ChainWriter, emptyDraft } from '../core/chain/writer.ts';
+import { ChainWriter } from '../core/chain/writer.ts';
 import { configurationError } from '../core/errors/error.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -53,8 +53,7 @@ export async function newTimeline(options: TimelineOptions): Promise<NewTimeline
   const { generation, sourceUuid, lastCommitMicros } = before;
   if (!dryRun) {
     const writer = await ChainWriter.open(log, { signal, logger, base: inLog, first: next, sourceUuid: '', continued });
-    const draft = emptyDraft('timeline', facts.serverUuid);
-    await writer.append([{ ...draft, generation: generation + 1, gtidsBefore: forkSet, note: reason }]);
+    await writer.appendTimeline({ reason, forkSet, sourceUuid: facts.serverUuid });
   }
   return {
     generation: generation + 1,
