@@ -38,12 +38,14 @@ beforeEach(async () => {
 });
 afterEach(() => rm(work, { recursive: true, force: true }));
 
-/** Random, compressible, empty, hollow, tiny and odd ones. */
+/** Repetitive, random, compressible, empty, hollow, tiny and odd ones. */
 function someFiles(): MadeUpFile[] {
+  const [one, two] = [randomBytes(chunkBytes), randomBytes(chunkBytes)];
   return [
     { path: 'empty', content: Buffer.alloc(0) },
     { path: 'ibdata1', content: Buffer.concat([randomBytes(300_000), Buffer.alloc(3 * chunkBytes), randomBytes(5)]) },
     { path: 'db/hollow.ibd', content: Buffer.alloc(2 * chunkBytes + 1) },
+    { path: 'db/repeats.ibd', content: Buffer.concat([one, two, one, one, two, one]) },
     { path: 'db/text.ibd', content: Buffer.alloc(1_500_000, 'some text that packs well ') },
     { path: 'db/sub/run.sh', content: Buffer.from('x'), mode: 0o4755 },
     { path: '#innodb_redo/#ib_redo0', content: randomBytes(20 * 1024 * 1024) },
@@ -185,6 +187,17 @@ describe('a damaged archive is refused with exit 3, naming object and file', () 
     await rm(mark);
     expect((await errorOf(readManifest(store, id))).code).toBe('QZ3507');
   });
+
+  test('a manifest of the same id and length that is not the one its mark names', async () => {
+    const twin = await openDirectoryStore(join(work, 'twin'), { create: true });
+    const file = { path: 'a', content: Buffer.from('a') };
+    const { manifest } = await storeFiles([store], [file]);
+    await storeFiles([twin], [file], null, { id: manifest.id });
+    const [ours, theirs] = [join(root, manifestKey(manifest.id)), join(work, 'twin', manifestKey(manifest.id))];
+    expect((await stat(ours)).size).toBe((await stat(theirs)).size);
+    await writeFile(ours, await readFile(theirs));
+    expect((await errorOf(readManifest(store, manifest.id))).message).toContain('is not the one that');
+  });
 });
 
 describe('an unwilling folder', () => {
@@ -234,6 +247,44 @@ describe('an unwilling folder', () => {
     } finally {
       await run('umount', [dir]);
     }
+  });
+});
+
+describe('going on after an interruption', () => {
+  let manifest: SnapshotManifest;
+  let files: MadeUpFile[];
+  let dir: string;
+  let journal: string;
+
+  beforeEach(async () => {
+    files = someFiles();
+    manifest = (await storeFiles([store], files)).manifest;
+    dir = join(work, 'target');
+    journal = join(dir, 'qazyna-fetch.journal');
+    await fetchSnapshot(store, manifest, dir, { signal });
+    await writeFile(journal, (await readFile(journal, 'utf8')).replace('complete\n', ''));
+  });
+
+  test('files in the journal are not fetched again', async () => {
+    await rm(join(root, 'packs'), { recursive: true });
+    await fetchSnapshot(store, manifest, dir, { signal });
+    await expectFiles(dir, files);
+    expect(await readFile(journal, 'utf8')).toContain('complete\n');
+  });
+
+  test('unless they are missing or of another length', async () => {
+    await rm(join(dir, 'ibdata1'));
+    await truncate(join(dir, 'db/text.ibd'), 17);
+    await fetchSnapshot(store, manifest, dir, { signal });
+    await expectFiles(dir, files);
+  });
+
+  test('what half a file held is not mistaken for its zeros, and a torn line is not believed', async () => {
+    const index = manifest.files.findIndex(({ path }) => path === 'ibdata1');
+    await writeFile(join(dir, 'ibdata1'), Buffer.alloc(manifest.files[index]?.sizeBytes ?? 0, 0xff));
+    await writeFile(journal, `${manifest.id}\n\n${index} o\n`);
+    await fetchSnapshot(store, manifest, dir, { signal });
+    await expectFiles(dir, files);
   });
 });
 

@@ -53,7 +53,7 @@ export async function storeFiles(
   }
   const [store, writer] = [stores[0], writers[0]];
   if (store === undefined || writer === undefined) throw new Error('storeFiles needs a store');
-  return { manifest: await readManifest(store, id), totals: writer.totals };
+  return { manifest: await readManifest(store, more.id ?? id), totals: writer.totals };
 }
 
 async function* partsOf(content: Buffer): AsyncGenerator<Buffer> {
