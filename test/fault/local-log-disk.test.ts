@@ -192,9 +192,15 @@ describe('local log: faults of the disk', () => {
       const maker = new EntryMaker();
       const entries = [maker.claim(), maker.events()];
       const log = await LocalLog.open({ dir, logger });
-      const slow = (real: () => Promise<unknown>) => sleep(50).then(real);
+      const syncing = Promise.withResolvers<void>();
+      const slow = async (real: () => Promise<unknown>) => {
+        syncing.resolve();
+        await sleep(50);
+        await real();
+      };
       await withFault('datasync', slow, async () => {
         const appending = log.append(entries);
+        await syncing.promise;
         await expect(log.append(entries)).rejects.toThrow('a second append at once');
         await log.close();
         expect(await appending).toEqual({ base: 0 });

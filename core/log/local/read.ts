@@ -23,19 +23,17 @@ export async function* readEntries(
   view: ReadView,
 ): AsyncGenerator<LandedEntry> {
   let next = from;
-  let tip = -1;
   // Where entry `next` begins, when it is known from the round before.
   let place = { path: '', offset: 0 };
   while (!signal.aborted) {
     const { files, next: end } = await view.snapshot();
     requireHeld(name, next, files, end);
-    if (tip === -1) tip = end;
     for (const [index, file] of files.entries()) {
       const following = files[index + 1]?.first ?? end;
       if (following <= next) continue;
       const offset = place.path === file.path ? place.offset : null;
       for await (const item of readFile(dir, file, next, following, offset)) {
-        if (signal.aborted || (!follow && item.landed.landed >= tip)) return;
+        if (signal.aborted) return;
         place = { path: file.path, offset: item.nextOffset };
         next = item.landed.landed + 1;
         yield item.landed;
