@@ -1,5 +1,5 @@
 /** What would make capture or snapshots of a source fail, found before it does. */
-import { configurationError, isKind } from '../../core/errors/error.ts';
+import { isKind } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { globalVariables, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
 import { checkSettings } from '../capture/source-checks.ts';
@@ -235,10 +235,4 @@ function names(rows: readonly Record<string, unknown>[]): string {
 
 function ok(code: string, sentence: string): Finding {
   return { code, severity: 'ok', sentence, hint: '', fixable: false };
-}
-
-/** For `doctor` without --fix: the first thing that keeps capture from working, as an error. */
-export function firstFailure(findings: readonly Finding[]): Error | null {
-  const failure = findings.find((finding) => finding.severity === 'fail');
-  return failure ? configurationError(failure.code as `QZ2${string}`, failure.sentence, failure.hint) : null;
 }

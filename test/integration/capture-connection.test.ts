@@ -82,6 +82,22 @@ describe('connections', () => {
     expect(await connects(over({ mode: 'preferred' }))).toBe(false);
   }, 60_000);
 
+  test('the identity is checked by name and by address, before the password is sent', async () => {
+    const { certPem, keyPem } = selfSignedCertificate('source', 10);
+    const caFile = join(lab.dir, 'cert.pem');
+    await writeFile(caFile, certPem);
+    await writeFile(join(lab.dir, 'key.pem'), keyPem);
+    await lab.down('stop');
+    await lab.up({
+      'tls-version': 'TLSv1.2,TLSv1.3',
+      'ssl-ca': caFile,
+      'ssl-cert': caFile,
+      'ssl-key': join(lab.dir, 'key.pem'),
+    });
+    for (const host of ['127.0.0.1', 'localhost'])
+      expect(await connects(over({ mode: 'verify_identity', caFile }, { host }))).toBe(true);
+  }, 60_000);
+
   test('unresolvable, unreachable, silent', async () => {
     const host = { host: 'no-such-host.invalid' };
     await expect(connects(over({ mode: 'disabled' }, host))).rejects.toMatchObject({
