@@ -33,6 +33,14 @@ class Chain implements AppendableChain {
     }
   }
 
+  /** Has another writer act while an append is in flight. */
+  async behind(act: () => Promise<unknown>): Promise<void> {
+    this.inFlight -= 1;
+    await act().finally(() => {
+      this.inFlight += 1;
+    });
+  }
+
   land(entries: readonly Entry[]): { base: number } {
     const base = this.entries.length;
     this.entries.push(...entries);
@@ -111,6 +119,18 @@ describe('opening', () => {
       generation: 2,
       sourceUuid: otherUuid,
     });
+  });
+
+  test('a claim that was read back, with a later one behind it, is no claim', async () => {
+    const chain = new Chain();
+    const later = () => open(chain);
+    chain.next = async (entries) => {
+      chain.land(entries);
+      await chain.behind(later);
+      throw lost();
+    };
+    await expect(open(chain)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3311' });
+    expect(chain.entries.map(({ kind }) => kind)).toEqual(['claim', 'claim']);
   });
 });
 
