@@ -1,11 +1,17 @@
 /** FORMAT.md's tables against encoded samples: the document and the code say the same of every byte. */
 
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { encodeEntry, entryKinds, packBody } from '../../core/chain/entry.ts';
+import { decodeEntry, encodeEntry, entryKinds, packBody } from '../../core/chain/entry.ts';
 import { encodeFileHeader } from '../../core/log/local/format.ts';
+import { LocalLog } from '../../core/log/local/log.ts';
+import { silentLogger } from '../../core/logging/logger.ts';
 import { madeChainId, madeUuid } from '../made/chain.ts';
+import { EntryMaker } from '../made/entries.ts';
 import { makeEntry } from '../made/entry.ts';
 import { explain, numberOf, readLayouts } from '../made/format-tables.ts';
 
@@ -108,5 +114,32 @@ describe('local log file', () => {
       range: { ...state.range, fileHeadSha256: '07'.repeat(32) },
     });
     expect(numberOf(fields.get('crc'))).toBe(crc32(bytes.subarray(0, bytes.length - 4)));
+  });
+
+  test('so do its frames, each with where its append began', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'qazyna-format-'));
+    try {
+      const log = await LocalLog.open({ dir, logger: silentLogger() });
+      const maker = new EntryMaker();
+      const appends = [[maker.claim()], [maker.events(), maker.heartbeat(), maker.events()]];
+      for (const entries of appends) await log.append(entries);
+      await log.close();
+      let rest = await readFile(join(dir, '00000000000000000000.qzl'));
+      const fileBytes = rest.length;
+      rest = rest.subarray(encodeFileHeader(0, null).length);
+      for (const entries of appends) {
+        const batchStart = fileBytes - rest.length;
+        for (const { number } of entries) {
+          const entryBytes = rest.readUInt32LE(8 + 8);
+          const fields = explain('local-log-frame', rest.subarray(0, 8 + entryBytes), { entryBytes });
+          expect(numberOf(fields.get('batchStart'))).toBe(batchStart);
+          expect(decodeEntry(fields.get('entry') ?? Buffer.alloc(0), 'here').header.number).toBe(number);
+          rest = rest.subarray(8 + entryBytes);
+        }
+      }
+      expect(rest.length).toBe(0);
+    } finally {
+      await rm(dir, { recursive: true });
+    }
   });
 });

@@ -71,20 +71,32 @@ async function scanLast(last: LogFile, repair: boolean): Promise<Omit<Recovered,
     const header = await wholeHeader(handle, last);
     if (header === null) return null;
     if (header.first !== last.first) throw damagedFile(last.path, `its header says ${fileName(header.first)}`);
-    const { state, next, end } = await foldFile(handle, last, header.state, header.headerBytes);
+    const { state, next, end, lastAt } = await foldFile(handle, last, header.state, header.headerBytes);
     const tornBytes = last.sizeBytes - end;
     if (tornBytes > 0) {
       await refuseWhenMoreFollows(handle, last, end);
-      if (repair) {
-        await handle.truncate(end);
-        await handle.sync();
-      }
+      if (repair) await handle.truncate(end);
       last.sizeBytes = end;
     }
+    if (repair) await writeAnew(handle, last, lastAt, end);
     return { state, next, tornBytes };
   } finally {
     await handle.close();
   }
+}
+
+/**
+ * The last append is written once more, byte for byte, and synced. The process before may have died over a failed sync: then
+ * the kernel shows bytes that never reached the disk and, holding them for written, would not write them now (fsync(2), NOTES).
+ */
+async function writeAnew(handle: FileHandle, file: LogFile, lastAt: number | null, end: number): Promise<void> {
+  const batchStart = lastAt === null ? 0 : Number((await readAt(handle, lastAt, framePrefixBytes)).readBigUInt64LE());
+  if (lastAt !== null && batchStart > lastAt)
+    throw damagedFile(file.path, `the entry at byte ${lastAt} says that its append began behind it, at ${batchStart}`);
+  const bytes = await readAt(handle, batchStart, end - batchStart);
+  for (let done = 0; done < bytes.length; )
+    done += (await handle.write(bytes, done, bytes.length - done, batchStart + done)).bytesWritten;
+  await handle.sync();
 }
 
 /** The header is durable before the first entry is written: a broken one with entries behind it is damage. */
@@ -102,16 +114,18 @@ async function wholeHeader(handle: FileHandle, file: LogFile): Promise<FileHeade
 async function foldFile(handle: FileHandle, file: LogFile, before: ChainState | null, from: number) {
   let state = before;
   let next = file.first;
+  let lastAt: number | null = null;
   const walk = frames(handle, from, file.sizeBytes);
   for (;;) {
     const step = await walk.next();
-    if (step.done) return { state, next, end: step.value };
+    if (step.done) return { state, next, end: step.value, lastAt };
     const { bytes, offset } = step.value;
-    if (!isWhole(bytes)) return { state, next, end: offset };
+    if (!isWhole(bytes)) return { state, next, end: offset, lastAt };
     // Whole, and yet refused: of a newer version, or forged. Never to be cut off as torn.
     const { header } = decodeEntry(bytes, `${file.path}:${offset}`);
     state = fold(state, { landed: next, entry: { ...header, body: Buffer.alloc(0) } });
     next += 1;
+    lastAt = offset;
   }
 }
 
