@@ -1,6 +1,7 @@
 /**
- * What a dump says about itself: the GTIDs it holds (in its head) and that it is whole (its last line). Written by
- * mysqldump: `SET @@GLOBAL.GTID_PURGED='<set>';` (a `'+'` in a version comment may precede the set) before the first `USE`, `-- Dump completed` at the end.
+ * What a dump says about itself: the GTIDs it holds (in its head) and that it is whole (its last line). mysqldump writes
+ * `SET @@GLOBAL.GTID_PURGED='<set>';` before the first `USE` (a `'+'` in a version comment may precede the set), and
+ * `-- Dump completed` at the end (client/mysqldump.cc: add_set_gtid_purged, write_footer).
  */
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
@@ -19,11 +20,12 @@ export class DumpHead {
     if (this.#gtids !== null || this.#bytes > headBytesMax) return;
     this.#parts.push(Buffer.from(part));
     this.#bytes += part.length;
-    if (!part.includes("';")) return;
+    if (!part.includes(';')) return;
     const text = Buffer.concat(this.#parts).toString('latin1');
-    const match = statement.exec(text);
+    const data = text.search(/^USE `/m);
+    const match = statement.exec(data < 0 ? text : text.slice(0, data));
     if (match !== null) this.#gtids = GtidSet.parse(match[1] ?? '');
-    else if (/^USE `/m.test(text)) this.#bytes = headBytesMax + 1;
+    else if (data >= 0) this.#bytes = headBytesMax + 1;
     if (match !== null || this.#bytes > headBytesMax) this.#parts = [];
   }
 

@@ -139,10 +139,13 @@ async function openSides(request: SnapshotRequest) {
   return { sides, failed };
 }
 
-async function openSide(name: string, store: ObjectStore, { sourceName, signal, logger }: SnapshotRequest) {
+async function openSide(name: string, store: ObjectStore, request: SnapshotRequest) {
+  const { sourceName, signal, logger } = request;
   const chunkKey = await openChunkKey(store, { create: true });
   const writer = new PackWriter({ store, chunkKey, presentPacks: await listPacks(store, signal), signal });
-  const [newest] = await listCompleteSnapshots(store, { source: sourceName, signal });
+  const earlier = await listCompleteSnapshots(store, { source: sourceName, signal });
+  // A dump shares nothing with a clone.
+  const newest = earlier.find(({ engine }) => engine === request.engine);
   if (newest === undefined) return writer;
   try {
     const { files } = await readManifest(store, newest.id);

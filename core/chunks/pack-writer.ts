@@ -52,12 +52,13 @@ export class PackWriter {
     this.chunkKey = options.chunkKey;
   }
 
-  /** Chunks of an earlier snapshot, to be pointed at instead of stored. Those in packs the archive lost are passed over. */
+  /** Chunks of an earlier snapshot, to be pointed at instead of stored; not those in packs that were lost or cut short. */
   learn(lists: Iterable<ChunkList>): void {
     const numbers = new Map<string, number>();
     for (const list of lists) {
       for (const chunk of list) {
-        if (chunk.pack === '' || !this.#options.presentPacks.has(chunk.pack)) continue;
+        const presentBytes = this.#options.presentPacks.get(chunk.pack) ?? 0;
+        if (presentBytes < envelopeBytes + chunk.offset + chunk.storedBytes || chunk.pack === '') continue;
         let pack = numbers.get(chunk.pack);
         if (pack === undefined) {
           pack = this.#packs.push(chunk.pack) - 1;
@@ -125,7 +126,7 @@ export class PackWriter {
     throw integrityError(
       'QZ3502',
       `Pack ${packKey(id)} in ${store.url} has ${present} bytes instead of ${sizeBytes}.`,
-      'The archive is damaged: restore from another one; remove the pack only if no snapshot is to be restored from it.',
+      'Remove that object: it is damaged, and the next snapshot stores it again.',
     );
   }
 
