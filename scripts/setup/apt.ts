@@ -188,8 +188,8 @@ async function apt(config: string, program: string, args: string[], cwd: string)
       env: { ...process.env, APT_CONFIG: config, DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C' },
     });
   } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    if (/ENOENT/.test(text)) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT') {
       throw configurationError(
         'QZ2805',
         `${program} was not found, so nothing can be fetched here.`,
@@ -197,7 +197,8 @@ async function apt(config: string, program: string, args: string[], cwd: string)
         { cause: error },
       );
     }
-    if (/No space left on device/.test(text)) throw Object.assign(new Error(text), { code: 'ENOSPC' });
+    if (code === 'ENOSPC') throw error;
+    const text = String(((error as Error).cause as Error | undefined)?.message ?? error);
     const reason = /^(?:E|Err|W): ?(.*)$/m.exec(text)?.[1] ?? text.split('\n')[0];
     throw transientError(
       'QZ4803',
@@ -208,7 +209,22 @@ async function apt(config: string, program: string, args: string[], cwd: string)
   }
 }
 
-/** Standard output; the error's message carries what was said on both. */
+/** ENOSPC when the disk is full; else transient QZ4804 with the program's last words, all of them as its cause. */
+function failure(program: string, text: string): Error {
+  if (/No space left on device|Disk quota exceeded/.test(text)) {
+    return Object.assign(new Error(`${program}: no space left`), { code: 'ENOSPC' });
+  }
+  return transientError(
+    'QZ4804',
+    `${program} failed: ${text.split('\n').at(-1)}`,
+    'Run it again; see its own output.',
+    {
+      cause: new Error(text),
+    },
+  );
+}
+
+/** Standard output. Errors: ENOENT as it is, ENOSPC, QZ4804. */
 export function run(
   program: string,
   args: string[],
@@ -219,8 +235,9 @@ export function run(
       cwd: options.cwd,
       env: options.env,
       stdio: ['ignore', 'pipe', 'pipe'],
-      timeout: options.timeoutMs ?? stepTimeoutMs,
     });
+    // Not spawn's own timeout: after a failed start its timer would keep us alive.
+    const late = setTimeout(() => child.kill('SIGKILL'), options.timeoutMs ?? stepTimeoutMs);
     let out = '';
     let err = '';
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -229,10 +246,14 @@ export function run(
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       err += text;
     });
-    child.on('error', reject);
+    child.on('error', (error) => {
+      clearTimeout(late);
+      reject(error);
+    });
     child.on('close', (code, signal) => {
+      clearTimeout(late);
       if (code === 0) resolveRun(out);
-      else reject(new Error(`${err}${out}`.trim() || `${program} ended with ${signal ?? code}`));
+      else reject(failure(program, `${err}${out}`.trim() || `it ended with ${signal ?? code}`));
     });
   });
 }
