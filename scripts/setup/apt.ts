@@ -40,7 +40,7 @@ export async function unpackPackages(choices: readonly PackageChoice[], prefix: 
   const work = `${prefix}.apt`;
   await mkdir(prefix, { recursive: true });
   try {
-    const config = await openArchive(work, choices, say);
+    const config = await openArchive(work, choices, say, 'newest');
     const names: string[] = [];
     for (const choice of choices) names.push(await firstKnown(config, choice));
     const packages = await resolve(config, names);
@@ -65,6 +65,7 @@ export async function installPackages(names: readonly string[], say: Say): Promi
       work,
       names.map((name) => [name]),
       say,
+      'own',
     );
     await writeFile(config, `${aptConfig(work)}Dir::State::status "/var/lib/dpkg/status";\n`);
     say(`installing ${names.join(', ')} by apt`);
@@ -74,8 +75,17 @@ export async function installPackages(names: readonly string[], say: Say): Promi
   }
 }
 
-/** Private lists of the first archive that answers; returns the path of apt's configuration. */
-async function openArchive(work: string, choices: readonly PackageChoice[], say: Say): Promise<string> {
+/**
+ * Private lists of the first archive that answers and knows the packages; returns the path of apt's configuration.
+ * What runs from a folder of its own may be the newest (Debian's stable suites have no MySQL); what is installed into
+ * the system must be of its own suite.
+ */
+async function openArchive(
+  work: string,
+  choices: readonly PackageChoice[],
+  say: Say,
+  which: 'newest' | 'own',
+): Promise<string> {
   await rm(work, { recursive: true, force: true });
   for (const folder of ['lists/partial', 'cache/archives/partial', 'sources']) {
     await mkdir(join(work, folder), { recursive: true });
@@ -85,7 +95,7 @@ async function openArchive(work: string, choices: readonly PackageChoice[], say:
   await writeFile(config, aptConfig(work));
   const os = await readOsRelease();
   const archives = mainArchives(await readAptSources(), os);
-  const suites = os.id === 'debian' ? [os.codename, 'sid'] : [os.codename];
+  const suites = os.id === 'debian' && which === 'newest' ? ['sid', os.codename] : [os.codename];
   if (archives.length === 0) {
     throw configurationError(
       'QZ2806',

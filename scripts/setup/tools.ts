@@ -6,10 +6,9 @@ import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/pro
 import { type PackageChoice, unpackPackages } from './apt.ts';
 import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
 
-/** Fetched folders are keyed by this: a change of how they are laid out makes new ones. */
-const layout = 1;
-
 interface ToolPackage {
+  /** Part of the folder's name: raised when what it holds changes, so that it is fetched anew. */
+  edition: number;
   choices: readonly PackageChoice[];
   programs: readonly string[];
   /** Whether a program found on PATH will do. */
@@ -21,6 +20,7 @@ const isMysql = async (path: string) => (await mysqlVersion(path)) !== null;
 
 const packages: Record<string, ToolPackage> = {
   mysql: {
+    edition: 1,
     choices: [
       ['mysql-server-core', 'mysql-server-core-8.4', 'mysql-server-core-8.0'],
       ['mysql-client-core', 'mysql-client-core-8.4', 'mysql-client-core-8.0'],
@@ -28,8 +28,8 @@ const packages: Record<string, ToolPackage> = {
     programs: ['mysqld', 'mysql', 'mysqlbinlog', 'mysqldump', 'mysqladmin'],
     accepts: isMysql,
   },
-  mydumper: { choices: [['mydumper']], programs: ['mydumper', 'myloader'], accepts: anyProgram },
-  sysbench: { choices: [['sysbench']], programs: ['sysbench'], accepts: anyProgram },
+  mydumper: { edition: 2, choices: [['mydumper']], programs: ['mydumper', 'myloader'], accepts: anyProgram },
+  sysbench: { edition: 2, choices: [['sysbench']], programs: ['sysbench'], accepts: anyProgram },
 };
 
 export interface Tools {
@@ -69,7 +69,7 @@ async function ensureTool(name: string, say: Say): Promise<string> {
     // A wrapper of ours on PATH is the cache, not something that the machine has.
     if (path !== cachePath('bin', name) && (await tool.accepts(path))) return path;
   }
-  const folder = await ensureFolder(`${packageName}-${layout}`, (part) => fetchTool(tool, part, say), say);
+  const folder = await ensureFolder(`${packageName}-${tool.edition}`, (part) => fetchTool(tool, part, say), say);
   return wrap(name, folder);
 }
 
@@ -108,6 +108,7 @@ async function wrap(name: string, folder: string): Promise<string> {
 }
 
 function wrapperText(name: string, prefix: string, program: string, loader: string, folders: string[]): string {
+  const isMysqlClient = packages.mysql?.programs.includes(name);
   const exec = `exec '${loader}' --library-path '${folders.join(':')}' '${program}'`;
   const settings = [
     `'--basedir=${prefix}/usr'`,
@@ -124,12 +125,12 @@ function wrapperText(name: string, prefix: string, program: string, loader: stri
           `  *) ${exec} ${settings} "$@" ;;`,
           'esac',
         ]
-      : [...(name === 'sysbench' ? environmentOfSysbench(prefix) : []), `${exec} "$@"`];
+      : [...(isMysqlClient ? [] : environmentOf(prefix)), `${exec} "$@"`];
   return `#!/bin/sh\n# Made by qazyna's set-up: ${name} with the libraries it was fetched with.\n${lines.join('\n')}\n`;
 }
 
-/** Debian's sysbench speaks through MariaDB's client library, which looks for its plugins and scripts in fixed places. */
-function environmentOfSysbench(prefix: string): string[] {
+/** Debian builds these on MariaDB's client library, which looks for its plugins in a fixed place; so does sysbench for scripts. */
+function environmentOf(prefix: string): string[] {
   return [
     `MARIADB_PLUGIN_DIR=$(echo '${prefix}'/usr/lib/*/libmariadb3/plugin); export MARIADB_PLUGIN_DIR`,
     `LUA_PATH='${prefix}/usr/share/sysbench/?.lua;;'; export LUA_PATH`,
