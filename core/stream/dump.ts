@@ -23,6 +23,7 @@ import { artificialRotate, firstGtidEvent, formatDescription, heartbeat } from '
 import { EventSink } from './event-sink.ts';
 import { eofPacket } from './packets.ts';
 import type { BinlogSource, StreamFile } from './types.ts';
+import { orTimeout, pause, soon } from './waits.ts';
 
 export interface DumpRequest {
   /** '' means: the first file, or with `gtids` the one the set asks for. */
@@ -379,32 +380,4 @@ function endsInside(file: string, position: number) {
     `${file} ends inside the event at position ${position}.`,
     'Use another archive (--from): it may have this file whole.',
   );
-}
-
-/** Undefined when the promise is not settled yet after everything that is ready was done. */
-function soon<T>(pending: Promise<T>): Promise<T | undefined> {
-  return Promise.race([pending, new Promise<undefined>((resolve) => setImmediate(resolve, undefined))]);
-}
-
-async function orTimeout<T>(pending: Promise<T>, timeoutMs: number): Promise<T | undefined> {
-  const { promise, resolve } = Promise.withResolvers<undefined>();
-  const timer = setTimeout(resolve, timeoutMs, undefined);
-  try {
-    return await Promise.race([pending, promise]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function pause(durationMs: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, durationMs);
-    signal.addEventListener('abort', done, { once: true });
-  });
 }

@@ -239,6 +239,7 @@ class RestoreRun {
       'bind-address': '127.0.0.1',
       ...(this.#osUser === undefined ? {} : { user: this.#osUser }),
       'loose-mysqlx': 'OFF',
+      'secure-file-priv': 'NULL',
     };
     const note = `Written by qazyna restore: ${manifest.source} at ${this.#request.to}. Sizes are modest: set them as the source had them.`;
     await atPlace(into, () => writeFile(optionFile, optionFileText(options, places, note), { mode: 0o644 }));

@@ -12,7 +12,8 @@ import type { Mysqld, MysqldHandle, MysqldOptions } from '../../core/mysql/mysql
 import type { TargetPaths } from './target.ts';
 
 const stopDeadlineMs = 300_000;
-const orphanDeadlineMs = 60_000;
+/** An orphan is recovered by InnoDB like after any crash; what it had not written is replayed again. */
+const orphanDeadlineMs = 10_000;
 const orphanPollMs = 50;
 
 /** Never in a snapshot taken by us: it is dropped before a restored server is handed over. */
