@@ -220,6 +220,43 @@ describe('logical', () => {
   }, 60_000);
 });
 
+describe('under load', () => {
+  test.each(['clone', 'logical'] as const)(
+    '%s: the rows are exactly those of the GTIDs it says it holds',
+    async (engine) => {
+      const table = `bulk.ledger_${engine}`;
+      await connection.query(`CREATE TABLE ${table} (n INT AUTO_INCREMENT PRIMARY KEY)`);
+      const [before] = await connection.query('SELECT @@GLOBAL.gtid_executed AS gtids');
+      const base = GtidSet.parse(String(before?.gtids));
+      let stop = false;
+      const writers = Array.from({ length: 4 }, async () => {
+        const writer = await lab.connect(source);
+        while (!stop) await writer.query(`INSERT INTO ${table} VALUES ()`);
+      });
+      try {
+        const store = await lab.store(`load-${engine}`);
+        const report = await takeSnapshot(request(lab, source, { store }, { engine }));
+        const dir = join(lab.dir, `load-${engine}-files`);
+        await fetchSnapshot(store, await newestManifest(store), dir, { signal });
+        const target = await lab.start(`load-${engine}-server`, engine === 'clone' ? dir : undefined);
+        if (engine === 'logical') await load(join(dir, 'dump.sql'), target.socketPath ?? '');
+        const restored = await lab.connect(target);
+        const [row] = await restored.query(
+          `SELECT @@GLOBAL.gtid_executed AS gtids, (SELECT COUNT(*) FROM ${table}) AS n`,
+        );
+        const own = GtidSet.parse(String(row?.gtids));
+        expect(Number(row?.n)).toBeGreaterThan(0);
+        expect(own.subtract(base).count).toBe(Number(row?.n));
+        expect(own.containsAll(report.gtidsBefore) && report.gtidsAfter.containsAll(own)).toBe(true);
+      } finally {
+        stop = true;
+        await Promise.all(writers);
+      }
+    },
+    180_000,
+  );
+});
+
 async function load(file: string, socket: string): Promise<void> {
   const { path } = await findMysqlProgram('mysql');
   const input = await open(file);
