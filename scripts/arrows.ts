@@ -51,11 +51,13 @@ export function importsOf(text: string, path: string): Arrow[] {
   );
   const arrows: Arrow[] = [];
   const lines = new Set<number>();
+  const isQuoted = quotedParts(text);
   for (const match of text.matchAll(statement)) {
     const { a, b, c } = match.groups ?? {};
     const specifier = a ?? b ?? c ?? '';
     const line = text.slice(0, match.index).split('\n').length;
     lines.add(line);
+    if (isQuoted(match.index)) continue;
     const isFile = specifier.startsWith('.');
     arrows.push({
       from: path,
@@ -64,12 +66,47 @@ export function importsOf(text: string, path: string): Arrow[] {
       isFile,
     });
   }
+  let at = 0;
   text.split('\n').forEach((content, index) => {
+    const begin = at;
+    at += content.length + 1;
+    if (isQuoted(begin)) return;
     if (/^import\b(?!\.meta)/.test(content) && !lines.has(index + 1)) {
       throw new Error(`${path}:${index + 1} begins an import that cannot be read: ${content}`);
     }
   });
   return arrows;
+}
+
+/** Whether an offset lies inside a string, as the text of a program that a test writes down does, or a comment. */
+function quotedParts(text: string): (offset: number) => boolean {
+  const passedOver =
+    /\/\/.*|\/\*[\s\S]*?\*\/|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|(?<=[(,=:[!&|?{};]\s*|return )\/(?![*/])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\/|[`{}]/g;
+  const inTemplate = /\\[\s\S]|\$\{|`/g;
+  const spans: [number, number][] = [];
+  /** For each template begun and not ended: how many braces are open in its present `${…}`. */
+  const braces: number[] = [];
+  const skipTemplate = (from: number): number => {
+    inTemplate.lastIndex = from;
+    for (let match = inTemplate.exec(text); match; match = inTemplate.exec(text)) {
+      if (match[0].startsWith('\\')) continue;
+      spans.push([from, match.index]);
+      if (match[0] === '`') braces.pop();
+      return inTemplate.lastIndex;
+    }
+    return text.length;
+  };
+  for (let match = passedOver.exec(text); match; match = passedOver.exec(text)) {
+    const open = braces.at(-1);
+    if (match[0].length > 1) spans.push([match.index, passedOver.lastIndex]);
+    if (match[0] === '`') {
+      braces.push(0);
+      passedOver.lastIndex = skipTemplate(passedOver.lastIndex);
+    } else if (match[0] === '{' && open !== undefined) braces[braces.length - 1] = open + 1;
+    else if (match[0] === '}' && open === 0) passedOver.lastIndex = skipTemplate(passedOver.lastIndex);
+    else if (match[0] === '}' && open !== undefined) braces[braces.length - 1] = open - 1;
+  }
+  return (offset) => spans.some(([begin, end]) => begin <= offset && offset < end);
 }
 
 function packageOf(specifier: string): string {

@@ -87,6 +87,24 @@ describe('the import arrows', () => {
     expect(wrong).toEqual(['a circle: agent/a.ts → agent/b.ts → agent/c.ts → agent/a.ts']);
   });
 
+  test('what a test writes down as the text of a program is no import of its own', () => {
+    const text = [
+      '// a comment with one ` in it, and it’s fine',
+      "import { a } from './a.ts';",
+      'const lone = /[`/]/.exec("`") ?? \'`\';',
+      `const program = \`\${[1].map((n) => { return \`\${n}\`; })}`,
+      "import { b } from './b.ts';",
+      "await import('./c.ts'); \\`",
+      `\${lone}`,
+      "export * from './c.ts';",
+      '`;',
+      "export * from './d.ts';",
+      "const e = await import('./e.ts');",
+    ];
+    const found = importsOf(text.join('\n'), 'test/x.ts').map(({ to }) => to);
+    expect(found).toEqual(['test/a.ts', 'test/d.ts', 'test/e.ts']);
+  });
+
   test('an import that it cannot read is an error, not an oversight', () => {
     expect(() => importsOf(`import { a }\n  from somewhere;\n`, 'agent/a.ts')).toThrow('agent/a.ts:1');
   });
