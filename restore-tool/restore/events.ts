@@ -1,35 +1,79 @@
 /**
- * Events (CREATE EVENT) that came by the replay: a replica keeps them from running (`DISABLE ON REPLICA`), but the restored
- * server is no replica. Those of the history's own servers are enabled again, each under its own definer and settings; a
- * source's replicated ones stay as they were there.
+ * Events (CREATE EVENT) that came by the replay: a replica keeps them from running (`DISABLE ON REPLICA`), enabled and
+ * disabled ones alike, but the restored server is no replica. Each gets the status back that it had at the cut, under its
+ * own definer and settings. Those that were replicated to the source itself stay as they were there.
  * Facts: `Event_parse_data::check_originator_id`, sql/event_parse_data.cc; manual, "Replication of Invoked Features".
  */
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import type { Logger } from '../../core/logging/logger.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
+import type { BinlogSource } from '../../core/stream/types.ts';
+import { type EventBaseline, statusesAtCut } from './event-history.ts';
+import { type EventStatus, eventKey } from './event-statements.ts';
 
-/** How many were enabled. Nothing of it gets a GTID. */
-export async function enableReplayedEvents(
-  connection: MysqlConnection,
-  serverIds: ReadonlySet<number>,
-): Promise<number> {
+const replicaSide = "('SLAVESIDE_DISABLED', 'REPLICA_SIDE_DISABLED')";
+
+/** As the journal keeps it. */
+export interface EventRecord {
+  gtids: string;
+  statuses: Record<string, EventStatus>;
+}
+
+/** The events of the snapshot, before anything is replayed on it. */
+export async function recordEvents(connection: MysqlConnection): Promise<EventRecord> {
+  const [executed] = await connection.query('SELECT @@GLOBAL.gtid_executed AS gtids');
+  const rows = await connection.query(
+    'SELECT event_schema AS db, event_name AS name, status AS status FROM information_schema.events',
+  );
+  const statuses: Record<string, EventStatus> = {};
+  for (const row of rows) {
+    const status = String(row.status);
+    const isPlain = status === 'ENABLED' || status === 'DISABLED';
+    statuses[eventKey(String(row.db), String(row.name))] = isPlain ? status : 'REPLICA_SIDE_DISABLED';
+  }
+  return { gtids: String(executed?.gtids ?? ''), statuses };
+}
+
+export interface EventsOptions {
+  connection: MysqlConnection;
+  source: BinlogSource;
+  record: EventRecord;
+  signal: AbortSignal;
+  logger: Logger;
+}
+
+/** Nothing of it gets a GTID. The history is read again only when there is an event to be judged. */
+export async function giveEventsTheirStatus(options: EventsOptions): Promise<void> {
+  const { connection, source, record, signal, logger } = options;
   const rows = await connection.query(
     `SELECT event_schema AS db, event_name AS name, definer AS definer, sql_mode AS mode, time_zone AS zone,
             character_set_client AS charset, collation_connection AS collation, originator AS originator
-     FROM information_schema.events WHERE status IN ('SLAVESIDE_DISABLED', 'REPLICA_SIDE_DISABLED')`,
+     FROM information_schema.events WHERE status IN ${replicaSide}`,
   );
-  let enabled = 0;
-  for (const row of rows) {
-    if (!serverIds.has(Number(row.originator))) continue;
+  const ours = rows.filter((row) => source.serverIds.has(Number(row.originator)));
+  if (ours.length === 0) return;
+  const baseline: EventBaseline = {
+    gtids: GtidSet.parse(record.gtids),
+    statuses: new Map(Object.entries(record.statuses)),
+  };
+  const statuses = await statusesAtCut(source, baseline, signal);
+  for (const row of ours) {
+    const name = `${quoted(String(row.db))}.${quoted(String(row.name))}`;
+    const status = statuses.get(eventKey(String(row.db), String(row.name)));
+    if (status === undefined) {
+      logger.warn(`the event ${name} was left disabled: the history does not say whether it was enabled`, {
+        component: 'restore',
+      });
+    }
+    if (status !== 'ENABLED' && status !== 'DISABLED') continue;
     await connection.query(
       'SET SESSION sql_log_bin = 0, sql_mode = ?, time_zone = ?, character_set_client = ?, collation_connection = ?',
       [row.mode, row.zone, row.charset, row.collation],
     );
-    await connection.query(
-      `ALTER DEFINER = ${definerText(String(row.definer))} EVENT ${quoted(String(row.db))}.${quoted(String(row.name))} ENABLE`,
-    );
-    enabled += 1;
+    const verb = status === 'ENABLED' ? 'ENABLE' : 'DISABLE';
+    await connection.query(`ALTER DEFINER = ${definerText(String(row.definer))} EVENT ${name} ${verb}`);
   }
   await connection.query('SET SESSION sql_mode = DEFAULT, time_zone = DEFAULT, character_set_client = utf8mb4');
-  return enabled;
 }
 
 /** `user@host` as information_schema writes it; only the last @ separates. */

@@ -5,6 +5,7 @@
 import { lstat, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
+import type { EventRecord } from './events.ts';
 import { atPlace } from './place-error.ts';
 import { type RestoreStep, restoreSteps } from './types.ts';
 
@@ -19,6 +20,8 @@ export interface RestoreState {
   snapshot: string;
   cut: { generation: number; file: string; position: number; gtids: string };
   serverId: number;
+  /** The snapshot's events, read before the replay begins. */
+  events?: EventRecord;
   step: RestoreStep;
 }
 

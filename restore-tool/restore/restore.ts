@@ -14,7 +14,7 @@ import { HistorySource } from '../../core/history/source.ts';
 import { defaultOsUser, freePort, Mysqld } from '../../core/mysql/mysqld.ts';
 import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
-import { enableReplayedEvents } from './events.ts';
+import { giveEventsTheirStatus, recordEvents } from './events.ts';
 import { fetchSnapshot } from './fetch.ts';
 import { isDone, newState, type RestoreState, readState, requireSame, writeState } from './journal.ts';
 import { loadDump } from './load-dump.ts';
@@ -65,7 +65,7 @@ class RestoreRun {
       state = await this.#reach(state, 'loaded');
     }
     if (!isDone(state, 'replayed')) {
-      await this.#timed('replay', () => this.#replay(planned, manifest, source, state));
+      state = await this.#timed('replay', () => this.#replay(planned, manifest, source, state));
       state = await this.#reach(state, 'replayed');
     }
     const handedOver = await this.#timed('hand over', () => this.#handOver(planned, manifest, source, state));
@@ -158,11 +158,16 @@ class RestoreRun {
     planned: PlannedCut,
     manifest: SnapshotManifest,
     source: HistorySource,
-    state: RestoreState,
-  ): Promise<void> {
+    begun: RestoreState,
+  ): Promise<RestoreState> {
     this.#progress({ step: 'starting the server', unit: 'bytes', done: 0, total: null });
-    const server = await startScratchServer(this.#scratch(replayOptions(manifest.settings, state.serverId), null));
+    const server = await startScratchServer(this.#scratch(replayOptions(manifest.settings, begun.serverId), null));
+    let state = begun;
     try {
+      if (state.events === undefined) {
+        state = { ...state, events: await recordEvents(server.connection) };
+        await writeState(this.#paths.into, state);
+      }
       this.#transactions = await replay({
         server,
         source,
@@ -172,6 +177,7 @@ class RestoreRun {
         logger: this.#request.logger,
         onProgress: (done, total) => this.#progress({ step: 'replaying', unit: 'transactions', done, total }),
       });
+      return state;
     } finally {
       await server.stop();
     }
@@ -191,7 +197,9 @@ class RestoreRun {
     try {
       requireEqual(await server.executed(), planned.cut.gtids);
       const [row] = await server.connection.query('SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.version AS version');
-      await enableReplayedEvents(server.connection, source.serverIds);
+      const { connection } = server;
+      const { signal, logger } = this.#request;
+      if (state.events) await giveEventsTheirStatus({ connection, source, record: state.events, signal, logger });
       await server.dropAccount();
       requireEqual(await server.executed(), planned.cut.gtids);
       await this.#reach(state, 'handed over');
