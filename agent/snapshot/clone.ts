@@ -12,7 +12,7 @@ import { configurationError, isKind, transientError } from '../../core/errors/er
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
 import type { CopiedFile, EngineContext, EngineCopy, SnapshotEngineProgram } from './engine.ts';
 import { errnoOf, errorText } from './server-error.ts';
-import { readForeignTables, readInstant } from './source-facts.ts';
+import { readFilesOutside, readForeignTables, readInstant } from './source-facts.ts';
 import { longestStatementMs } from './source-lock.ts';
 
 const folderPrefix = 'clone-';
@@ -43,6 +43,15 @@ async function check(context: EngineContext): Promise<void> {
       `The clone engine copies InnoDB tables only, and these are not: ${listed(foreign)}.`,
       'Set snapshots.engine: logical, or convert them with ALTER TABLE … ENGINE = InnoDB.',
       { details: { tables: foreign } },
+    );
+  }
+  const outside = await readFilesOutside(connection);
+  if (outside.length > 0) {
+    throw configurationError(
+      'QZ2509',
+      `The clone engine cannot copy tablespaces outside the data directory: ${listed(outside)}.`,
+      'Set snapshots.engine: logical, or move them in (ALTER TABLE … without DATA DIRECTORY).',
+      { details: { files: outside } },
     );
   }
   if (!isAbsolute(scratchDir)) {

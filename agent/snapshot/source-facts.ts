@@ -111,3 +111,15 @@ export async function readForeignTables(connection: MysqlConnection): Promise<st
   );
   return rows.map((row) => `${row.db}.${row.name} (${row.engine})`);
 }
+
+/** Absolute paths of tablespaces made with DATA DIRECTORY or ADD DATAFILE elsewhere: a clone would write over them. */
+export async function readFilesOutside(connection: MysqlConnection): Promise<string[]> {
+  const rows = await connection.query(
+    `SELECT file_name AS path FROM information_schema.files
+     WHERE file_type = 'TABLESPACE' AND tablespace_name <> 'innodb_system'
+       AND file_name LIKE '/%' AND LEFT(file_name, CHAR_LENGTH(@@GLOBAL.datadir)) <> @@GLOBAL.datadir`,
+    [],
+    metadataTimeoutMs,
+  );
+  return rows.map((row) => String(row.path));
+}

@@ -1,7 +1,7 @@
 /** Snapshots of a real server, by both engines, and what is restored from them. */
 
 import { spawn } from 'node:child_process';
-import { open, readdir, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
@@ -136,6 +136,19 @@ describe('clone', () => {
       await connection.query('DROP DATABASE old');
     }
   });
+
+  test('tablespaces outside the data directory are refused by name', async () => {
+    const outside = join(lab.dir, 'outside');
+    await mkdir(outside);
+    const own = await lab.start('elsewhere', undefined, { 'innodb-directories': outside });
+    const other = await lab.connect(own);
+    await other.query('CREATE DATABASE far');
+    await other.query(`CREATE TABLE far.away (id INT) DATA DIRECTORY = '${outside}'`);
+    const store = await lab.store('elsewhere-archive');
+    const error = await errorOf(takeSnapshot(request(lab, own, { store })));
+    expect([error.code, error.message]).toEqual(['QZ2509', expect.stringContaining(join(outside, 'far/away.ibd'))]);
+    expect(await readdir(lab.scratchDir)).toEqual([]);
+  }, 60_000);
 
   test('says which privilege is missing, and never a password', async () => {
     const store = await lab.store('grants');
