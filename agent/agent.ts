@@ -16,6 +16,7 @@ import { readSourceFacts } from '../core/mysql/source-facts.ts';
 import type { SnapshotEngine } from '../core/snapshot/types.ts';
 import type { Alarms } from './alarms.ts';
 import { captureEntries } from './capture/capture.ts';
+import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
 import { SnapshotScheduler } from './snapshot/scheduler.ts';
@@ -145,12 +146,13 @@ export class Agent {
   }
 
   async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
-    const { endpoint, start, logger } = this.#options;
+    const { endpoint, start, logger, log } = this.#options;
     const { range, gtids, sourceUuid, chainId } = writer.state;
+    const prefixCrc = await capturedPrefixCrc(log, writer.state, signal);
     const options = {
       endpoint,
       chainId,
-      resume: range === null ? null : { sourceUuid, range, gtids },
+      resume: range === null ? null : { sourceUuid, range, gtids, prefixCrc },
       start,
       logger,
       onConnection: (trouble: QazynaError | null) => {

@@ -51,6 +51,8 @@ export interface AssemblerStart {
   /** Complete transactions before; null when this is the first file of a chain, whose Previous_gtids then decide. */
   gtids: GtidSet | null;
   headSha256: Buffer;
+  /** CRC-32 of the bytes [boundary, captured); null when unknown. */
+  prefixCrc: number | null;
   /** The transaction that is open at `boundary`. */
   open: OpenTransaction | null;
   slabs: SlabPool;
@@ -96,6 +98,7 @@ export class Assembler implements EventSink {
       boundary: start.boundary,
       captured: start.captured,
       headSha256: start.headSha256,
+      prefixCrc: start.prefixCrc,
     });
     if (start.open) {
       this.#openStart = start.open.start;
@@ -293,7 +296,13 @@ export class Assembler implements EventSink {
     this.#position = firstEventOffset;
     this.#described = false;
     this.#finished = false;
-    this.#builder.open({ file, boundary: firstEventOffset, captured: firstEventOffset, headSha256: Buffer.alloc(32) });
+    this.#builder.open({
+      file,
+      boundary: firstEventOffset,
+      captured: firstEventOffset,
+      headSha256: Buffer.alloc(32),
+      prefixCrc: null,
+    });
   }
 
   #checkNext(file: string): void {

@@ -106,7 +106,7 @@ class Capture {
   readonly #signal: AbortSignal;
   readonly #identity: ReplicaIdentity;
   #resume: ResumePoint | null;
-  /** The last events entry handed over. */
+  /** The last events entry that the present session handed over. */
   #last: CapturedEntry | null = null;
   #isFirstSession = true;
   /** The source's clock and the end of its binlog just after; reported once capture has got there. */
@@ -181,6 +181,7 @@ class Capture {
       );
       this.#isFirstSession = false;
       this.#mark = null;
+      this.#last = null;
       logger.info(`capturing from ${side.name}`, {
         file: begin.file,
         position: begin.captured,
@@ -235,7 +236,8 @@ class Capture {
     if (this.#last === null) return;
     const { file, start, end, boundary, transactionStart, fileHeadSha256, sourceUuid } = this.#last;
     const range = { file, start, end, boundary, transactionStart, fileHeadSha256 };
-    this.#resume = { sourceUuid, range, gtids: assembler.builder.gtids.clone() };
+    const { builder, boundary: reached } = assembler;
+    this.#resume = { sourceUuid, range, gtids: builder.gtids.clone(), prefixCrc: builder.prefixCrc(reached) };
   }
 
   /**

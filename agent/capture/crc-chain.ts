@@ -46,3 +46,8 @@ function power(length: number): number {
 export function afterSoundEvent(before: number, length: number): number {
   return multiply(power(length), before) ^ residue;
 }
+
+/** The CRC-32 of the last `length` bytes of what has CRC-32 `whole`, when all before them has CRC-32 `before`. */
+export function crcOfRest(whole: number, before: number, length: number): number {
+  return (whole ^ multiply(power(length), before)) >>> 0;
+}

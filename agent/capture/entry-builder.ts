@@ -6,7 +6,7 @@ import { crc32 } from 'node:zlib';
 import { type ChecksumAlgorithm, checksumBytes, eventSize, headerBytes } from '../../core/binlog/events.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
-import { afterSoundEvent } from './crc-chain.ts';
+import { afterSoundEvent, crcOfRest } from './crc-chain.ts';
 import type { SlabPool } from './slab-pool.ts';
 import type { CapturedEntry } from './types.ts';
 
@@ -21,6 +21,8 @@ export interface FilePlace {
   /** Bytes below this were captured before: they are checked, not gathered. */
   captured: number;
   headSha256: Buffer;
+  /** CRC-32 of the bytes [boundary, captured); null when unknown. */
+  prefixCrc: number | null;
 }
 
 export class EntryBuilder {
@@ -42,6 +44,7 @@ export class EntryBuilder {
   #start = 4;
   /** Bytes still to be skipped because they were captured before. */
   #skip = 0;
+  #prefixCrc: number | null = null;
 
   /** CRC-32 of all bytes since the place, up to the last cut, and the one that sound events up to the boundary must have. */
   #running = 0;
@@ -95,6 +98,7 @@ export class EntryBuilder {
     this.#gtidsBefore = null;
     this.#start = place.captured;
     this.#skip = place.captured - place.boundary;
+    this.#prefixCrc = place.prefixCrc;
     this.#running = 0;
     this.#expected = 0;
   }
@@ -123,7 +127,20 @@ export class EntryBuilder {
     const size = Math.min(this.#skip, end - start);
     if (this.checksum === 'crc32') this.#running = crc32(chunk.subarray(start, start + size), this.#running);
     this.#skip -= size;
+    if (this.#skip === 0 && this.checksum === 'crc32' && this.#prefixCrc !== null && this.#running !== this.#prefixCrc)
+      throw integrityError(
+        'QZ3242',
+        `The source sends other bytes below ${this.#start} of ${this.#file} than those that were captured.`,
+        'They were damaged on their way, or the source replaced them: the event there is broken in the backup. Go on with `qazyna timeline new --reason …`.',
+      );
     return start + size;
+  }
+
+  /** After `cut`: the CRC-32 of what was gathered beyond the last boundary; null when nothing was, or checksums are off. */
+  prefixCrc(boundary: number): number | null {
+    const length = this.#start - boundary;
+    if (length <= 0 || this.checksum !== 'crc32') return null;
+    return crcOfRest(this.#running, this.#expected, length);
   }
 
   /** An event of `size` bytes ended. */

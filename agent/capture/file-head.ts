@@ -12,7 +12,7 @@ import {
 } from '../../core/binlog/events.ts';
 import { parseGtid } from '../../core/binlog/gtid-event.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { integrityError, isKind } from '../../core/errors/error.ts';
+import { integrityError, isKind, transientError } from '../../core/errors/error.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { openDump } from '../../core/mysql/dump.ts';
 import type { EventSink } from '../../core/mysql/packets.ts';
@@ -81,6 +81,7 @@ export async function readFileHead(
   signal: AbortSignal,
 ): Promise<SourceFileHead> {
   const { events, anonymousIn } = await firstEvents(endpoint, file, 4, 3, signal);
+  if (events.length < 2 && anonymousIn === '') throw interrupted(file);
   const [description, previous, next] = events;
   if (
     !description ||
@@ -113,6 +114,7 @@ export async function readOpenTransaction(
   signal: AbortSignal,
 ): Promise<OpenTransaction> {
   const { events } = await firstEvents(endpoint, file, start, 2, signal);
+  if (events.length < 2) throw interrupted(file);
   const [description, event] = events;
   const type = event ? eventType(event, 0) : 0;
   if (!description || !event || (type !== eventTypes.gtid && type !== eventTypes.gtidTagged))
@@ -130,4 +132,13 @@ export async function readOpenTransaction(
     number: gtid.number,
     commitMicros: gtid.immediateCommitMicros,
   };
+}
+
+/** A server that shuts down ends a dump as if it were complete. */
+function interrupted(file: string) {
+  return transientError(
+    'QZ4127',
+    `The source ended the stream of ${file} before its first events.`,
+    'It is asked again; a server that shuts down does this.',
+  );
 }

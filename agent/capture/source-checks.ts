@@ -4,7 +4,7 @@
  */
 import { hostname } from 'node:os';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { configurationError, integrityError } from '../../core/errors/error.ts';
+import { configurationError, integrityError, transientError } from '../../core/errors/error.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { type BinlogFile, binlogStatus, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
 import { readFileHead, readOpenTransaction, type SourceFileHead } from './file-head.ts';
@@ -22,6 +22,7 @@ export interface CaptureStart {
   /** Null when the file is the first of a chain: then its Previous_gtids decide. */
   gtids: GtidSet | null;
   headSha256: Buffer;
+  prefixCrc: number | null;
   open: OpenTransaction | null;
 }
 
@@ -99,6 +100,7 @@ async function firstStart(
     captured: 4,
     gtids: null,
     headSha256: Buffer.alloc(32),
+    prefixCrc: null,
     open: null,
   };
 }
@@ -165,12 +167,19 @@ async function checkHistory(
     captured: range.end,
     gtids: resume.gtids,
     headSha256: range.fileHeadSha256,
+    prefixCrc: resume.prefixCrc,
     open: isOpen ? await readOpenTransaction(endpoint, range.file, range.transactionStart, signal) : null,
   };
 }
 
 /** The file must still be there, and at least as long as what was captured of it. */
 function checkFile(files: readonly BinlogFile[], file: string, end: number, server: string): void {
+  if (files.length === 0)
+    throw transientError(
+      'QZ4128',
+      `${server} names none of its binlog files.`,
+      'It is asked again; a server that shuts down has closed them already.',
+    );
   const found = files.find((candidate) => candidate.name === file);
   const [oldest] = files;
   if (!found && oldest && compareFiles(file, oldest.name) < 0)

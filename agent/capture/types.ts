@@ -20,6 +20,11 @@ export interface ResumePoint {
   range: BinlogRange;
   /** Complete transactions up to there. */
   gtids: GtidSet;
+  /**
+   * CRC-32 of the bytes [boundary, end): the captured part of an event whose own checksum could not be seen yet. The source
+   * sends them again, and they must be the same. Null: unknown, or the end is a boundary.
+   */
+  prefixCrc: number | null;
 }
 
 /** A transaction whose GTID event was captured before, read again from the source. */

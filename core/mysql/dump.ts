@@ -268,11 +268,12 @@ export class BinlogDump {
  */
 export function sortDumpRefusal(message: string, server: string, file: string, position: number): QazynaError {
   const details = { file, position, serverMessage: message };
-  if (/could not find (first|next) log/i.test(message))
-    return integrityError(
-      'QZ3210',
-      `${server} no longer has the binlog file ${file}: it was purged before byte ${position} of it was read.`,
-      'What was in it and not captured is not in the backup. Raise binlog_expire_logs_seconds, then go on with `qazyna timeline new --reason …`.',
+  // Purged, reset, or only shutting down: the checks before the next connection tell which.
+  if (/could not find (first|next) log|log is not open/i.test(message))
+    return transientError(
+      'QZ4126',
+      `${server} could not open the binlog file that it should send after ${file}.`,
+      'It is connected to again, and its binlog files are compared with what was captured.',
       { details },
     );
   if (/position > file size|impossible position/i.test(message))

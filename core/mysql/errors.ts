@@ -33,10 +33,13 @@ const networkCodes = new Set([
   'PROTOCOL_SEQUENCE_TIMEOUT',
 ]);
 
-/** Server errors that pass: too many connections, shutting down, offline mode, killed connection or query, lock waits. */
+/**
+ * Server errors that pass: too many connections, shutting down (the binlog is closed before the last connections: 1381),
+ * offline mode, killed connection or query, lock waits.
+ */
 const passingNumbers = new Set([
-  1040, 1053, 1077, 1078, 1079, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1226, 1317, 1927, 2006,
-  2013, 3024, 3032, 3168, 3169, 4031,
+  1040, 1053, 1077, 1078, 1079, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1226, 1317, 1381, 1927,
+  2006, 2013, 3024, 3032, 3168, 3169, 4031,
 ]);
 
 /**

@@ -4,11 +4,12 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { crc32 } from 'node:zlib';
 import { type CaptureOptions, captureEntries } from '../../agent/capture/capture.ts';
 import type { CapturedEntry, ResumePoint } from '../../agent/capture/types.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { fold } from '../../core/chain/fold.ts';
-import type { ChainState, Entry } from '../../core/chain/types.ts';
+import type { BinlogRange, ChainState, Entry } from '../../core/chain/types.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort, Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
@@ -128,7 +129,24 @@ export class Captured {
 
   get resume(): ResumePoint | null {
     const { state } = this;
-    return state?.range ? { sourceUuid: state.sourceUuid, range: state.range, gtids: state.gtids } : null;
+    if (!state?.range) return null;
+    return {
+      sourceUuid: state.sourceUuid,
+      range: state.range,
+      gtids: state.gtids,
+      prefixCrc: this.#prefixCrc(state.range),
+    };
+  }
+
+  /** From the recorded bodies, as the agent does it from the log. */
+  #prefixCrc({ file, boundary, end }: BinlogRange): number | null {
+    if (boundary === end) return null;
+    let crc = 0;
+    for (const entry of this.entries) {
+      if (entry.kind !== 'events' || entry.file !== file || entry.end <= boundary) continue;
+      crc = crc32(entry.body.subarray(Math.max(0, boundary - entry.start)), crc);
+    }
+    return crc;
   }
 
   add(item: CapturedEntry): void {

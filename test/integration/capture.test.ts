@@ -90,6 +90,10 @@ describe('capture of a live server', () => {
     const before = first.upTo(inside + 1);
     expect(before.resume?.range.transactionStart).toBeLessThan(before.resume?.range.boundary ?? 0);
     expect(before.resume?.range.boundary).toBeLessThan(before.resume?.range.end ?? 0);
+    // What the log holds of the event must be what the source sends again.
+    const { resume } = before;
+    const damaged = new Recording(lab, { resume: resume && { ...resume, prefixCrc: 1 } }, before);
+    expect(await damaged.failed()).toMatchObject({ code: 'QZ3242' });
     const second = new Recording(lab, {}, before);
     await second.caughtUp(lab);
     await second.stop();

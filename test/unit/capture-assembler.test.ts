@@ -3,7 +3,8 @@ import { crc32 } from 'node:zlib';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { Assembler } from '../../agent/capture/assembler.ts';
-import { afterSoundEvent } from '../../agent/capture/crc-chain.ts';
+import { capturedPrefixCrc } from '../../agent/capture/captured-prefix.ts';
+import { afterSoundEvent, crcOfRest } from '../../agent/capture/crc-chain.ts';
 import { parseFileName } from '../../agent/capture/file-name.ts';
 import { SlabPool } from '../../agent/capture/slab-pool.ts';
 import type { CapturedEntry, OpenTransaction } from '../../agent/capture/types.ts';
@@ -17,6 +18,7 @@ import {
 } from '../../core/binlog/events.ts';
 import { parseGtid } from '../../core/binlog/gtid-event.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import type { ChainState, LandedEntry } from '../../core/chain/types.ts';
 import { PacketReader } from '../../core/mysql/packets.ts';
 import { fixtureBytes, fixtureNames, printedGtidsBefore, printedTransactions } from '../fixtures/binlog/fixtures.ts';
 import { makeBinlog } from '../made/binlog.ts';
@@ -31,14 +33,23 @@ interface Begin {
   captured?: number;
   gtids?: GtidSet | null;
   open?: OpenTransaction | null;
+  prefixCrc?: number | null;
   slabBytes?: number;
 }
 
 function assembler(begin: Begin): Assembler {
-  const { file, boundary = 4, captured: end = boundary, gtids = null, open = null, slabBytes = 65_536 } = begin;
+  const {
+    file,
+    boundary = 4,
+    captured: end = boundary,
+    gtids = null,
+    open = null,
+    prefixCrc = null,
+    slabBytes = 65_536,
+  } = begin;
   const slabs = new SlabPool(slabBytes, 4);
   const headSha256 = Buffer.alloc(32);
-  const start = { sourceUuid: uuid, file, boundary, captured: end, gtids, headSha256, open, slabs };
+  const start = { sourceUuid: uuid, file, boundary, captured: end, gtids, headSha256, open, prefixCrc, slabs };
   return new Assembler(start, gtids?.clone() ?? new GtidSet());
 }
 
@@ -125,6 +136,89 @@ describe('crc chain', () => {
   });
 });
 
+describe('the captured part of an unfinished event', () => {
+  test('its CRC-32 follows from those of the whole and of what is before it', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 300 }), fc.uint8Array({ maxLength: 300 }), (before, rest) => {
+        const whole = crc32(Buffer.concat([before, rest]));
+        expect(crcOfRest(whole, crc32(Buffer.from(before)), rest.length)).toBe(crc32(Buffer.from(rest)));
+      }),
+    );
+  });
+
+  test('a builder tells it after a cut, wherever the stream was lost', () => {
+    const [first] = twoFiles(5_000);
+    if (!first) throw new Error('no file');
+    const sent = packetsOf(sentEvents([first]));
+    const seen = new Set<boolean>();
+    for (let length = 3_000; length < sent.length; length += 1_733) {
+      const target = assembler({ file: first.name });
+      const packets = new PacketReader(target, () => undefined, { semiSync: false });
+      packets.expectEvents();
+      packets.feed(Buffer.from(sent.subarray(0, length)));
+      target.flush();
+      const { boundary, builder } = target;
+      const prefix = first.bytes.subarray(boundary, builder.tail);
+      seen.add(prefix.length > 0);
+      expect(builder.prefixCrc(boundary)).toBe(prefix.length > 0 ? crc32(prefix) : null);
+    }
+    expect(seen).toContain(true);
+  });
+
+  test('is found again in the log, however far back the event began', async () => {
+    const [first] = twoFiles(50_000);
+    if (!first) throw new Error('no file');
+    const entries = run(assembler({ file: first.name }), sentEvents([first]), 3_000, true);
+    const at = entries.findIndex((entry) => entry.end - entry.boundary > 30_000);
+    const range = entries[at];
+    if (!range) throw new Error('no entry inside an event');
+    for (const gap of [0, 5, 40]) {
+      const log = new EntriesLog([...entries.slice(0, at + 1), ...new Array<null>(gap).fill(null)]);
+      const state = { ...emptyState, next: at + 1 + gap, range };
+      const wanted = crc32(first.bytes.subarray(range.boundary, range.end));
+      expect(await capturedPrefixCrc(log, state, new AbortController().signal)).toBe(wanted);
+      log.first = at;
+      expect(await capturedPrefixCrc(log, state, new AbortController().signal)).toBeNull();
+    }
+  });
+});
+
+const emptyState: ChainState = {
+  chainId: 'c',
+  next: 0,
+  generation: 1,
+  writer: 'w',
+  sourceUuid: uuid,
+  range: null,
+  gtids: new GtidSet(),
+  lastCommitMicros: 0,
+  completeThroughMicros: 0,
+  semiSync: false,
+};
+
+/** Entries as a log gives them; null stands for a heartbeat. */
+class EntriesLog {
+  first = 0;
+  readonly #entries: readonly (CapturedEntry | null)[];
+
+  constructor(entries: readonly (CapturedEntry | null)[]) {
+    this.#entries = entries;
+  }
+
+  async bounds(): Promise<{ first: number; next: number }> {
+    return { first: this.first, next: this.#entries.length };
+  }
+
+  async *read(from: number): AsyncGenerator<LandedEntry> {
+    const [some] = this.#entries;
+    if (!some) return;
+    for (let number = from; number < this.#entries.length; number++) {
+      const item = this.#entries[number] ?? { ...some, kind: 'heartbeat' as const };
+      yield { landed: number, entry: { ...item, chainId: 'c', generation: 1, writer: 'w', number } };
+    }
+  }
+}
+
 describe('entries from a stream', () => {
   test.each(captured)('%s, recorded from a server, comes out byte for byte in any chunking', (name) => {
     const bytes = fixtureBytes(name);
@@ -181,7 +275,13 @@ describe('entries from a stream', () => {
       sizes.add(
         `${open ? 'in a transaction' : 'between'}, ${last.boundary < last.end ? 'in an event' : 'at a boundary'}`,
       );
-      const resumed = assembler({ file: 'b.000001', boundary: last.boundary, captured: last.end, gtids, open });
+      const prefix = first?.bytes.subarray(last.boundary, last.end) ?? Buffer.of();
+      const begin = { file: 'b.000001', boundary: last.boundary, captured: last.end, gtids, open };
+      const resumed = assembler({ ...begin, prefixCrc: prefix.length > 0 ? crc32(prefix) : null });
+      if (prefix.length > 0) {
+        const other = assembler({ ...begin, prefixCrc: crc32(prefix) ^ 1 });
+        expect(() => run(other, sentEvents(files, last.boundary))).toThrow(expect.objectContaining({ code: 'QZ3242' }));
+      }
       const rest = run(resumed, sentEvents(files, last.boundary), 65_536);
       expect(rest[0]?.start === last.end || rest[0]?.file === 'b.000002').toBe(true);
       expect(
