@@ -31,7 +31,7 @@ export interface CaptureOptions {
   maxEntryBytes?: number;
   /** … or so many ms after its first byte (default 10). */
   flushMs?: number;
-  /** "Complete through" is asked for this often (default 1000). */
+  /** "Complete through" is asked for, and heartbeats are asked of the source, this often (default 1000). */
   heartbeatMs?: number;
   /** Bytes assembled but not yet taken by the caller, at most (default 4 MiB). */
   maxAheadBytes?: number;
@@ -174,8 +174,10 @@ class Capture {
       const assembler = new Assembler({ ...begin, slabs: this.#slabs }, gtids);
       const { serverId } = this.#identity;
       const replica = { ...this.#identity, serverId: serverId === facts.serverId ? serverId + 1 : serverId };
+      const { heartbeatMs } = this.#options;
+      const heartbeats = heartbeatMs === undefined ? {} : { heartbeatMs };
       const dump = await openDump(
-        { endpoint, file: begin.file, position: begin.boundary, mode: 'follow', replica },
+        { endpoint, file: begin.file, position: begin.boundary, mode: 'follow', replica, ...heartbeats },
         assembler,
         signal,
       );

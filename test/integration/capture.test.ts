@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type Captured, CaptureLab, Recording } from './capture-lab.ts';
+import { Wire } from './wire.ts';
 
 let lab: CaptureLab;
 beforeAll(async () => {
@@ -74,6 +75,27 @@ describe('capture of a live server', () => {
     expect(recording.troubles.length).toBeGreaterThanOrEqual(3);
     await recording.stop();
     await expectBytesEqual(recording);
+  }, 60_000);
+
+  test('a connection that goes silent, or passes damaged bytes on, is noticed', async () => {
+    await using wire = await Wire.to(lab.endpoint.port);
+    const endpoint = { ...lab.endpoint, port: wire.port };
+    const recording = new Recording(lab, { endpoint, heartbeatMs: 100 });
+    await recording.caughtUp(lab);
+    wire.mode = 'silent';
+    await lab.sql(insert(10));
+    await recording.until('the loss of the stream', () => recording.troubles.includes('QZ4122'));
+    wire.mode = 'plain';
+    await recording.caughtUp(lab);
+    wire.mode = 'flip';
+    await lab.sql(insert(200));
+    expect(await recording.failed()).toMatchObject({ kind: 'integrity', code: 'QZ3221' });
+    // Nothing of the damaged event was handed over: the next start goes on as if nothing had been.
+    wire.mode = 'plain';
+    const next = new Recording(lab, {}, recording);
+    await next.caughtUp(lab);
+    await next.stop();
+    await expectBytesEqual(next);
   }, 60_000);
 
   test('resumes inside a 20 MB event, whose checksum is checked over all of it', async () => {
