@@ -49,6 +49,9 @@ export interface DumpContext {
 /** Events that are looked into whole are small; one beyond this is damage. */
 const maxControlEventBytes = 64 * 1024;
 const pollMs = 1000;
+/** A file that ended by rotation is followed at once: a replica should not lag by it. */
+const soonMs = 20;
+const soonTries = 50;
 /** Real events never reach this (max_allowed_packet is 1 GiB, a Gtid-tagged one a little more). */
 const maxEventBytes = 0x7fffffff;
 
@@ -151,7 +154,7 @@ export class Dump {
 
   /** The file after this one; waits for it with heartbeats. Null: there is none and the client does not wait. */
   async #nextFile(): Promise<StreamFile | null> {
-    for (;;) {
+    for (let tries = 0; ; tries++) {
       const files = await this.#context.source.files();
       const at = files.findIndex((candidate) => candidate.name === this.#file.name);
       const next = files[at + 1];
@@ -159,7 +162,7 @@ export class Dump {
       if (this.#request.nonBlocking) return null;
       await this.#heartbeatIfDue();
       await this.#sink.flush();
-      await pause(this.#waitMs, this.#signal);
+      await pause(tries < soonTries ? soonMs : this.#waitMs, this.#signal);
       if (this.#isOver) return null;
     }
   }

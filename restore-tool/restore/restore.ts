@@ -5,7 +5,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { chmod, mkdir, rm, writeFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
 import { ArchiveHistory } from '../../core/history/open.ts';
@@ -16,6 +16,7 @@ import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifes
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
 import { giveEventsTheirStatus, recordEvents } from './events.ts';
 import { fetchSnapshot } from './fetch.ts';
+import { journalName } from './fetch-journal.ts';
 import { isDone, newState, type RestoreState, readState, requireSame, writeState } from './journal.ts';
 import { loadDump } from './load-dump.ts';
 import { atPlace } from './place-error.ts';
@@ -202,6 +203,7 @@ class RestoreRun {
       if (state.events) await giveEventsTheirStatus({ connection, source, record: state.events, signal, logger });
       await server.dropAccount();
       requireEqual(await server.executed(), planned.cut.gtids);
+      await rm(join(paths.dataDir, journalName), { force: true });
       await this.#reach(state, 'handed over');
       if (options['event-scheduler'] === 'ON') await server.connection.query('SET GLOBAL event_scheduler = ON');
       isKept = this.#request.stop !== true;

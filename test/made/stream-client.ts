@@ -105,6 +105,12 @@ export class StreamClient {
     }
   }
 
+  /** Reads nothing any more: the server's writes fill every buffer between. */
+  pause(): void {
+    this.#socket.removeAllListeners('data');
+    this.#socket.pause();
+  }
+
   close(): void {
     this.#socket.destroy();
   }
