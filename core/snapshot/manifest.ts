@@ -19,6 +19,8 @@ import {
 import type { SnapshotManifest } from './types.ts';
 
 const prefix = 'snapshots/';
+/** `20261123T101500Z` */
+const idSecondsLength = 16;
 
 export interface CompleteSnapshot extends SnapshotSummary {
   complete: true;
@@ -69,7 +71,14 @@ export async function listSnapshots(
     if (listed?.complete && options.source !== undefined && listed.source !== options.source) continue;
     snapshots.push(listed ?? { complete: false, id, problem: `Snapshot ${id} was begun and not finished.` });
   }
-  return snapshots;
+  return snapshots.sort(newestFirst);
+}
+
+/** By the second in their ids; within one by the source's own clock. */
+function newestFirst(one: ListedSnapshot, other: ListedSnapshot): number {
+  const [a, b] = [one.id.slice(0, idSecondsLength), other.id.slice(0, idSecondsLength)];
+  if (a !== b) return a < b ? 1 : -1;
+  return (other.complete ? other.startedMicros : 0) - (one.complete ? one.startedMicros : 0);
 }
 
 /** The complete ones only, newest first. */

@@ -101,6 +101,17 @@ describe('a snapshot', () => {
     expect(await readFile(join(dir, 'empty'), 'utf8')).toBe('the server wrote here');
   });
 
+  test("of the same second as another is listed by the source's clock", async () => {
+    const file = { path: 'a', content: Buffer.from('a') };
+    const order: string[] = [];
+    for (let startedMicros = 1; startedMicros < 9; startedMicros += 1) {
+      const id = `20261123T101500Z-${randomBytes(4).toString('hex')}`;
+      await storeFiles([store], [file], null, { id, startedMicros });
+      order.unshift(id);
+    }
+    expect((await listSnapshots(store)).map(({ id }) => id)).toEqual(order);
+  });
+
   test('shares chunks with the one before, and needs no new pack when nothing changed', async () => {
     const files = someFiles();
     const first = await storeFiles([store], files);

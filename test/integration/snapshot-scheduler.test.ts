@@ -8,7 +8,7 @@ import type { NamedStore, SnapshotReport } from '../../agent/snapshot/snapshot.t
 import { openDirectoryStore } from '../../core/archive/directory.ts';
 import { transientError } from '../../core/errors/error.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
-import { listCompleteSnapshots } from '../../core/snapshot/manifest.ts';
+import { listCompleteSnapshots, newSnapshotId } from '../../core/snapshot/manifest.ts';
 import { storeFiles } from './snapshot-files.ts';
 
 const hourMs = 3_600_000;
@@ -45,7 +45,7 @@ async function take(wanted: readonly NamedStore[]): Promise<SnapshotReport> {
     good.map(({ store }) => store),
     [{ path: 'a', content: Buffer.from('a') }],
     null,
-    { generation, startedMicros: nowMs * 1000 },
+    { id: newSnapshotId(nowMs), generation, startedMicros: nowMs * 1000 },
   );
   const nothing = { newChunks: 0, newBytes: 0, reusedChunks: 0, packsPut: 0, packBytesPut: 0 };
   const archives = wanted.map(({ name }) => ({ name, error: failing.has(name) ? failure : null, ...nothing }));
