@@ -4,7 +4,7 @@
  * gtid_executed was compared with the plan's.
  */
 import { randomInt } from 'node:crypto';
-import { chmod, mkdir, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
@@ -22,7 +22,7 @@ import { loadDump } from './load-dump.ts';
 import { atPlace } from './place-error.ts';
 import { replay, requireEqual } from './replay.ts';
 import { type ScratchOptions, startScratchServer } from './scratch-server.ts';
-import { finalOptions, layoutOptions, optionFileText, replayOptions } from './server-options.ts';
+import { finalOptions, layoutOptions, optionFileText, relayLogName, replayOptions } from './server-options.ts';
 import { giveTo, pathsIn, requireReachable, requireRoom, type TargetPaths } from './target.ts';
 import type { RestoreProgress, RestoreReport, RestoreRequest, RestoreStep } from './types.ts';
 import { requireVersion } from './versions.ts';
@@ -191,6 +191,7 @@ class RestoreRun {
     const options = finalOptions(manifest.settings, state.serverId);
     const port = this.#request.port ?? (await freePort());
     await this.#writeOptionFile(options, port, manifest);
+    await this.#removeRelayLogs();
     // No event of the source's may run before everything was compared.
     const quiet = { ...options, 'event-scheduler': options['event-scheduler'] === 'DISABLED' ? 'DISABLED' : 'OFF' };
     const server = await startScratchServer(this.#scratch(quiet, port));
@@ -232,6 +233,15 @@ class RestoreRun {
         server.handle.release();
       } else await server.stop();
     }
+  }
+
+  /** Once a server is no replica any more, nothing refers to them. */
+  async #removeRelayLogs(): Promise<void> {
+    const { dataDir } = this.#paths;
+    await atPlace(dataDir, async () => {
+      const names = (await readdir(dataDir)).filter((name) => name.startsWith(`${relayLogName}.`));
+      for (const name of names) await rm(join(dataDir, name), { force: true });
+    });
   }
 
   async #writeOptionFile(

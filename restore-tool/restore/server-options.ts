@@ -2,6 +2,8 @@
 import { totalmem } from 'node:os';
 import type { MysqldOptions } from '../../core/mysql/mysqld.ts';
 
+/** Base name of the replay's relay logs, in the data folder. */
+export const relayLogName = 'qazyna-relay';
 const mebibyte = 1024 * 1024;
 /** What the data's files depend on, and what its contents were written under. */
 const fromManifest: Record<string, string> = {
@@ -57,7 +59,7 @@ export function replayOptions(settings: Readonly<Record<string, string>>, server
     'replica-parallel-workers': 4,
     'replica-preserve-commit-order': true,
     'replica-pending-jobs-size-max': 256 * mebibyte,
-    'relay-log': 'qazyna-relay',
+    'relay-log': relayLogName,
     'relay-log-recovery': true,
     'relay-log-space-limit': 4096 * mebibyte,
     'max-relay-log-size': 256 * mebibyte,

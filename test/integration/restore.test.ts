@@ -42,6 +42,7 @@ beforeAll(async () => {
   );
   for (const sql of nastyRound(1)) await connection.query(sql);
   middle = await point();
+  await connection.query('CREATE TABLE nasty.after_the_middle (id INT PRIMARY KEY)');
   await lab.snapshot('logical');
   await connection.query('FLUSH BINARY LOGS');
   await connection.query("ALTER EVENT nasty.asleep COMMENT 'still asleep'");
