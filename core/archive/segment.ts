@@ -5,9 +5,11 @@
  * An `events` segment holds consecutive bytes of ONE binlog file of ONE generation; the other kinds have no body. What a
  * heartbeat or a claim between events said is kept in the header of the segment that it rode along with.
  */
-import { hash } from 'node:crypto';
+import { createHash, hash } from 'node:crypto';
+import { once } from 'node:events';
+import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
-import { constants, crc32, zstdCompress, zstdDecompress } from 'node:zlib';
+import { constants, crc32, createZstdCompress, zstdDecompress } from 'node:zlib';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { BinlogRange, CommitTimes, EntryKind } from '../chain/types.ts';
 import { integrityError } from '../errors/error.ts';
@@ -24,6 +26,7 @@ const headerBytesMax = 33 * 1024 * 1024;
 const crcBytes = 4;
 const flagSemiSync = 1;
 const compressionLevel = 3;
+const compressedChunkBytes = 256 * 1024;
 
 export const segmentKinds: Record<EntryKind, number> = { claim: 1, events: 2, heartbeat: 3, promotion: 4, timeline: 5 };
 const kindNames = new Map(Object.entries(segmentKinds).map(([name, code]) => [code, name as EntryKind]));
@@ -77,15 +80,32 @@ export interface SealedBody {
   stored: Buffer;
 }
 
-/** Hash and compress a body. `parts` are only read. */
+/** Hash and compress a body, part by part: what a segment holds is never joined into one raw buffer. `parts` are only read. */
 export async function sealBody(parts: readonly Buffer[]): Promise<SealedBody> {
-  const raw = parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts);
-  if (raw.length > segmentBodyMax) throw new Error(`a segment of ${raw.length} bytes was asked for`);
-  const rawSha256 = hash('sha256', raw, 'buffer');
-  if (raw.length === 0) return { rawBytes: 0, rawSha256, stored: raw };
+  const rawBytes = parts.reduce((sum, part) => sum + part.length, 0);
+  if (rawBytes > segmentBodyMax) throw new Error(`a segment of ${rawBytes} bytes was asked for`);
+  const sum = createHash('sha256');
+  for (const part of parts) sum.update(part);
+  const rawSha256 = sum.digest();
+  if (rawBytes === 0) return { rawBytes, rawSha256, stored: Buffer.alloc(0) };
+  const stored = await compress(parts, rawBytes);
+  return { rawBytes, rawSha256, stored: stored.length < rawBytes ? stored : Buffer.concat(parts) };
+}
+
+async function compress(parts: readonly Buffer[], rawBytes: number): Promise<Buffer> {
   const params = { [constants.ZSTD_c_compressionLevel]: compressionLevel };
-  const compressed = await promisify(zstdCompress)(raw, { params });
-  return { rawBytes: raw.length, rawSha256, stored: compressed.length < raw.length ? compressed : raw };
+  const compressor = createZstdCompress({ params, pledgedSrcSize: rawBytes, chunkSize: compressedChunkBytes });
+  const stored = buffer(compressor);
+  // A failure reaches us through `stored`; what waits for room then must not wait for ever.
+  const failed = stored.then(
+    () => undefined,
+    () => undefined,
+  );
+  for (const part of parts) {
+    if (!compressor.write(part)) await Promise.race([once(compressor, 'drain'), failed]);
+  }
+  compressor.end();
+  return await stored;
 }
 
 /** The raw body again, verified. `object` is for messages. Throws QZ3405. */

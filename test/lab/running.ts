@@ -8,7 +8,7 @@ import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import type { Lab } from './lab.ts';
 
-const main = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
+const qazyna = fileURLToPath(new URL('../../bin/qazyna', import.meta.url));
 const pollMs = 50;
 
 export interface VerbResult {
@@ -19,7 +19,7 @@ export interface VerbResult {
 
 /** `qazyna …` to its end. */
 export async function verb(args: readonly string[], environment: NodeJS.ProcessEnv = {}): Promise<VerbResult> {
-  const child = spawn(process.execPath, [main, ...args], {
+  const child = spawn(process.execPath, [qazyna, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...environment },
   });
@@ -42,7 +42,7 @@ export class RunningDaemon {
 
   constructor(lab: Lab, environment: NodeJS.ProcessEnv = {}) {
     this.#lab = lab;
-    this.#child = spawn(process.execPath, [main, 'run', '--config', lab.configFile], {
+    this.#child = spawn(process.execPath, [qazyna, 'run', '--config', lab.configFile], {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...environment },
     });
