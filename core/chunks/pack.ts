@@ -15,7 +15,9 @@ export const packFooterBytes = 48;
 export const packChunkBytesMax = 16 * 1024 * 1024;
 export const packRowsMax = 16_384;
 /** From here on a pack ends after a chunk whose hash says so, at the latest when the next one has no room. */
-const packCutBytes = 12 * 1024 * 1024;
+const packCutBytes = 10 * 1024 * 1024;
+/** One hash in 32 says so: rare enough that two runs out of step meet at the same chunk again. */
+const cutBelow = 8;
 
 export interface PackRow {
   hash: Buffer;
@@ -65,7 +67,7 @@ export class PackBuilder {
     this.#rows.push({ hash, offset, storedBytes: stored.length, plainBytes });
     this.#digest.update(stored);
     this.#bytes += stored.length;
-    this.#wantsCut = this.#bytes >= packCutBytes && (hash[chunkHashBytes - 1] ?? 0) < 32;
+    this.#wantsCut = this.#bytes >= packCutBytes && (hash[chunkHashBytes - 1] ?? 0) < cutBelow;
     return offset;
   }
 
