@@ -5,9 +5,12 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from '@jest/globals';
 import type { Entry } from '../../core/chain/types.ts';
+import { ChainWriter } from '../../core/chain/writer.ts';
 import { fileName } from '../../core/log/local/format.ts';
 import { LocalLog } from '../../core/log/local/log.ts';
 import { foldAll, plain, readAll } from '../contract/log.contract.ts';
+import { madeUuid } from '../made/chain.ts';
+import { eio, withFault } from '../made/disk-faults.ts';
 import { EntryMaker } from '../made/entries.ts';
 import { expectFirst, logger, withFolder, withLog } from '../made/local-log.ts';
 
@@ -42,6 +45,47 @@ describe('local log: room', () => {
         expect(await log.append(waiting)).toEqual({ base: waiting[0]?.number });
         const { first } = await log.bounds();
         expect((await readAll(log, first)).map(({ entry }) => plain(entry))).toEqual(entries.slice(first).map(plain));
+      }),
+    ));
+
+  test('a chain writer waits at the bound, says so, and goes on by itself', () =>
+    withFolder((dir) =>
+      withLog({ dir, maxBytes: 100_000 }, async (log) => {
+        const told: (string | null)[] = [];
+        const stop = AbortSignal.timeout(10_000);
+        const writer = await ChainWriter.open(log, {
+          signal: stop,
+          logger,
+          base: null,
+          first: 0,
+          sourceUuid: madeUuid,
+          continued: null,
+          onTrouble: (error) => told.push(error?.code ?? null),
+          minDelayMs: 1,
+          maxDelayMs: 5,
+        });
+        const maker = new EntryMaker();
+        maker.claim();
+        const drafts = Array.from({ length: 60 }, () => maker.events(3000));
+        const appendAll = async () => {
+          for (let at = 0; at < drafts.length; at += 4) await writer.append(drafts.slice(at, at + 4));
+        };
+        const appended = appendAll();
+        for (let rounds = 0; rounds < 1000 && !told.includes('QZ4303'); rounds += 1) await sleep(5);
+        const full = await log.usage();
+        expect(full.bytes).toBeLessThanOrEqual(full.maxBytes);
+        let isDone = false;
+        const all = appended.finally(() => {
+          isDone = true;
+        });
+        for (let rounds = 0; rounds < 1000 && !isDone; rounds += 1) {
+          const { state, next } = await log.checkpoint();
+          if (state !== null) await log.release(next, state);
+          await sleep(5);
+        }
+        await all;
+        expect(told.at(-1)).toBeNull();
+        expect(writer.state).toMatchObject({ next: 61, range: { end: 4 + 60 * 3000 } });
       }),
     ));
 
@@ -80,31 +124,6 @@ describe('local log: room', () => {
 });
 
 describe('local log: faults of the disk', () => {
-  type Call = (...args: never[]) => Promise<unknown>;
-
-  /** Has every file handle's `name` behave as `instead` says, while `work` runs. */
-  async function withFault<T>(
-    name: 'datasync' | 'sync' | 'writev',
-    instead: (real: () => Promise<unknown>, args: unknown[]) => Promise<unknown>,
-    work: () => Promise<T>,
-  ): Promise<T> {
-    const probe = await open(process.execPath, 'r');
-    const prototype = Object.getPrototypeOf(probe) as Record<string, Call>;
-    await probe.close();
-    const real = prototype[name];
-    if (real === undefined) throw new Error(`file handles have no ${name}`);
-    prototype[name] = function (this: unknown, ...args: never[]) {
-      return instead(() => Reflect.apply(real, this, args), args);
-    };
-    try {
-      return await work();
-    } finally {
-      prototype[name] = real;
-    }
-  }
-
-  const eio = () => Promise.reject(Object.assign(new Error('EIO: i/o error'), { code: 'EIO' }));
-
   test('an append is told, and read, only once its sync came back', () =>
     withFolder((dir) =>
       withLog({ dir }, async (log) => {

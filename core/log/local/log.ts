@@ -270,6 +270,8 @@ export class LocalLog implements ChainLog {
     this.#closed = true;
     this.#wakeReaders();
     await this.#appending;
+    // Who was told that an append failed must not find it there after an orderly restart.
+    if (this.#doubtful) await this.#takeBack().catch((error: unknown) => this.#logger.warn(String(error)));
     await this.#handle?.close();
     this.#handle = null;
     await this.#lock[Symbol.asyncDispose]();
