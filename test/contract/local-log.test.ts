@@ -41,7 +41,7 @@ describe('local log: torn tails', () => {
         await writeFile(path, whole.subarray(0, size));
         const count = size === end ? 6 : size >= firstOfLast ? 5 : 4;
         const kept = count === 6 ? end : count === 5 ? firstOfLast : acknowledged;
-        const { next, tornBytes, state } = await recover(dir, true);
+        const { next, tornBytes, state } = await recover(dir);
         expect({ size, next, tornBytes }).toEqual({ size, next: count, tornBytes: size - kept });
         expect(stateText(state)).toBe(stateText(foldAll(entries.slice(0, count))));
         expect((await readFile(path)).equals(whole.subarray(0, kept))).toBe(true);
@@ -102,7 +102,7 @@ describe('local log: damage', () => {
           const bytes = Buffer.from(whole);
           bytes[at] = (bytes[at] ?? 0) ^ 0x10;
           await writeFile(path, bytes);
-          await expect(recover(dir, true)).rejects.toMatchObject({ kind: 'integrity' });
+          await expect(recover(dir)).rejects.toMatchObject({ kind: 'integrity' });
           expect((await readFile(path)).equals(bytes)).toBe(true);
         }
         await expect(LocalLog.open({ dir, logger })).rejects.toMatchObject({ kind: 'integrity' });

@@ -185,7 +185,7 @@ export class LocalLog implements ChainLog {
   /** What the disk holds is what counts. */
   async #recover(): Promise<void> {
     try {
-      const { files, state, next, tornBytes } = await recover(this.#dir, true);
+      const { files, state, next, tornBytes } = await recover(this.#dir);
       if (tornBytes > 0) this.#logger.warn(`${this.name}: cut off a torn tail`, { tornBytes, next });
       await syncFolder(this.#dir);
       // What the process before wrote but did not live to sync is made durable before anybody is told.

@@ -6,7 +6,7 @@ import { integrityError } from '../../errors/error.ts';
 import { frames, readFileHeader } from './file-reader.ts';
 import { damagedFile, framePrefixBytes } from './format.ts';
 import { ioError } from './io-error.ts';
-import { type LogFile, listFiles, recover } from './recover.ts';
+import type { LogFile } from './recover.ts';
 
 export interface ReadView {
   /** Files with their durable sizes, oldest first, and the next number. */
@@ -83,11 +83,4 @@ async function* readFile(dir: string, file: LogFile, from: number, until: number
   } finally {
     await handle?.close();
   }
-}
-
-/** What a local log holds, as a reader beside its holder sees it; null when there is none. */
-export async function inspectLocalLog(dir: string) {
-  if ((await listFiles(dir).catch(() => [])).length === 0) return null;
-  const { files, state, next } = await recover(dir, false);
-  return { first: files[0]?.first ?? next, next, state, bytes: files.reduce((sum, file) => sum + file.sizeBytes, 0) };
 }

@@ -47,12 +47,12 @@ export async function listFiles(dir: string): Promise<LogFile[]> {
   return found;
 }
 
-/** With `repair`, a torn tail is cut off and a file without a whole header removed; else they are only passed over. */
-export async function recover(dir: string, repair: boolean): Promise<Recovered> {
+/** A torn tail is cut off, a file without a whole header removed. Throws QZ3312 at damage, what decoding and folding throw. */
+export async function recover(dir: string): Promise<Recovered> {
   const files = await listFiles(dir);
   const last = files.at(-1);
   if (last === undefined) return { files, state: null, next: 0, tornBytes: 0 };
-  const scanned = await scanLast(last, repair);
+  const scanned = await scanLast(last, true);
   if (scanned !== null) return { files, ...scanned };
   // Begun but not yet filled when the process died: nothing in it was acknowledged, and the one before is complete.
   files.pop();
@@ -60,7 +60,7 @@ export async function recover(dir: string, repair: boolean): Promise<Recovered> 
   const kept = before === undefined ? { state: null, next: 0, tornBytes: 0 } : await scanLast(before, false);
   if (kept === null || kept.next !== last.first || kept.tornBytes > 0)
     throw damagedFile(last.path, `its header is not one, and what came before it does not end at ${last.first}`);
-  if (repair) await rm(last.path);
+  await rm(last.path);
   return { files, ...kept };
 }
 
