@@ -19,6 +19,10 @@ export type EntryDraft = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'numb
 /** Bounds of one append, and of what may wait for it. */
 const batchMaxBytes = 4 * 1024 * 1024;
 const waitingMaxBytes = 8 * 1024 * 1024;
+/** zstd levels. With so much waiting, a source is being caught up with: half the compression at twice the speed. */
+const usualLevel = 1;
+const hurriedLevel = -3;
+const hurryFromBytes = 2 * 1024 * 1024;
 const entryOverheadBytes = 512;
 /** Races lost one after the other before it waits a random while: two writers in step would go on for ever. */
 const racesMax = 2;
@@ -107,7 +111,7 @@ export class ChainWriter {
   append(drafts: readonly EntryDraft[]): Promise<void> {
     if (this.#stopped !== null) return Promise.reject(this.#stopped);
     const each = drafts.map((draft) => {
-      const packed = packBody(draft.body);
+      const packed = packBody(draft.body, this.#waitingBytes > hurryFromBytes ? hurriedLevel : usualLevel);
       packed.catch(() => undefined); // awaited, and so reported, when its turn comes
       this.#waitingBytes += draft.body.length + entryOverheadBytes;
       return new Promise<void>((resolve, reject) => this.#waiting.push({ draft, packed, resolve, reject }));
