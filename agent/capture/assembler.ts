@@ -263,6 +263,9 @@ export class Assembler implements EventSink {
 
   #aside(event: Buffer, type: number): void {
     if (type === eventTypes.rotate) {
+      // A real Rotate whose flags were damaged would else be left out of its file (artificial ones carry no position).
+      if (eventLogPos(event, 0) !== 0)
+        throw this.#refuse('QZ3239', 'a Rotate event with a position says it is artificial');
       const trailer = hasRightChecksum(event) ? 'crc32' : 'none';
       const { file, position } = parseRotate(event, trailer);
       this.#goTo(file, position);
@@ -272,8 +275,9 @@ export class Assembler implements EventSink {
       this.#describe(event, false);
       return;
     }
-    const isHeartbeat = type === eventTypes.heartbeat || type === eventTypes.heartbeatV2;
-    if (isHeartbeat && type === eventTypes.heartbeat && eventLogPos(event, 0) !== this.#position % 2 ** 32)
+    if (type !== eventTypes.heartbeat && type !== eventTypes.heartbeatV2)
+      throw this.#refuse('QZ3239', `a ${eventTypeName(type)} event says it is not part of the file`);
+    if (type === eventTypes.heartbeat && eventLogPos(event, 0) !== this.#position % 2 ** 32)
       throw this.#refuse('QZ3228', `the source says it sent everything up to byte ${eventLogPos(event, 0)}`);
   }
 
