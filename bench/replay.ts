@@ -15,6 +15,7 @@ import { Mysqld, type MysqldHandle, type MysqldOptions } from '../core/mysql/mys
 import { findMysqlProgram } from '../core/mysql/program.ts';
 import { openFilesSource } from '../core/stream/files-source.ts';
 import { startStreamServer } from '../core/stream/server.ts';
+import type { BinlogSource } from '../core/stream/types.ts';
 import { replayOptions } from '../restore-tool/restore/server-options.ts';
 import { type BenchContext, comparedTo, type Figure } from './figure.ts';
 
@@ -28,11 +29,10 @@ const rounds = 3;
 const pollMs = 20;
 const credentials = { user: 'replay', password: 'replay' };
 const relaxed: MysqldOptions = { ...replayOptions({}, 1), 'innodb-buffer-pool-size': '512M' };
-/** What `mysqlbinlog | mysql` commits goes into a binlog too, as in any server that it is used on. */
+/** A server's own defaults: a binlog of what is replayed, and a commit that is on disk. */
 const durable: MysqldOptions = {
   ...without(relaxed, 'disable-log-bin'),
   'log-bin': 'binlog',
-  'log-replica-updates': false,
   'sync-binlog': 1,
   'innodb-flush-log-at-trx-commit': 1,
 };
@@ -90,7 +90,8 @@ class ReplayBench {
       log(`${what}: ${seconds.toFixed(1)} s`);
       return transactions / seconds;
     };
-    const byStream = (server: Server) => this.#byStreamServer(server, source, binlogs, target);
+    const files = await openFilesSource({ folder: source.dataDir, names: binlogs });
+    const byStream = (server: Server) => this.#byStreamServer(server, files, target);
     const byStock = (server: Server) => this.#byStockSource(server, source, target);
     const byPipe = (server: Server) => this.#byPipe(server, source, binlogs);
     const rates = { ours: [] as number[], stock: [] as number[], oursDurable: [] as number[], piped: [] as number[] };
@@ -155,8 +156,7 @@ class ReplayBench {
     await Promise.all(Array.from({ length: clients }, client));
   }
 
-  async #byStreamServer(server: Server, source: Server, names: readonly string[], target: string): Promise<void> {
-    const files = await openFilesSource({ folder: source.dataDir, names });
+  async #byStreamServer(server: Server, files: BinlogSource, target: string): Promise<void> {
     const stream = await startStreamServer({ source: files, credentials, identity: 'bench', logger: silentLogger() });
     try {
       await follow(server, stream.port, target, this.#context.signal);
