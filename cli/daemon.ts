@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
+import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import type { StatusSnapshot } from '../agent/http/status.ts';
 import { serviceNotifier } from '../agent/service/notify.ts';
@@ -18,6 +19,8 @@ import { readVersion } from './version.ts';
 
 /** All of a shutdown fits into 5 s: the agent drains into the log, then the shippers get this long. */
 const shipDrainMs = 1800;
+/** The line that `systemctl status` shows. */
+const statusLineEveryMs = 10_000;
 
 /** Until a signal; resolves with the exit code. Throws what stopped it. */
 export async function runDaemon(context: Context): Promise<number> {
@@ -67,17 +70,24 @@ async function serve(parts: Parts): Promise<void> {
   const status = () => statusOf(parts, startedMicros);
   const server = await startStatusServer({ listen: config.http, status, logger });
   logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
-  const notifier = serviceNotifier(logger);
+  const notifier = serviceNotifier({ warn: (sentence) => logger.warn(sentence) });
   const shipping = new AbortController();
   const shippers = Promise.all(workers.map((worker) => worker.run(log, shipping.signal)));
-  notifier.ready();
+  void notifier.ready();
+  const told = setInterval(() => {
+    status().then(
+      (now) => notifier.status(judge(now).firstLine),
+      (error: unknown) => logger.debug('no status line', { reason: String(error) }),
+    );
+  }, statusLineEveryMs);
   try {
     await agent.run();
   } catch (error) {
     logger.error(`capture has stopped: ${error instanceof Error ? error.message : String(error)}`);
     throw error;
   } finally {
-    notifier.stopping();
+    clearInterval(told);
+    void notifier.stopping();
     // What is in the log already is still brought to the archives that can take it.
     await drained(parts);
     shipping.abort(new Error('the daemon is stopping'));
