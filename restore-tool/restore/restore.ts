@@ -205,6 +205,8 @@ class RestoreRun {
       await server.dropAccount();
       requireEqual(await server.executed(), planned.cut.gtids);
       await rm(join(paths.dataDir, journalName), { force: true });
+      // Begun by us, and from now on opened by the server's own account.
+      await giveTo(paths.errorLog, this.#osUser);
       await this.#reach(state, 'handed over');
       if (options['event-scheduler'] === 'ON') await server.connection.query('SET GLOBAL event_scheduler = ON');
       isKept = this.#request.stop !== true;
