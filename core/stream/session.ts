@@ -45,6 +45,8 @@ const dumpHeartbeatV2 = 0x02;
 const dumpThroughGtid = 0x04;
 const defaultHeartbeatMs = 10_000;
 const minHeartbeatMs = 100;
+const maxVariables = 64;
+const maxVariableLength = 256;
 const setVariable = /@(\w+)\s*:?=\s*('[^']*'|@@(?:global\.)?\w+|[\w.+-]+)/gi;
 
 export class Session {
@@ -186,8 +188,8 @@ export class Session {
     if (/^set\s+names\b/i.test(text)) return await this.#channel.send(okPacket());
     for (const [, name = '', value = ''] of text.matchAll(setVariable)) {
       const known = value.startsWith('@@') ? this.#valueOf(value) : value.replace(/^'|'$/g, '');
-      if (this.#variables.size < this.#facts.maxStatements)
-        this.#variables.set(name.toLowerCase(), String(known ?? ''));
+      if (this.#variables.size >= maxVariables) break;
+      this.#variables.set(name.toLowerCase(), String(known ?? '').slice(0, maxVariableLength));
     }
     const of = (...names: string[]) =>
       names.map((name) => this.#variables.get(name)).find((value) => value !== undefined);
