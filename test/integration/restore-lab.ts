@@ -63,7 +63,9 @@ export async function startRestoreLab(servers: Servers): Promise<RestoreLab> {
     },
     archive: async () => {
       const names = await closedBinlogs(source);
-      const [clock] = await source.connection.query('SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED) AS micros');
+      const [clock] = await source.connection.query(
+        'SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED) AS micros',
+      );
       const chain = new MadeChain(sourceUuid);
       chain.claim();
       for (const name of names) {
