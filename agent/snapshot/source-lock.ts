@@ -6,6 +6,8 @@ import { transientError } from '../../core/errors/error.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 
 const lockName = 'qazyna.snapshot';
+/** The server may notice only a moment later that the session that held it last is gone. */
+const goneWithinSeconds = 3;
 const keepAliveMs = 30_000;
 /** The session may be busy cloning for as long as this. */
 export const longestStatementMs = 24 * 3_600_000;
@@ -13,7 +15,7 @@ export const longestStatementMs = 24 * 3_600_000;
 /** Throws QZ4504 when another snapshot holds it. The session's idle timeout is raised, as copying can take hours. */
 export async function lockSource(connection: MysqlConnection): Promise<void> {
   await connection.query('SET SESSION wait_timeout = 86400');
-  const [row] = await connection.query('SELECT GET_LOCK(?, 0) AS held', [lockName]);
+  const [row] = await connection.query('SELECT GET_LOCK(?, ?) AS held', [lockName, goneWithinSeconds]);
   if (Number(row?.held) === 1) return;
   throw transientError('QZ4504', 'Another snapshot of this source is being taken.', 'Wait until it is done.');
 }

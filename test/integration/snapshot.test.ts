@@ -100,8 +100,8 @@ describe('clone', () => {
     await fetchSnapshot(store, await newestManifest(store), dir, { signal });
     expect(await fingerprint(await lab.connect(await lab.start('r-second', dir)))).toEqual(expected);
     const listed = (await listSnapshots(store)).filter(({ complete }) => complete).map(({ id }) => id);
-    expect(listed).toEqual(expect.arrayContaining([first.id, second.id, third.id]));
-    expect([...listed].sort().reverse()).toEqual(listed);
+    const own = [third.id, second.id, first.id];
+    expect(listed.filter((id) => own.includes(id))).toEqual(own);
   }, 120_000);
 
   test('an archive that fails does not stop the other one, and gets its copy next time', async () => {
