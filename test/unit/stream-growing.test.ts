@@ -128,7 +128,7 @@ describe('a growing history', () => {
       credentials,
       logger: silentLogger(),
       identity: 'g',
-      limits: { writeDeadlineMs: 300 },
+      limits: { writeDeadlineMs: 2000 },
     });
     const stuck = await StreamClient.login(server.port, 'repl', 'secret');
     stuck.pause();
@@ -136,7 +136,7 @@ describe('a growing history', () => {
     const good = await StreamClient.login(server.port, 'repl', 'secret');
     good.command(0x1e, dumpGtidCommand(new GtidSet().encode(), { flags: 4, serverId: 2 }));
     await untilXids(good, 8);
-    for (let tries = 0; server.replicas().length > 1 && tries < 200; tries++) {
+    for (let tries = 0; server.replicas().length > 1 && tries < 1000; tries++) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     expect(server.replicas().map(({ serverId }) => serverId)).toEqual([2]);
