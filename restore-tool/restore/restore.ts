@@ -192,8 +192,9 @@ class RestoreRun {
     const port = this.#request.port ?? (await freePort());
     await this.#writeOptionFile(options, port, manifest);
     await this.#removeRelayLogs();
-    // No event of the source's may run before everything was compared.
-    const quiet = { ...options, 'event-scheduler': options['event-scheduler'] === 'DISABLED' ? 'DISABLED' : 'OFF' };
+    // No client and no event may write before everything was compared: an application may be waiting at this very port.
+    const scheduler = options['event-scheduler'] === 'DISABLED' ? 'DISABLED' : 'OFF';
+    const quiet = { ...options, 'event-scheduler': scheduler, 'offline-mode': true };
     const server = await startScratchServer(this.#scratch(quiet, port));
     let isKept = false;
     try {
@@ -208,7 +209,8 @@ class RestoreRun {
       // Begun by us, and from now on opened by the server's own account.
       await giveTo(paths.errorLog, this.#osUser);
       await this.#reach(state, 'handed over');
-      if (options['event-scheduler'] === 'ON') await server.connection.query('SET GLOBAL event_scheduler = ON');
+      if (options['event-scheduler'] === 'ON') await connection.query('SET GLOBAL event_scheduler = ON');
+      await connection.query('SET GLOBAL offline_mode = OFF');
       isKept = this.#request.stop !== true;
       return {
         source: this.#request.sourceName,

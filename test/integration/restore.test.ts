@@ -94,7 +94,7 @@ describe('a restore, from a clone to the middle, from a dump to the end', () => 
       expect(await connection.query('SHOW REPLICA STATUS')).toEqual([]);
       expect(await connection.query("SELECT user FROM mysql.user WHERE user LIKE 'qazyna%'")).toEqual([]);
       const [row] = await connection.query(
-        'SELECT @@server_uuid AS uuid, @@server_id AS id, @@read_only AS ro, @@event_scheduler AS events, @@sync_binlog AS sb, @@innodb_flush_log_at_trx_commit AS fl, @@log_bin AS lb',
+        'SELECT @@server_uuid AS uuid, @@server_id AS id, @@read_only AS ro, @@event_scheduler AS events, @@sync_binlog AS sb, @@innodb_flush_log_at_trx_commit AS fl, @@log_bin AS lb, @@offline_mode AS off',
       );
       expect(row).toMatchObject({
         ro: 0,
@@ -102,6 +102,7 @@ describe('a restore, from a clone to the middle, from a dump to the end', () => 
         sb: 1,
         fl: 1,
         lb: 1,
+        off: 0,
         id: report.serverId,
         uuid: report.serverUuid,
       });
