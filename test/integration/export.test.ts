@@ -99,7 +99,8 @@ describe('binlog export', () => {
       expect(await readFile(output, 'utf8')).toBe('mine');
       const object = join(folder, segmentKey(madeSource, 3));
       const content = await readFile(object);
-      content.writeUInt8(content.readUInt8(content.length - 9) ^ 1, content.length - 9);
+      // Many bytes: one flipped bit of a compressed body can stand for the same content, which is no damage.
+      content.fill(0xa5, content.length - 200, content.length - 100);
       await writeFile(object, content);
       await expect(exportBinlog({ ...request, output: join(folder, 'other') })).rejects.toMatchObject({
         code: 'QZ3405',
