@@ -1,7 +1,13 @@
 /** Runs programs to their end and takes the time of it, process start included. */
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+
+/** What the launcher starts every program with. */
+const runtime: { nodeArguments: string[]; environment: Record<string, string> } = JSON.parse(
+  readFileSync(new URL('../bin/runtime.json', import.meta.url), 'utf8'),
+);
 
 /** Seconds, and what it printed. Throws with the end of its messages when it fails. */
 export async function timed(
@@ -27,7 +33,7 @@ export async function timed(
 }
 
 /**
- * Runs a TypeScript file of ours as an installed one runs: compiled. Node's compile cache holds the stripped sources after
+ * Runs a TypeScript file of ours as an installed one runs: compiled, under the launcher's settings. Node's compile cache holds the stripped sources after
  * the first run; without it the compiler itself would be part of what is measured. Call `warm` once before.
  */
 export class CompiledChild {
@@ -48,7 +54,8 @@ export class CompiledChild {
   }
 
   async run(args: readonly string[], cwd: string): Promise<{ seconds: number; stdout: string }> {
-    const env = { ...process.env, NODE_COMPILE_CACHE: this.#cacheDir };
-    return await timed(process.execPath, [this.#file, ...args], { cwd, signal: this.#signal, env });
+    const env = { ...runtime.environment, ...process.env, NODE_COMPILE_CACHE: this.#cacheDir };
+    const nodeArgs = [...runtime.nodeArguments, this.#file, ...args];
+    return await timed(process.execPath, nodeArgs, { cwd, signal: this.#signal, env });
   }
 }

@@ -22,11 +22,11 @@ import {
   parseRotate,
 } from '../../core/binlog/events.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { followingFile } from '../../core/chain/fold.ts';
 import { integrityError, transientError } from '../../core/errors/error.ts';
 import type { EventSink } from '../../core/mysql/packets.ts';
 import { ControlBuffer } from './control-buffer.ts';
 import { EntryBuilder } from './entry-builder.ts';
-import { nextFileName } from './file-name.ts';
 import { GtidReader } from './gtid-reader.ts';
 import type { SlabPool } from './slab-pool.ts';
 import type { OpenTransaction } from './types.ts';
@@ -166,7 +166,7 @@ export class Assembler implements EventSink {
 
   /** What must hold before an event of the file is taken, from its header alone. */
   #admit(bytes: Buffer, at: number, type: number, size: number): void {
-    if (eventLogPos(bytes, at) !== (this.#position + size) % 2 ** 32 || !this.#named || this.#finished)
+    if (eventLogPos(bytes, at) !== (this.#position + size) >>> 0 || !this.#named || this.#finished)
       throw this.#outOfPlace(bytes, at, type, size);
     if (this.#openEnd > 0) {
       if (this.#position + size > this.#openEnd || roleOf[type] !== roles.ordinary)
@@ -277,7 +277,7 @@ export class Assembler implements EventSink {
     }
     if (type !== eventTypes.heartbeat && type !== eventTypes.heartbeatV2)
       throw this.#refuse('QZ3239', `a ${eventTypeName(type)} event says it is not part of the file`);
-    if (type === eventTypes.heartbeat && eventLogPos(event, 0) !== this.#position % 2 ** 32)
+    if (type === eventTypes.heartbeat && eventLogPos(event, 0) !== this.#position >>> 0)
       throw this.#refuse('QZ3228', `the source says it sent everything up to byte ${eventLogPos(event, 0)}`);
   }
 
@@ -310,8 +310,8 @@ export class Assembler implements EventSink {
   }
 
   #checkNext(file: string): void {
-    if (file !== nextFileName(this.#file))
-      throw this.#refuse('QZ3231', `the source goes on in ${file}, not in ${nextFileName(this.#file)}`);
+    if (file !== followingFile(this.#file))
+      throw this.#refuse('QZ3231', `the source goes on in ${file}, not in ${followingFile(this.#file)}`);
   }
 
   #describe(event: Buffer, inFile: boolean): void {

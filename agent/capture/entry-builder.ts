@@ -282,7 +282,7 @@ function* eventStarts(body: Buffer, end: number, fileStart: number): Generator<n
   const isStart = (at: number) => {
     if (at + headerBytes > end) return false;
     const size = eventSize(body, at);
-    return size >= headerBytes && at + size <= end && body.readUInt32LE(at + 13) === (fileStart + at + size) % 2 ** 32;
+    return size >= headerBytes && at + size <= end && body.readUInt32LE(at + 13) === (fileStart + at + size) >>> 0;
   };
   let at = 0;
   while (at < end && !isStart(at)) at++;

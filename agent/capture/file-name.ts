@@ -18,11 +18,6 @@ export function parseFileName(file: string): BinlogFileName {
   return { base, number: Number(number) };
 }
 
-export function nextFileName(file: string): string {
-  const { base, number } = parseFileName(file);
-  return `${base}.${String(number + 1).padStart(6, '0')}`;
-}
-
 /** Negative when `a` was written before `b`. Files of another base are not comparable: QZ3223. */
 export function compareFiles(a: string, b: string): number {
   const [first, second] = [parseFileName(a), parseFileName(b)];

@@ -18,6 +18,7 @@ import type { OpenTransaction } from './types.ts';
 
 /** Shortest body that has all the fields above. */
 const minBytes = 70;
+const uuidBytes = 16;
 
 export class GtidReader {
   key = '';
@@ -25,7 +26,7 @@ export class GtidReader {
   commitMicros = 0;
   /** transaction_length; 0 when the event does not say. */
   length = 0;
-  #uuid = Buffer.alloc(16);
+  #uuid = Buffer.alloc(uuidBytes);
   #uuidKey = '';
 
   restore(open: OpenTransaction): void {
@@ -43,7 +44,7 @@ export class GtidReader {
       this.#readSlowly(bytes.subarray(start, end), checksum);
       return;
     }
-    if (bytes.compare(this.#uuid, 0, 16, start + 20, start + 36) !== 0 || this.#uuidKey === '') {
+    if (this.#uuidKey === '' || !this.#isSameUuid(bytes, start + 20)) {
       bytes.copy(this.#uuid, 0, start + 20, start + 36);
       const hex = this.#uuid.toString('hex');
       this.#uuidKey = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
@@ -58,6 +59,12 @@ export class GtidReader {
     else if (first === 252 && at + 3 <= bodyEnd) this.length = bytes.readUInt16LE(at + 1);
     else if (first === 253 && at + 4 <= bodyEnd) this.length = bytes.readUIntLE(at + 1, 3);
     else this.#readSlowly(bytes.subarray(start, end), checksum);
+  }
+
+  /** For so few bytes, comparing them here costs a fraction of a call to Buffer.compare. */
+  #isSameUuid(bytes: Buffer, at: number): boolean {
+    for (let i = 0; i < uuidBytes; i++) if (bytes[at + i] !== this.#uuid[i]) return false;
+    return true;
   }
 
   #readSlowly(event: Buffer, checksum: ChecksumAlgorithm): void {

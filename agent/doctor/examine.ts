@@ -49,6 +49,7 @@ async function examineConnected(connection: MysqlConnection): Promise<Finding[]>
     examineExpiry(facts, connection.name),
     ...(await examineFilters(connection, facts)),
     ...(await examineChecksum(connection)),
+    await examineRowMetadata(connection),
     await examineClone(connection),
     ...(await examineTables(connection)),
   ];
@@ -177,6 +178,20 @@ async function examineChecksum(connection: MysqlConnection): Promise<Finding[]> 
       fixable: false,
     },
   ];
+}
+
+/** Without them the archive knows the columns of a table by number alone, until a snapshot holds its definition. */
+async function examineRowMetadata(connection: MysqlConnection): Promise<Finding> {
+  const values = await globalVariables(connection, ['binlog_row_metadata']);
+  if (values.get('binlog_row_metadata')?.toUpperCase() === 'FULL')
+    return ok('QZ2140', 'Row events carry the names of their columns.');
+  return {
+    code: 'QZ2140',
+    severity: 'warn',
+    sentence: `${connection.name} writes row events without column names: \`qazyna history\` shows a table made after the newest snapshot with @1, @2, … in their place.`,
+    hint: "SET PERSIST binlog_row_metadata = 'FULL' costs some bytes for each statement.",
+    fixable: true,
+  };
 }
 
 async function examineClone(connection: MysqlConnection): Promise<Finding> {

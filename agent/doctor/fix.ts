@@ -46,6 +46,7 @@ export async function fix(options: FixOptions): Promise<string[]> {
           await connection.query("SET PERSIST binlog_format = 'ROW'");
         });
       await turnGtidsOn(connection, step, options.signal);
+      await nameColumns(connection, step);
     }
     await installClone(connection, step);
     await makeAccount(connection, options, step);
@@ -111,6 +112,14 @@ async function waitForAnonymous(connection: MysqlConnection, signal: AbortSignal
       );
     await sleep(100, undefined, { signal });
   }
+}
+
+async function nameColumns(connection: MysqlConnection, step: Step): Promise<void> {
+  const values = await globalVariables(connection, ['binlog_row_metadata']);
+  if (values.get('binlog_row_metadata')?.toUpperCase() === 'FULL') return;
+  await step('set binlog_row_metadata to FULL', async () => {
+    await connection.query("SET PERSIST binlog_row_metadata = 'FULL'");
+  });
 }
 
 async function installClone(connection: MysqlConnection, step: Step): Promise<void> {

@@ -5,6 +5,7 @@ import {
   type Attention,
   ageMs,
   attentionLagMs,
+  clockToleranceMs,
   type Judgement,
   lagMs,
   type StatusReport,
@@ -17,7 +18,12 @@ export function report(status: StatusSnapshot): StatusReport {
 }
 
 export function judge(status: StatusSnapshot): Judgement {
-  const attention = [...agentAttention(status), ...copyAttention(status), ...snapshotAttention(status)];
+  const attention = [
+    ...agentAttention(status),
+    ...clockAttention(status),
+    ...copyAttention(status),
+    ...snapshotAttention(status),
+  ];
   return { attention, firstLine: firstLine(status, attention), ifHostVanished: ifHostVanished(status) };
 }
 
@@ -57,6 +63,21 @@ function agentAttention(status: StatusSnapshot): Attention[] {
       hint: 'An archive is behind or unreachable: see the table. The log shrinks once every archive holds what it holds.',
     });
   return found;
+}
+
+/** A stamp from the future hides every lag until that instant has come: what is behind looks up to date. */
+function clockAttention(status: StatusSnapshot): Attention[] {
+  const copies = status.log === null ? status.archives : [status.log, ...status.archives];
+  const newest = Math.max(...copies.map((copy) => Math.max(copy.completeThroughMicros, copy.lastCommitMicros)));
+  const aheadMs = (newest - status.atMicros) / 1000;
+  if (aheadMs <= clockToleranceMs) return [];
+  return [
+    {
+      code: 'QZ4911',
+      sentence: `The source has stamped commits ${formatDuration(aheadMs)} ahead of this host’s clock: until then a lag of an archive cannot be seen in time.`,
+      hint: 'Set the clocks of both hosts by NTP. Restores stay exact: a commit stamped ahead hides those behind it from earlier instants, and `qazyna plan` names them; restore to a GTID instead.',
+    },
+  ];
 }
 
 function copyAttention(status: StatusSnapshot): Attention[] {

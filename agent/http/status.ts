@@ -79,6 +79,8 @@ export interface StatusSnapshot {
 
 /** How far a copy may be behind before that is worth attention: heartbeats come each second, segments close within one. */
 export const attentionLagMs = 30_000;
+/** How far the source's clock may be ahead of this host's before that is worth attention. */
+export const clockToleranceMs = 5000;
 
 export interface Attention {
   code: string;

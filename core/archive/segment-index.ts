@@ -3,21 +3,21 @@
  * thousands of objects less. Derived data: what it says is verified by the headers' hash chain, and can be made again.
  */
 import { hash } from 'node:crypto';
-import { promisify } from 'node:util';
-import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
+import { openZstdFrame, zstdFrame } from '../bytes/zstd.ts';
 import { openObject, sealObject } from './object.ts';
 import { type DecodedHeader, damaged, decodeSegmentHeader } from './segment.ts';
 
 export const indexMagic = 'QZSI';
 export const indexVersion = 1;
 export const indexFixedBytes = 64;
+const zstdLevel = 3;
 const rawBytesMax = 256 * 1024 * 1024;
 
 /** The parts of an index object over consecutive headers. */
 export async function sealIndex(block: readonly DecodedHeader[]): Promise<Uint8Array[]> {
   const raw = Buffer.concat(block.map((one) => one.bytes));
   if (raw.length > rawBytesMax) throw new Error(`an index of ${raw.length} bytes was asked for`);
-  const stored = await promisify(zstdCompress)(raw, { params: { [constants.ZSTD_c_compressionLevel]: 3 } });
+  const stored = await zstdFrame(raw, zstdLevel);
   const fixed = Buffer.alloc(indexFixedBytes);
   fixed.write(indexMagic, 0, 'latin1');
   fixed.writeUInt16LE(indexVersion, 4);
@@ -58,7 +58,7 @@ export async function openIndex(bytes: Buffer, object: string): Promise<DecodedH
 
 async function decompress(stored: Buffer, rawBytes: number, object: string): Promise<Buffer> {
   try {
-    return await promisify(zstdDecompress)(stored, { maxOutputLength: Math.max(1, rawBytes) });
+    return await openZstdFrame(stored, rawBytes);
   } catch (error) {
     throw damaged(object, 'its headers cannot be decompressed', error);
   }

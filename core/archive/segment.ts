@@ -8,9 +8,9 @@
 import { createHash, hash } from 'node:crypto';
 import { once } from 'node:events';
 import { buffer } from 'node:stream/consumers';
-import { promisify } from 'node:util';
-import { constants, crc32, createZstdCompress, zstdDecompress } from 'node:zlib';
+import { constants, crc32, createZstdCompress } from 'node:zlib';
 import { GtidSet } from '../binlog/gtid-set.ts';
+import { openZstdFrame } from '../bytes/zstd.ts';
 import type { BinlogRange, CommitTimes, EntryKind } from '../chain/types.ts';
 import { integrityError } from '../errors/error.ts';
 import { envelopeBytes, openObject, sealObject } from './object.ts';
@@ -123,7 +123,7 @@ export async function openBody(header: SegmentHeader, stored: Buffer, object: st
 
 async function decompress(header: SegmentHeader, stored: Buffer, object: string): Promise<Buffer> {
   try {
-    return await promisify(zstdDecompress)(stored, { maxOutputLength: Math.max(1, header.rawBytes) });
+    return await openZstdFrame(stored, header.rawBytes);
   } catch (error) {
     throw damaged(object, 'its body cannot be decompressed', error);
   }

@@ -39,7 +39,6 @@ export type { FileHead, ScanHandler, ScanOptions, Transaction } from './scan-typ
 /** Bounds on what is held at once. A Previous_gtids event of 64 MiB has four million intervals. */
 const maxControlBytes = 64 * 1024;
 const maxPreviousGtidsBytes = 64 * 1024 * 1024;
-const logPosModulus = 2 ** 32;
 
 export class TransactionScanner {
   readonly #handler: ScanHandler;
@@ -236,7 +235,7 @@ export class TransactionScanner {
     const trailer = this.#checksum === 'crc32' ? checksumBytes : 0;
     if (size < headerBytes + trailer) throw badHeader(this.#place, type, `claims a size of ${size} bytes`);
     const end = start + size;
-    if (eventLogPos(bytes, at) !== end % logPosModulus) {
+    if (eventLogPos(bytes, at) !== end >>> 0) {
       throw badHeader(this.#place, type, `says it ends at ${eventLogPos(bytes, at)}, not at ${end}`);
     }
     if (this.#finished !== null) throw outOfPlace(this.#place, type, "follows the file's last event");

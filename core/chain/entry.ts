@@ -2,9 +2,9 @@
  * The log entry's codec. FORMAT.md ("Log entry") is the authority for the bytes: a fixed block, four fields of variable
  * length, the body, and a CRC-32 over everything before it. Little-endian throughout.
  */
-import { promisify } from 'node:util';
-import { constants, crc32, zstdCompress, zstdDecompress } from 'node:zlib';
+import { crc32 } from 'node:zlib';
 import { GtidSet } from '../binlog/gtid-set.ts';
+import { openZstdFrame, zstdFrameParts } from '../bytes/zstd.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Entry, EntryHeader, EntryKind, PackedBody } from './types.ts';
 
@@ -49,17 +49,13 @@ const reservedRanges = [
   [headSha256At + sha256Bytes, entryFixedBytes],
 ] as const;
 
-/** Node gives compressed bytes out in chunks of this size, 16 KiB unless told: each costs a turn of the event loop. */
-const chunkSize = 128 * 1024;
-
-const compress = promisify(zstdCompress);
-const decompress = promisify(zstdDecompress);
-
 /** Compress a body ahead of its entry: in Node's thread pool, so that it overlaps with the write before. */
 export async function packBody(body: Buffer, level = 1): Promise<PackedBody> {
-  if (body.length < packFromBytes) return { encoding: 'raw', bytes: body };
-  const bytes = await compress(body, { chunkSize, params: { [constants.ZSTD_c_compressionLevel]: level } });
-  return bytes.length < body.length ? { encoding: 'zstd', bytes } : { encoding: 'raw', bytes: body };
+  const raw: PackedBody = { encoding: 'raw', parts: [body], sizeBytes: body.length };
+  if (body.length < packFromBytes) return raw;
+  const parts = await zstdFrameParts(body, level);
+  const sizeBytes = parts.reduce((sum, part) => sum + part.length, 0);
+  return sizeBytes < body.length ? { encoding: 'zstd', parts, sizeBytes } : raw;
 }
 
 /** The entry's bytes in parts, to be written one after the other; `packed` must be made of `entry.body`. */
@@ -67,15 +63,15 @@ export function encodeEntry(entry: EntryHeader, rawBytes: number, packed: Packed
   if (rawBytes > entryBodyMax) throw new RangeError(`an entry of ${rawBytes} bytes was asked for`);
   const variable = variableFields(entry);
   const head = Buffer.alloc(entryFixedBytes + variable.reduce((sum, field) => sum + 4 + field.length, 0));
-  writeFixed(head, entry, rawBytes, packed, head.length + packed.bytes.length + crcBytes);
+  writeFixed(head, entry, rawBytes, packed, head.length + packed.sizeBytes + crcBytes);
   let at = entryFixedBytes;
   for (const field of variable) {
     at = head.writeUInt32LE(field.length, at);
     at += field.copy(head, at);
   }
   const crc = Buffer.alloc(crcBytes);
-  crc.writeUInt32LE(crc32(packed.bytes, crc32(head)));
-  return [head, packed.bytes, crc];
+  crc.writeUInt32LE(packed.parts.reduce((sum, part) => crc32(part, sum), crc32(head)));
+  return [head, ...packed.parts, crc];
 }
 
 function variableFields(entry: EntryHeader): Buffer[] {
@@ -103,7 +99,7 @@ function writeFixed(head: Buffer, entry: EntryHeader, rawBytes: number, packed: 
   writeHex(head, 32, entry.writer);
   writeHex(head, 48, entry.sourceUuid.replaceAll('-', ''));
   head.writeUInt32LE(rawBytes, 64);
-  head.writeUInt32LE(packed.bytes.length, 68);
+  head.writeUInt32LE(packed.sizeBytes, 68);
   head.writeUInt8(encodings[packed.encoding], encodingAt);
   for (const [index, field] of numberFields.entries()) {
     if (!Number.isSafeInteger(entry[field]) || entry[field] < 0)
@@ -152,7 +148,7 @@ export function decodeEntry(bytes: Buffer, where: string): DecodedEntry {
   };
   if (header.gtidsBefore === null && gtidsBefore.length > 0) throw damagedEntry(where, 'it holds a set it denies');
   const rawBytes = bytes.readUInt32LE(64);
-  const packed: PackedBody = { encoding, bytes: bytes.subarray(bodyAt, crcAt) };
+  const packed: PackedBody = { encoding, parts: [bytes.subarray(bodyAt, crcAt)], sizeBytes: crcAt - bodyAt };
   const problem = boundsProblem(header, rawBytes, packed, bytes);
   if (problem !== null) throw damagedEntry(where, problem);
   return { header, rawBytes, packed };
@@ -212,9 +208,9 @@ function decodeSet(bytes: Buffer, where: string): GtidSet {
 
 /** What can be wrong although the CRC is right: only a wrong writer or a forger makes it. */
 function boundsProblem(header: EntryHeader, rawBytes: number, packed: PackedBody, bytes: Buffer): string | null {
-  if (packed.bytes.length !== bytes.readUInt32LE(68)) return 'its body is not as long as it says';
-  if (rawBytes > entryBodyMax || packed.bytes.length > rawBytes) return 'its body is out of bounds';
-  if (packed.encoding === 'raw' && packed.bytes.length !== rawBytes) return 'its raw body is not as long as it says';
+  if (packed.sizeBytes !== bytes.readUInt32LE(68)) return 'its body is not as long as it says';
+  if (rawBytes > entryBodyMax || packed.sizeBytes > rawBytes) return 'its body is out of bounds';
+  if (packed.encoding === 'raw' && packed.sizeBytes !== rawBytes) return 'its raw body is not as long as it says';
   if (header.kind === 'events' ? header.end - header.start !== rawBytes : rawBytes !== 0)
     return `its body of ${rawBytes} bytes does not fit its range ${header.start} to ${header.end}`;
   if (header.start > header.end) return 'it ends before it starts';
@@ -224,10 +220,11 @@ function boundsProblem(header: EntryHeader, rawBytes: number, packed: PackedBody
 
 /** The raw body. Throws QZ3308. */
 export async function unpackBody({ rawBytes, packed }: DecodedEntry, where: string): Promise<Buffer> {
-  if (packed.encoding === 'raw') return packed.bytes;
+  const stored = packed.parts.length === 1 && packed.parts[0] ? packed.parts[0] : Buffer.concat(packed.parts);
+  if (packed.encoding === 'raw') return stored;
   let body: Buffer;
   try {
-    body = await decompress(packed.bytes, { maxOutputLength: Math.max(1, rawBytes) });
+    body = await openZstdFrame(stored, rawBytes);
   } catch (error) {
     throw damagedEntry(where, 'its body cannot be decompressed', error);
   }

@@ -67,7 +67,9 @@ export interface Entry extends EntryHeader {
 /** A body as it is stored. */
 export interface PackedBody {
   encoding: 'raw' | 'zstd';
-  bytes: Buffer;
+  /** One after the other: one frame, or the raw bytes. */
+  parts: readonly Buffer[];
+  sizeBytes: number;
 }
 
 /** An entry together with where it landed in its store. Readers ignore it unless `landed === entry.number`. */

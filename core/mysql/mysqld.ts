@@ -43,6 +43,8 @@ export interface StartMysqld extends InitializeMysqld {
   socket: string;
   /** A free one is asked from the system for 'free'; null: no network at all. */
   port: number | 'free' | null;
+  /** With 'free': tried first, as the one that clients know from an earlier run. */
+  preferredPort?: number | undefined;
   /** Statements run before the first client gets in, one a line, without semicolons inside. May hold secrets. */
   initSql?: readonly string[];
   /** How long until it answers; crash recovery counts. Default 10 minutes. */
@@ -140,7 +142,8 @@ export class Mysqld {
     const initFile = await writeInitFile(wanted, osUser);
     try {
       for (let attempt = 1; ; attempt++) {
-        const port = wanted.port === 'free' ? await freePort() : wanted.port;
+        const preferred = attempt === 1 ? wanted.preferredPort : undefined;
+        const port = wanted.port === 'free' ? (preferred ?? (await freePort())) : wanted.port;
         try {
           return await this.#startOn(port, wanted, osUser, initFile);
         } catch (error) {
@@ -317,6 +320,19 @@ async function checkSocket(socket: string): Promise<void> {
       'Stop it, or use another folder.',
     );
   }
+  await removeStaleLock(`${socket}.lock`);
+}
+
+/**
+ * A killed mysqld leaves its socket's lock, and a new one respects it for as long as the process in it can be signalled
+ * (Unix_socket::create_lockfile, sql/conn_handler/socket_connection.cc): also while that is a zombie nobody has waited for.
+ */
+async function removeStaleLock(lock: string): Promise<void> {
+  const pid = Number.parseInt(await readFile(lock, 'latin1').catch(() => ''), 10);
+  if (!(pid > 0)) return;
+  // proc(5): the state follows the name in parentheses.
+  const stat = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
+  if (/^\d+ \(.*\) Z/s.test(stat)) await rm(lock, { force: true });
 }
 
 async function writeInitFile(wanted: StartMysqld, osUser: string | undefined): Promise<string | null> {

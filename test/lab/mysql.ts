@@ -23,6 +23,8 @@ const labOptions: MysqldOptions = {
   'innodb-redo-log-capacity': '64M',
   'plugin-load-add': 'mysql_clone.so',
   'skip-name-resolve': true,
+  // A server just killed may hold its port a moment longer.
+  'port-open-timeout': 3,
 };
 
 /** Since 9.x GTIDs are on by default; the servers in the field have them off. */
@@ -62,7 +64,8 @@ export class MysqlService implements LabService {
     this.handle = await mysqld.start({
       ...place,
       socket,
-      port: typeof context.before.port === 'number' && !isNew ? context.before.port : 'free',
+      port: 'free',
+      preferredPort: isNew ? undefined : Number(context.before.port) || undefined,
       errorLog: join(context.dir, 'error.log'),
       initSql: await accounts(context, stock),
       onSpawn: (pid) => context.onProcess('mysqld', pid),

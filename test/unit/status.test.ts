@@ -103,6 +103,11 @@ describe('what needs attention', () => {
     ['an agent that does not answer', { from: 'files', capture: null }, 'QZ4901'],
     ['a capture that is paused', { capture: { ...(status().capture ?? never()), state: 'paused' } }, 'QZ4902'],
     ['a log that is nearly full', { log: { ...(status().log ?? never()), bytes: 90_000 } }, 'QZ4903'],
+    [
+      'stamps from the future',
+      { log: { ...(status().log ?? never()), completeThroughMicros: now + 6 * second } },
+      'QZ4911',
+    ],
     ['an archive that is away', archives({ state: 'unreachable' }), 'QZ4904'],
     ['an archive without history', archives({ state: 'empty' }), 'QZ4905'],
     [
