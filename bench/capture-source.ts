@@ -1,5 +1,6 @@
 /** A server with a binlog worth measuring, for the capture and memory benches. */
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { Mysqld, type MysqldHandle, type MysqldOptions } from '../core/mysql/mysqld.ts';
 import { type BinlogPosition, binlogFiles, binlogStatus } from '../core/mysql/source-facts.ts';
@@ -19,6 +20,8 @@ const options: MysqldOptions = {
   mysqlx: false,
 };
 const statementTimeoutMs = 600_000;
+const restPollMs = 250;
+const restTries = 240;
 
 export class CaptureSource {
   readonly port: number;
@@ -89,6 +92,18 @@ export class CaptureSource {
     while ((await this.binlog()).bytes < 2 * half)
       await this.sql('UPDATE b.small SET k = k + 1, pad = REVERSE(pad) ORDER BY id LIMIT 200000');
     log(`large transactions: ${Math.round((await this.binlog()).bytes / 1e6)} MB`);
+    await this.#rest();
+  }
+
+  /** Until InnoDB has written its changed pages: it must not do that while something is measured. */
+  async #rest(): Promise<void> {
+    await this.sql('SET GLOBAL innodb_max_dirty_pages_pct = 0', 'SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0');
+    const connection = this.#connections[0] ?? (await this.client());
+    for (let tries = 0; tries < restTries; tries++) {
+      const [row] = await connection.query("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'");
+      if (Number(row?.Value) === 0) return;
+      await sleep(restPollMs, undefined, { signal: this.#signal });
+    }
   }
 
   async close(): Promise<void> {

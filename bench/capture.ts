@@ -1,6 +1,7 @@
 /**
  * Capture: from the source's socket to a fsync'd, compressed local log, against `mysqlbinlog --raw`, which copies the same
- * files uncompressed, unchecked and without fsync. Whole processes are timed, their start included, one after the other.
+ * files uncompressed, unchecked and without fsync. Whole processes are timed, their start included, one after the other, each
+ * on a disk that has nothing left to write.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -28,11 +29,13 @@ export async function run(context: BenchContext): Promise<Figure[]> {
     const theirs: number[] = [];
     for (let round = 0; round < rounds; round++) {
       const logDir = await fresh(join(workDir, 'log'));
+      await settle(signal);
       const mine = await child.run([String(source.port), logDir, end.file, String(end.position)], workDir);
       const outcome = JSON.parse(mine.stdout) as CaptureOutcome;
       if (outcome.bytes !== bytes - 4 * files.length) throw new Error(`captured ${outcome.bytes} of ${bytes} bytes`);
       ours.push(bytes / 1e6 / mine.seconds);
       const rawDir = await fresh(join(workDir, 'raw'));
+      await settle(signal);
       const peer = await timed(mysqlbinlog, peerArgs(source.port, files[0] ?? ''), { cwd: rawDir, signal });
       if ((await readdir(rawDir)).length !== files.length) throw new Error('mysqlbinlog left files out');
       theirs.push(bytes / 1e6 / peer.seconds);
@@ -58,6 +61,11 @@ function peerArgs(port: number, firstFile: string): string[] {
     '--ssl-mode=DISABLED',
     firstFile,
   ];
+}
+
+/** What the load, or the peer without its fsync, left to be written would else be written at the expense of the next run. */
+async function settle(signal: AbortSignal): Promise<void> {
+  await timed('sync', [], { cwd: '/', signal });
 }
 
 async function fresh(dir: string): Promise<string> {
