@@ -16,6 +16,10 @@ const pollMs = 200;
 /** Without a single transaction committed, a byte received or a row applied: something hangs. */
 const stallDeadlineMs = 3_600_000;
 const statementTimeoutMs = 600_000;
+/** Of a worker that only stopped because another one failed: ER_REPLICA_WORKER_STOPPED_PREVIOUS_THD_ERROR. */
+const stoppedByAnother = 3030;
+/** ER_DISK_FULL, ER_ERROR_ON_WRITE, ER_RECORD_FILE_FULL (share/messages_to_clients.txt). */
+const noRoomErrors = new Set([1021, 1026, 1114]);
 
 export interface ReplayOptions {
   server: ScratchServer;
@@ -107,7 +111,9 @@ async function requireRunning(server: ScratchServer, status: MysqlRow, fault: un
   if (applierError !== '' || status.Replica_SQL_Running === 'No') {
     const [worker] = await server.connection.query(
       `SELECT last_error_number AS number, last_error_message AS message, applying_transaction AS gtid
-       FROM performance_schema.replication_applier_status_by_worker WHERE last_error_number <> 0 LIMIT 1`,
+       FROM performance_schema.replication_applier_status_by_worker WHERE last_error_number <> 0
+       ORDER BY last_error_number = ? LIMIT 1`,
+      [stoppedByAnother],
     );
     throw applierStopped(String(worker?.message ?? applierError), Number(worker?.number ?? status.Last_SQL_Errno ?? 0));
   }
@@ -147,6 +153,13 @@ export function requireEqual(executed: GtidSet, target: GtidSet): void {
 }
 
 function applierStopped(message: string, errno: number) {
+  if (noRoomErrors.has(errno) || /no space left|is full/i.test(message))
+    return transientError(
+      'QZ4607',
+      `The server being restored has no room left: ${message}`,
+      'Make room on the file system of the target folder and run the same command again; it goes on where it was.',
+      { details: { errno } },
+    );
   return integrityError(
     'QZ3601',
     `The server being restored could not apply a transaction: ${message || 'its applier stopped without an error'}`,
