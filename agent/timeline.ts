@@ -49,18 +49,24 @@ export async function newTimeline(options: TimelineOptions): Promise<NewTimeline
       'There is no history of this source yet, so no new timeline can branch off from it.',
       'Start the agent: it begins the first timeline by itself.',
     );
-  const { facts, forkSet } = await compareWithServer(endpoint, before, signal);
-  const { generation, sourceUuid, lastCommitMicros } = before;
+  let compared = await compareWithServer(endpoint, before, signal);
+  let old = before;
   if (!dryRun) {
     const writer = await ChainWriter.open(log, { signal, logger, base: inLog, first: next, sourceUuid: '', continued });
+    // The claim has stopped an agent that may have gone on until now: only what is known from here on is all there is.
+    old = writer.state;
+    compared = await compareWithServer(endpoint, old, signal);
+    const { forkSet, facts } = compared;
     await writer.appendTimeline({ reason, forkSet, sourceUuid: facts.serverUuid });
   }
+  const { facts, forkSet } = compared;
+  const { generation, sourceUuid, lastCommitMicros } = old;
   return {
     generation: generation + 1,
     sourceUuid: facts.serverUuid,
     previous: { generation, sourceUuid, lastCommitMicros },
     forkSet,
-    leftBehind: before.gtids.subtract(forkSet),
+    leftBehind: old.gtids.subtract(forkSet),
   };
 }
 

@@ -1,13 +1,17 @@
-/** One archive of a running daemon: opened when it can be, shipped to for as long as the daemon runs, watched for status. */
+/**
+ * One archive of a running daemon: opened when it can be; then shipped to, or only watched where another process ships.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus } from '../agent/http/status.ts';
-import { stateAfter } from '../core/archive/chain.ts';
+import { linkProblem, readSegmentHeader, stateAfter } from '../core/archive/chain.ts';
 import { KnownArchives } from '../core/archive/known.ts';
+import { segmentKey } from '../core/archive/layout.ts';
 import { openArchive } from '../core/archive/open.ts';
 import { PendingStore } from '../core/archive/pending.ts';
 import { findChainEnd } from '../core/archive/resume.ts';
+import { type DecodedHeader, damaged } from '../core/archive/segment.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { isKind, QazynaError } from '../core/errors/error.ts';
@@ -16,10 +20,13 @@ import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
 import { runShipper, type Shipped } from '../shipper/shipper.ts';
+import { knownArchivesFile } from './log.ts';
 
 /** Snapshots are looked up again this often for status. */
 const snapshotsEveryMs = 30_000;
 const lookMs = 300;
+/** An archive that another process ships to is looked at this often. */
+const watchEveryMs = 2000;
 /** Within this many entries an archive counts as following: one segment's worth of heartbeats and a little. */
 export const followingWithin = 30;
 
@@ -36,6 +43,8 @@ export class ArchiveWorker implements AgentArchive {
   readonly store: PendingStore;
   readonly #options: WorkerOptions;
   readonly #topic: string;
+  /** The last segment seen; undefined before the archive was opened. */
+  #last: DecodedHeader | null | undefined;
   #shipped: Shipped | null = null;
   #troubled = false;
   #snapshot = { id: '', finishedMicros: 0, readMs: Number.NEGATIVE_INFINITY };
@@ -43,7 +52,7 @@ export class ArchiveWorker implements AgentArchive {
   constructor(options: WorkerOptions) {
     this.#options = options;
     this.name = options.archive.name;
-    this.store = new PendingStore(options.archive.url);
+    this.store = new PendingStore(options.archive.place);
     this.#topic = `archive:${this.name}`;
   }
 
@@ -52,50 +61,94 @@ export class ArchiveWorker implements AgentArchive {
     const { archive, known, sourceName } = this.#options;
     const isNew = (await known.idOf(this.name)) === null;
     const { store, identity } = await openArchive(archive.url, { create: isNew });
-    await known.confirm(this.name, archive.url, identity);
+    await known.confirm(this.name, archive.place, identity);
     await store.probe();
     const { last } = await findChainEnd(store, sourceName, signal);
     this.store.settle(store);
-    return last === null ? null : stateAfter(last.header);
+    this.#last = last;
+    return this.chain;
   }
 
   progress(): Shipped | null {
     return this.#shipped;
   }
 
-  /** Ships until the signal aborts; never rejects. What cannot pass by itself becomes an alarm and ends this archive's work. */
-  async run(log: ChainLog, signal: AbortSignal): Promise<void> {
-    const { sourceName, logger, alarms } = this.#options;
+  /** The fold through the newest segment that was seen here; null before any. */
+  get chain(): ChainState | null {
+    return this.#shipped?.state ?? (this.#last ? stateAfter(this.#last.header) : null);
+  }
+
+  /**
+   * Ships until the signal aborts (then null); never rejects. What cannot pass by itself becomes an alarm, ends this
+   * archive's work, and is returned.
+   */
+  async ship(log: ChainLog, signal: AbortSignal): Promise<unknown> {
+    const { sourceName, logger } = this.#options;
+    return await this.#work(signal, async (onFailure) => {
+      const onProgress = (shipped: Shipped) => {
+        this.#shipped = shipped;
+        this.#clear();
+      };
+      const archive = { store: this.store, archiveName: this.name, sourceName };
+      await runShipper({ log, ...archive, signal, logger, onFailure, onProgress });
+    });
+  }
+
+  /** Follows what another process ships, until the signal aborts; otherwise as `ship`. */
+  async watch(signal: AbortSignal): Promise<unknown> {
+    const { logger } = this.#options;
+    return await this.#work(signal, async (onFailure) => {
+      const options = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
+      while (!signal.aborted) {
+        await retrying(`looking at the archive ${this.name}`, () => this.#look(signal), options);
+        this.#clear();
+        await sleep(watchEveryMs, undefined, { signal });
+      }
+    });
+  }
+
+  async #work(signal: AbortSignal, work: (onFailure: (error: Error) => void) => Promise<void>): Promise<unknown> {
+    const { logger, alarms } = this.#options;
     const onFailure = (error: Error) => this.#raise(error);
     try {
       if (!this.store.isSettled) {
-        const what = `opening the archive ${this.name}`;
-        await retrying(what, () => this.open(signal), {
-          signal,
-          logger,
-          deadlineMs: Number.POSITIVE_INFINITY,
-          onFailure,
-        });
+        const options = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
+        await retrying(`opening the archive ${this.name}`, () => this.open(signal), options);
         this.#clear();
       }
-      await runShipper({
-        log,
-        store: this.store,
-        archiveName: this.name,
-        sourceName,
-        signal,
-        logger,
-        onFailure,
-        onProgress: (shipped) => {
-          this.#shipped = shipped;
-          this.#clear();
-        },
-      });
+      await work(onFailure);
+      return null;
     } catch (error) {
-      if (signal.aborted && !(error instanceof QazynaError)) return;
+      if (signal.aborted && !(error instanceof QazynaError)) return null;
       this.#raise(error);
       if (!(error instanceof QazynaError)) alarms.raise(this.#topic, bug(this.name, error));
+      return error;
     }
+  }
+
+  /** From the last segment seen on to the newest one. */
+  async #look(signal: AbortSignal): Promise<void> {
+    const { sourceName } = this.#options;
+    for (;;) {
+      signal.throwIfAborted();
+      const last = this.#last ?? null;
+      const sequence = (last?.header.sequence ?? -1) + 1;
+      const next = await readSegmentHeader(this.store, sourceName, sequence);
+      if (next === null) break;
+      const problem = linkProblem(last, next);
+      if (problem !== null) throw damaged(segmentKey(sourceName, sequence), problem);
+      this.#last = next;
+    }
+    const header = this.#last?.header;
+    if (header === undefined) return;
+    this.#shipped = {
+      archiveName: this.name,
+      nextLogNumber: header.lastLogNumber + 1,
+      state: stateAfter(header),
+      lastCommitMicros: header.chainLastCommitMicros,
+      completeThroughMicros: header.completeThroughMicros,
+      sequence: header.sequence,
+    };
   }
 
   /** What this start could not open; the daemon goes on and tries again. */
@@ -117,7 +170,7 @@ export class ArchiveWorker implements AgentArchive {
           : 'catching up';
     return {
       name: this.name,
-      url: archive.url,
+      url: archive.place,
       state,
       failureDomain: archive.failureDomain,
       next: shipped?.nextLogNumber ?? 0,
@@ -163,24 +216,33 @@ function bug(name: string, error: unknown) {
   };
 }
 
-/** A worker for each archive; `knownFile` is where their ids are remembered. */
-export function openWorkers(config: Config, knownFile: string, alarms: Alarms, logger: Logger): ArchiveWorker[] {
-  const known = new KnownArchives(knownFile);
-  return config.archives.map(
+/** A worker for each of these archives. */
+export function openWorkers(
+  config: Config,
+  archives: readonly ArchiveConfig[],
+  alarms: Alarms,
+  logger: Logger,
+): ArchiveWorker[] {
+  const known = new KnownArchives(knownArchivesFile(config));
+  return archives.map(
     (archive) => new ArchiveWorker({ archive, sourceName: config.source.name, known, alarms, logger }),
   );
 }
 
-/** Where each archive that can be read stands. Throws when none can: what it holds must be known before anything is written. */
-export async function openArchives(workers: readonly ArchiveWorker[], signal: AbortSignal): Promise<ChainState[]> {
-  const found: ChainState[] = [];
-  let failure: unknown = null;
+/**
+ * Opens each archive that can be opened. Returns what stopped all of them, or null when at least one is open: then what
+ * `chain` says of it is known.
+ */
+export async function openArchives(
+  workers: readonly ArchiveWorker[],
+  signal: AbortSignal,
+): Promise<QazynaError | null> {
+  let failure: QazynaError | null = null;
   let opened = 0;
   for (const worker of workers) {
     try {
-      const state = await worker.open(signal);
+      await worker.open(signal);
       opened += 1;
-      if (state !== null) found.push(state);
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
       if (!isKind(error, 'transient') && workers.length === 1) throw error;
@@ -188,8 +250,12 @@ export async function openArchives(workers: readonly ArchiveWorker[], signal: Ab
       failure ??= error;
     }
   }
-  if (opened === 0) throw failure;
-  return found;
+  return opened === 0 ? failure : null;
+}
+
+/** Where each archive that was seen stands. */
+export function chainsOf(workers: readonly ArchiveWorker[]): ChainState[] {
+  return workers.flatMap(({ chain }) => (chain === null ? [] : [chain]));
 }
 
 /** Of the states that archives are in, the one to go on from. */

@@ -13,12 +13,16 @@ import type { Context } from './verb.ts';
 export interface ArchiveOptions {
   from?: string;
   source?: string;
+  credentialsFile?: string;
 }
 
 export interface NamedArchive {
   /** Its name in the configuration, or its URL. */
   name: string;
+  /** All that opens it. */
   url: string;
+  /** The same for messages: without what only opens it. */
+  place: string;
 }
 
 export interface OpenedNamedArchive extends NamedArchive {
@@ -32,6 +36,7 @@ export function archiveOptions(command: Command): void {
     'archive by its name in the configuration, or by URL or folder, without any configuration',
   );
   command.option('--source <name>', 'whose history, where the archive holds several');
+  command.option('--credentials-file <file>', 'with --from s3://…: file like ~/.aws/credentials that holds the keys');
 }
 
 /** The one archive to read from: `--from`, else the first of the configuration that can be opened. */
@@ -85,12 +90,21 @@ async function open(
 
 async function chooseArchives(
   context: Context,
-  { from }: ArchiveOptions,
+  { from, credentialsFile }: ArchiveOptions,
 ): Promise<{ archives: NamedArchive[]; config: Config | null }> {
   const url = from === undefined ? null : urlOf(from);
-  if (url !== null) return { archives: [{ name: url, url }], config: null };
+  if (credentialsFile !== undefined && !url?.startsWith('s3:'))
+    throw configurationError(
+      'QZ2033',
+      '--credentials-file goes with --from s3://BUCKET/PREFIX only.',
+      'In a configuration, archives.NAME.credentials_file says the same.',
+    );
+  if (url !== null) {
+    const place = url.replace(/\?.*$/s, '');
+    return { archives: [{ name: place, url: withCredentials(url, credentialsFile), place }], config: null };
+  }
   const config = await context.config();
-  const archives = config.archives.map(({ name, url }) => ({ name, url }));
+  const archives = config.archives.map(({ name, url, place }) => ({ name, url, place }));
   if (from === undefined) return { archives, config };
   const named = archives.filter(({ name }) => name === from);
   if (named.length > 0) return { archives: named, config };
@@ -101,6 +115,13 @@ async function chooseArchives(
     `There is no archive named ${from} in ${config.file}.`,
     `${near === null ? '' : `Did you mean ${near}? `}It has ${names.join(', ')}; or give a URL: --from file:///srv/qazyna.`,
   );
+}
+
+function withCredentials(url: string, file: string | undefined): string {
+  if (file === undefined) return url;
+  const whole = new URL(url);
+  whole.searchParams.set('credentials_file', resolve(file));
+  return whole.href;
 }
 
 /** A URL, or a folder by its absolute or dotted path; null for a name. */

@@ -1,21 +1,39 @@
-/** `qazyna run` and `qazyna agent`: wires agent, shippers, status server and service manager into one process. */
-import { join } from 'node:path';
+/**
+ * The daemons in one shape: `run` captures and ships, `agent` captures (and with a local log ships, which only its holder
+ * can), `shipper` ships. Wires log, archives, agent, status server and service manager into one process.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
-import type { StatusSnapshot } from '../agent/http/status.ts';
-import { serviceNotifier } from '../agent/service/notify.ts';
+import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import type { Config } from '../core/config/config.ts';
+import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
-import { exitCodes, integrityError } from '../core/errors/error.ts';
-import { LocalLog } from '../core/log/local/log.ts';
-import type { Logger } from '../core/logging/logger.ts';
-import { type ArchiveWorker, followingWithin, furthest, openArchives, openWorkers } from './archive-worker.ts';
+import { exitCodes, integrityError, type QazynaError } from '../core/errors/error.ts';
+import type { ChainLog } from '../core/log/types.ts';
+import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import {
+  type ArchiveWorker,
+  chainsOf,
+  followingWithin,
+  furthest,
+  openArchives,
+  openWorkers,
+} from './archive-worker.ts';
+import { StatusTeller } from './daemon-status.ts';
+import { openLog } from './log.ts';
 import type { Context } from './verb.ts';
-import { readVersion } from './version.ts';
+
+export interface DaemonRole {
+  captures: boolean;
+  ships: boolean;
+  /** Those it ships to, or watches. */
+  archives: readonly ArchiveConfig[];
+  /** Where status answers. */
+  listen: { host: string; port: number };
+}
 
 /** All of a shutdown fits into 5 s: the agent drains into the log, then the shippers get this long. */
 const shipDrainMs = 1800;
@@ -23,82 +41,131 @@ const shipDrainMs = 1800;
 const statusLineEveryMs = 10_000;
 
 /** Until a signal; resolves with the exit code. Throws what stopped it. */
-export async function runDaemon(context: Context): Promise<number> {
+export async function runDaemon(context: Context, role: DaemonRole): Promise<number> {
   const config = await context.config();
-  const { logger, signal } = context;
+  const { logger, environment } = context;
   const warn = (sentence: string) => logger.warn(sentence);
-  const endpoint = await mysqlEndpointOf(config.source.mysql, { warn, environment: context.environment });
-  const alarms = new Alarms(logger);
-  const { dir, maxSizeBytes } = config.log.local;
-  const log = await LocalLog.open({ dir, maxBytes: maxSizeBytes, logger });
+  const endpoint = role.captures ? await mysqlEndpointOf(config.source.mysql, { warn, environment }) : null;
+  const notifier = serviceNotifier({ warn });
   try {
-    const workers = openWorkers(config, join(dir, 'archives.json'), alarms, logger);
-    const archived = await openArchives(workers, signal);
-    const continued = await whereHistoryStands(log, archived);
-    const agent = new Agent({
-      sourceName: config.source.name,
-      endpoint,
-      start: config.source.start,
-      log,
-      archives: workers,
-      continued,
-      snapshots: { ...config.snapshots, scratchDir: config.snapshots.scratchDir ?? '' },
-      alarms,
-      logger,
-      signal,
-    });
-    await serve({ config, log, agent, workers, alarms, logger });
+    await new Daemon(context, config, role, notifier).run(endpoint);
   } finally {
-    await log.close();
+    notifier.close();
   }
-  logger.info('stopped: everything captured is in the log');
+  logger.info(role.captures ? 'stopped: everything captured is in the log' : 'stopped');
   return exitCodes.done;
 }
 
-interface Parts {
-  config: Config;
-  log: LocalLog;
-  agent: Agent;
-  workers: readonly ArchiveWorker[];
-  alarms: Alarms;
-  logger: Logger;
-}
+class Daemon {
+  readonly #context: Context;
+  readonly #config: Config;
+  readonly #role: DaemonRole;
+  readonly #notifier: ServiceNotifier;
+  readonly #alarms: Alarms;
+  readonly #workers: readonly ArchiveWorker[];
+  readonly #teller: StatusTeller;
 
-async function serve(parts: Parts): Promise<void> {
-  const { config, log, agent, workers, logger } = parts;
-  const startedMicros = Date.now() * 1000;
-  const status = () => statusOf(parts, startedMicros);
-  const server = await startStatusServer({ listen: config.http, status, logger });
-  logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
-  const notifier = serviceNotifier({ warn: (sentence) => logger.warn(sentence) });
-  const shipping = new AbortController();
-  const shippers = Promise.all(workers.map((worker) => worker.run(log, shipping.signal)));
-  void notifier.ready();
-  const told = setInterval(() => {
-    status().then(
-      (now) => notifier.status(judge(now).firstLine),
-      (error: unknown) => logger.debug('no status line', { reason: String(error) }),
+  constructor(context: Context, config: Config, role: DaemonRole, notifier: ServiceNotifier) {
+    const { logger } = context;
+    this.#context = context;
+    this.#config = config;
+    this.#role = role;
+    this.#notifier = notifier;
+    this.#alarms = new Alarms(logger);
+    this.#workers = openWorkers(config, role.archives, this.#alarms, logger);
+    const from = role.captures ? 'agent' : 'shipper';
+    this.#teller = new StatusTeller({ from, config, workers: this.#workers, alarms: this.#alarms });
+  }
+
+  async run(endpoint: MysqlEndpoint | null): Promise<void> {
+    const { logger } = this.#context;
+    await using opened = new AsyncDisposableStack();
+    const openLog = async () => opened.adopt(await this.#openLog(), (log) => log.close());
+    // Who holds a local log is known at once. Brokers may be away for long: status must tell of it meanwhile.
+    const local = this.#config.log.kind === 'local' ? await openLog() : null;
+    const status = () => this.#teller.status();
+    const server = await startStatusServer({ listen: this.#role.listen, status, logger });
+    opened.defer(() => server.close());
+    logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
+    const log = local ?? (await openLog());
+    this.#teller.log = log;
+    const agent = endpoint === null ? await this.#openShipping() : await this.#openAgent(log, endpoint);
+    this.#teller.agent = agent;
+    await this.#serve(log, agent);
+  }
+
+  async #openLog(): Promise<ChainLog> {
+    const { logger, signal, environment } = this.#context;
+    const onTrouble = (error: QazynaError | null) => {
+      if (error === null) return this.#alarms.clear('log');
+      this.#alarms.raise('log', error);
+      // The service does what it can: nothing that is ordered after it should wait for brokers.
+      void this.#notifier.ready();
+    };
+    const archived = () => chainsOf(this.#workers);
+    const creates = this.#role.captures;
+    return await openLog({ config: this.#config, archived, creates, onTrouble, logger, signal, environment });
+  }
+
+  async #openShipping(): Promise<null> {
+    await openArchives(this.#workers, this.#context.signal);
+    return null;
+  }
+
+  async #openAgent(log: ChainLog, endpoint: MysqlEndpoint): Promise<Agent> {
+    const { logger, signal } = this.#context;
+    const { source, snapshots } = this.#config;
+    const failure = await openArchives(this.#workers, signal);
+    // Where neither the log nor an archive can say where history stands, it must not begin anew.
+    if (failure !== null && (await log.bounds()).next === 0) throw failure;
+    return new Agent({
+      sourceName: source.name,
+      endpoint,
+      start: source.start,
+      log,
+      archives: this.#workers,
+      continued: await whereHistoryStands(log, chainsOf(this.#workers)),
+      snapshots: { ...snapshots, scratchDir: snapshots.scratchDir ?? '' },
+      alarms: this.#alarms,
+      logger,
+      signal,
+    });
+  }
+
+  async #serve(log: ChainLog, agent: Agent | null): Promise<void> {
+    const { logger, signal } = this.#context;
+    const shipping = new AbortController();
+    const stop = agent === null ? signal : shipping.signal;
+    const working = Promise.all(
+      this.#workers.map((worker) => (this.#role.ships ? worker.ship(log, stop) : worker.watch(stop))),
     );
-  }, statusLineEveryMs);
-  try {
-    await agent.run();
-  } catch (error) {
-    logger.error(`capture has stopped: ${error instanceof Error ? error.message : String(error)}`);
-    throw error;
-  } finally {
-    clearInterval(told);
-    void notifier.stopping();
-    // What is in the log already is still brought to the archives that can take it.
-    await drained(parts);
-    shipping.abort(new Error('the daemon is stopping'));
-    await shippers;
-    await server.close();
-    notifier.close();
+    void this.#notifier.ready();
+    const told = setInterval(() => {
+      this.#teller.status().then(
+        (now) => this.#notifier.status(judge(now).firstLine),
+        (error: unknown) => logger.debug('no status line', { reason: String(error) }),
+      );
+    }, statusLineEveryMs);
+    try {
+      if (agent === null) throwFirst(await working, signal);
+      else await agent.run();
+    } catch (error) {
+      const what = agent === null ? 'shipping' : 'capture';
+      logger.error(`${what} has stopped: ${error instanceof Error ? error.message : String(error)}`);
+      throw error;
+    } finally {
+      clearInterval(told);
+      void this.#notifier.stopping();
+      // What is in the log already is still brought to the archives that can take it.
+      if (agent !== null && this.#role.ships) await drained(agent, this.#workers);
+      shipping.abort(new Error('the daemon is stopping'));
+      await working;
+    }
   }
 }
 
 /** Waits while there is more to ship than the shippers hold in hand; what they hold they put when they are told to stop. */
-async function drained({ agent, workers }: Parts): Promise<void> {
+async function drained(agent: Agent, workers: readonly ArchiveWorker[]): Promise<void> {
   const untilMs = performance.now() + shipDrainMs;
   const tip = agent.chain?.next ?? 0;
   const isBehind = (worker: ArchiveWorker) => tip - (worker.progress()?.nextLogNumber ?? 0) > followingWithin;
@@ -106,8 +173,14 @@ async function drained({ agent, workers }: Parts): Promise<void> {
   while (performance.now() < untilMs && workers.some(isBehind));
 }
 
+/** A shipper whose every archive has ended its work has nothing left to do but to say why. */
+function throwFirst(ends: readonly unknown[], signal: AbortSignal): void {
+  const error = ends.find((end) => end !== null);
+  if (!signal.aborted && error !== undefined) throw error;
+}
+
 /** The generation is the highest found anywhere. A log that is new goes on from the archive that stands furthest. */
-async function whereHistoryStands(log: LocalLog, archived: readonly ChainState[]): Promise<ChainState | null> {
+async function whereHistoryStands(log: ChainLog, archived: readonly ChainState[]): Promise<ChainState | null> {
   const ahead = furthest(archived);
   const { state } = await log.checkpoint();
   if (state === null || ahead === null) return ahead;
@@ -118,43 +191,4 @@ async function whereHistoryStands(log: LocalLog, archived: readonly ChainState[]
     'Another server has taken over, or the log is an older copy. Move the log away to go on from the archive, if this server is the present source.',
     { details: { archive: ahead.generation, log: state.generation } },
   );
-}
-
-async function statusOf(
-  { config, log, agent, workers, alarms }: Parts,
-  agentStartedMicros: number,
-): Promise<StatusSnapshot> {
-  const { first, next } = await log.bounds();
-  const { bytes, maxBytes } = await log.usage();
-  const { state } = await log.checkpoint();
-  const archives = await Promise.all(workers.map((worker) => worker.status(next)));
-  const oldest = archives.toSorted((a, b) => a.snapshotMicros - b.snapshotMicros)[0];
-  return {
-    version: readVersion(),
-    from: 'agent',
-    source: config.source.name,
-    atMicros: Date.now() * 1000,
-    agentStartedMicros,
-    capture: { ...agent.capture },
-    log: {
-      name: log.name,
-      first,
-      next,
-      bytes,
-      maxBytes,
-      lastCommitMicros: state?.lastCommitMicros ?? 0,
-      completeThroughMicros: state?.completeThroughMicros ?? 0,
-    },
-    archives,
-    snapshots: {
-      engine: config.snapshots.engine,
-      everyMs: config.snapshots.everyMs,
-      running: agent.snapshotRunning,
-      lastId: oldest?.snapshotId ?? '',
-      lastFinishedMicros: oldest?.snapshotMicros ?? 0,
-    },
-    acknowledgeAfter: config.source.acknowledgeAfter,
-    rpoZero: false,
-    alarms: alarms.list(),
-  };
 }

@@ -76,7 +76,7 @@ function planObject(
   return {
     source: archive.source,
     archive: archive.name,
-    url: archive.url,
+    url: archive.place,
     to,
     instantMicros: instant.type === 'time' ? instant.micros : 0,
     timeline: timeline.generation,

@@ -76,7 +76,7 @@ async function run(context: Context, options: RestoreOptions): Promise<number> {
   });
   steps.end();
   context.out.result(
-    { restore: { archive: archive.name, url: archive.url, to: options.to, ...report } },
+    { restore: { archive: archive.name, url: archive.place, to: options.to, ...report } },
     lines(options.to, archive.name, report),
   );
   return exitCodes.done;

@@ -1,31 +1,31 @@
-/** `qazyna shipper [--archive NAME]`: brings what a local log holds into archives while no agent runs. */
-import { join } from 'node:path';
-import type { Command } from 'commander';
-import { Alarms } from '../agent/alarms.ts';
-import { KnownArchives } from '../core/archive/known.ts';
+/** `qazyna shipper [--archive NAME]`: brings what the log holds into archives. */
+import { type Command, InvalidArgumentError } from 'commander';
 import { nearestWord } from '../core/config/nearest.ts';
-import { configurationError, exitCodes } from '../core/errors/error.ts';
-import { LocalLog } from '../core/log/local/log.ts';
-import { ArchiveWorker } from './archive-worker.ts';
+import { parseListen } from '../core/config/schema.ts';
+import { configurationError } from '../core/errors/error.ts';
+import { runDaemon } from './daemon.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface ShipperOptions {
   archive?: string;
+  listen?: { host: string; port: number };
 }
 
 export function addShipper(program: Command, frame: Frame): void {
   addVerb<ShipperOptions>(program, frame, {
     usage: 'shipper',
-    summary: 'bring what the log holds into the archives while no agent runs',
+    summary: 'bring what the log holds into the archives',
     about:
-      'With a local log the agent does this itself and holds the log; this verb is for a host whose agent or MySQL is not to be started again. Runs until it is stopped.',
+      'With a Kafka log: on any host that reaches the brokers and the archive, beside the agent or far from it; several at once do no harm. With a local log the agent does this itself and holds the log: then this verb is for a host whose agent or MySQL is not to be started again. Runs until it is stopped.',
     examples: [
       ['shipper', 'Every archive of the configuration'],
       ['shipper --archive offsite', 'Only one'],
+      ['shipper --archive offsite --listen 127.0.0.1:9310', 'Beside an agent that has the same configuration'],
     ],
     daemon: true,
     options: (command) => {
       command.option('--archive <name>', 'only this archive');
+      command.option('--listen <host:port>', 'answer status there (else http.listen)', listenAddress);
     },
     run,
   });
@@ -43,17 +43,11 @@ async function run(context: Context, options: ShipperOptions): Promise<number> {
       `${near === null ? '' : `Did you mean ${near}? `}It has ${names.join(', ')}.`,
     );
   }
-  const { logger, signal } = context;
-  const { dir, maxSizeBytes } = config.log.local;
-  const log = await LocalLog.open({ dir, maxBytes: maxSizeBytes, logger });
-  try {
-    const known = new KnownArchives(join(dir, 'archives.json'));
-    const alarms = new Alarms(logger);
-    const sourceName = config.source.name;
-    const workers = archives.map((archive) => new ArchiveWorker({ archive, sourceName, known, alarms, logger }));
-    await Promise.all(workers.map((worker) => worker.run(log, signal)));
-  } finally {
-    await log.close();
-  }
-  return exitCodes.done;
+  return await runDaemon(context, { captures: false, ships: true, archives, listen: options.listen ?? config.http });
+}
+
+function listenAddress(text: string): { host: string; port: number } {
+  const listen = parseListen(text);
+  if (listen === null) throw new InvalidArgumentError('It must be an address and port such as 127.0.0.1:9310.');
+  return listen;
 }

@@ -77,7 +77,7 @@ async function readArchives(context: Context, options: ArchiveOptions): Promise<
   const archives = await Promise.all(
     opened.map(async ({ archive, opened: one }) => {
       const failureDomain = config?.archives.find(({ name }) => name === archive.name)?.failureDomain ?? 'other_host';
-      const base = { ...archive, failureDomain };
+      const base = { name: archive.name, url: archive.place, failureDomain };
       if (!(one instanceof QazynaError)) return { ...(await readOne(context, one)), ...base };
       // A folder that is no archive yet: the agent makes it one.
       return { ...nothing, ...base, state: one.code === 'QZ2408' ? ('empty' as const) : ('unreachable' as const) };

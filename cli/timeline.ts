@@ -1,13 +1,12 @@
 /** `qazyna timeline new`: history begins anew after the source lost or replaced it. */
-import { join } from 'node:path';
 import type { Command } from 'commander';
 import { Alarms } from '../agent/alarms.ts';
 import { newTimeline } from '../agent/timeline.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
 import { configurationError, exitCodes } from '../core/errors/error.ts';
-import { LocalLog } from '../core/log/local/log.ts';
 import { formatCount, formatInstantTwice } from '../core/progress/format.ts';
-import { furthest, openArchives, openWorkers } from './archive-worker.ts';
+import { chainsOf, furthest, openArchives, openWorkers } from './archive-worker.ts';
+import { openLog } from './log.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface Options {
@@ -55,11 +54,15 @@ async function run(context: Context, options: Options): Promise<number> {
     warn: (sentence) => logger.warn(sentence),
     environment: context.environment,
   });
-  const { dir, maxSizeBytes } = config.log.local;
-  const log = await LocalLog.open({ dir, maxBytes: maxSizeBytes, logger });
+  const workers = openWorkers(config, config.archives, new Alarms(logger), logger);
+  const archived = () => chainsOf(workers);
+  const onTrouble = () => undefined;
+  const { environment } = context;
+  const log = await openLog({ config, archived, creates: false, onTrouble, logger, signal, environment });
   try {
-    const workers = openWorkers(config, join(dir, 'archives.json'), new Alarms(logger), logger);
-    const continued = furthest(await openArchives(workers, signal));
+    const failure = await openArchives(workers, signal);
+    if (failure !== null) throw failure;
+    const continued = furthest(archived());
     const dryRun = options.dryRun === true;
     const made = await newTimeline({ log, endpoint, continued, reason: options.reason, signal, logger, dryRun });
     const { previous, forkSet, leftBehind } = made;

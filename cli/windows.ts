@@ -34,16 +34,17 @@ async function windows(context: Context, options: ArchiveOptions): Promise<numbe
   const archives: ArchiveWindows[] = [];
   const { signal, logger } = context;
   for (const { archive, opened } of await openEachArchive(context, options)) {
+    const shown = { name: archive.name, url: archive.place };
     try {
       if (opened instanceof QazynaError) throw opened;
       const history = await ArchiveHistory.open(opened.store, opened.source, { signal, logger });
       const snapshots = await listCompleteSnapshots(opened.store, { source: opened.source, signal });
       const timelines = await windowsOf(history, snapshots, signal);
-      archives.push({ ...archive, error: null, timelines, notes: history.notes });
+      archives.push({ ...shown, error: null, timelines, notes: history.notes });
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
       const { code, message, hint } = error;
-      archives.push({ ...archive, error: { code, message, hint }, timelines: [], notes: [] });
+      archives.push({ ...shown, error: { code, message, hint }, timelines: [], notes: [] });
     }
   }
   context.out.result({ archives }, archives.flatMap(lines));

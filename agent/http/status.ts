@@ -58,15 +58,18 @@ export interface SnapshotStatus {
 
 export interface StatusSnapshot {
   version: string;
-  /** `agent`: told by the running agent. `files`: read from the archives, the agent was not reached; `archive`: was not asked. */
-  from: 'agent' | 'files' | 'archive';
+  /**
+   * `agent`, `shipper`: told by this running daemon. `files`: read from the archives, no daemon was reached; `archive`:
+   * none was asked.
+   */
+  from: 'agent' | 'shipper' | 'files' | 'archive';
   source: string;
   /** When this was put together (this host's clock). */
   atMicros: number;
   agentStartedMicros: number;
-  /** Null when told from files. */
+  /** Null when not told by an agent. */
   capture: CaptureStatus | null;
-  /** Null when not told by the agent: only it may hold the log. */
+  /** Null when not told by a daemon, and while the log was not reached yet. */
   log: LogStatus | null;
   archives: ArchiveStatus[];
   snapshots: SnapshotStatus;

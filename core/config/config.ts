@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { relative, resolve } from 'node:path';
 import { configurationError, type QazynaError } from '../errors/error.ts';
 import { type Complaint, complaints } from './complaints.ts';
-import { type ConfigFile, configSchema, folderOfFileUrl, parseListen } from './schema.ts';
+import { type ConfigFile, configSchema, folderOfFileUrl, parseListen, s3Keys } from './schema.ts';
 import { parseYamlFile, type YamlFile } from './yaml-file.ts';
 
 export const defaultConfigPath = '/etc/qazyna/config.yaml';
@@ -21,17 +21,40 @@ export interface MysqlConfig {
 
 export interface ArchiveConfig {
   name: string;
+  /** All that opens it: an s3:// URL carries endpoint, region, credentials_file … in its query (core/archive/open.ts). */
   url: string;
+  /** The same as the file has it, for messages. */
+  place: string;
   /** Folder of a file:// URL. */
-  dir: string;
+  dir: string | null;
   failureDomain: 'same_host' | 'other_host';
+}
+
+export interface LocalLogConfig {
+  kind: 'local';
+  dir: string;
+  maxSizeBytes: number;
+  /** Folder of small files by which log and archives are recognized again. */
+  stateDir: string;
+}
+
+export interface KafkaLogConfig {
+  kind: 'kafka';
+  brokers: string[];
+  topic: string;
+  stateDir: string;
+  /** null: 3, or as many as there are brokers. */
+  replicationFactor: number | null;
+  retentionMs: number;
+  tls: { caFile?: string | undefined; certFile?: string | undefined; keyFile?: string | undefined } | null;
+  sasl: { mechanism: 'scram-sha-512' | 'scram-sha-256' | 'plain'; user: string; passwordFile: string } | null;
 }
 
 export interface Config {
   /** The file it was read from, for messages. */
   file: string;
   source: { name: string; start: 'oldest' | 'current'; mysql: MysqlConfig; acknowledgeAfter: string };
-  log: { local: { dir: string; maxSizeBytes: number } };
+  log: LocalLogConfig | KafkaLogConfig;
   /** In the order of the file; at least one. */
   archives: ArchiveConfig[];
   snapshots: { engine: 'clone' | 'logical'; everyMs: number; scratchDir: string | null };
@@ -59,6 +82,8 @@ export function parseConfig(file: string, text: string): Config {
   const yaml = parseYamlFile(file, text);
   const found = complaints(file, yaml);
   if (found.length > 0) throw complain(found);
+  const choosing = logComplaints(file, yaml);
+  if (choosing.length > 0) throw complain(choosing);
   const config = toConfig(file, configSchema.parse(yaml.data));
   const crossing = crossComplaints(config, yaml);
   if (crossing.length > 0) throw complain(crossing);
@@ -113,13 +138,8 @@ function toConfig(file: string, raw: ConfigFile): Config {
         },
       },
     },
-    log: { local: { dir: resolve(log.local.dir), maxSizeBytes: log.local.max_size } },
-    archives: Object.entries(archives).map(([name, { url, failure_domain }]) => ({
-      name,
-      url,
-      dir: folderOfFileUrl(url) ?? '',
-      failureDomain: failure_domain,
-    })),
+    log: toLog(log),
+    archives: Object.entries(archives).map(([name, archive]) => toArchive(name, archive)),
     snapshots: {
       engine: snapshots.engine,
       everyMs: snapshots.every,
@@ -127,6 +147,54 @@ function toConfig(file: string, raw: ConfigFile): Config {
     },
     http: parseListen(http.listen) ?? { host: '127.0.0.1', port: 9309 },
   };
+}
+
+function toLog({ local, kafka }: ConfigFile['log']): LocalLogConfig | KafkaLogConfig {
+  if (kafka === undefined) {
+    const dir = resolve(local?.dir ?? '');
+    return { kind: 'local', dir, maxSizeBytes: local?.max_size ?? 0, stateDir: dir };
+  }
+  const { brokers, topic, tls, sasl } = kafka;
+  return {
+    kind: 'kafka',
+    brokers,
+    topic,
+    stateDir: resolve(kafka.state_dir),
+    replicationFactor: kafka.replication_factor ?? null,
+    retentionMs: kafka.retention,
+    tls: tls === undefined ? null : { caFile: tls.ca_file, certFile: tls.cert_file, keyFile: tls.key_file },
+    sasl: sasl === undefined ? null : { mechanism: sasl.mechanism, user: sasl.user, passwordFile: sasl.password_file },
+  };
+}
+
+function toArchive(name: string, archive: ConfigFile['archives'][string]): ArchiveConfig {
+  const dir = folderOfFileUrl(archive.url);
+  const failureDomain = archive.failure_domain ?? (dir === null ? 'other_host' : 'same_host');
+  if (dir !== null) return { name, url: archive.url, place: archive.url, dir, failureDomain };
+  const query = new URLSearchParams();
+  for (const key of s3Keys) {
+    const value = archive[key];
+    if (value !== undefined) query.set(key, String(value));
+  }
+  const url = `${archive.url}${query.size === 0 ? '' : `?${query}`}`;
+  return { name, url, place: archive.url, dir, failureDomain };
+}
+
+/** Exactly one log. */
+function logComplaints(file: string, yaml: YamlFile): Complaint[] {
+  const { local, kafka } = configSchema.parse(yaml.data).log;
+  if (local !== undefined && kafka !== undefined) {
+    const hint = 'Keep one of them: the log is either files on this host or a topic.';
+    return [wrong(yaml, file, ['log', 'kafka'], '`log` has both local and kafka', hint)];
+  }
+  if (local !== undefined || kafka !== undefined) return [];
+  return [
+    {
+      code: 'QZ2014',
+      sentence: `\`log.local\` or \`log.kafka\` is missing (${yaml.place(['log'], 'value')} of ${file}).`,
+      hint: 'Say where the log is: files on this host (local: { dir: /var/lib/qazyna/log }) or a topic (kafka).',
+    },
+  ];
 }
 
 /** What no single key can show to be wrong. */
@@ -159,13 +227,27 @@ function archiveComplaints(config: Config, yaml: YamlFile): Complaint[] {
         ),
       );
   }
+  const { archives } = configSchema.parse(yaml.data);
+  for (const { name, dir } of config.archives) {
+    const misplaced = dir === null ? undefined : s3Keys.find((key) => archives[name]?.[key] !== undefined);
+    if (misplaced !== undefined)
+      found.push(
+        say(
+          ['archives', name, misplaced],
+          `\`archives.${name}.${misplaced}\` is for s3:// archives, and ${name} is a folder`,
+          'Remove it, or give the archive an s3:// URL.',
+        ),
+      );
+  }
   return found;
 }
 
 function folderComplaints(config: Config, yaml: YamlFile): Complaint[] {
   const folders: { path: string[]; dir: string }[] = [
-    { path: ['log', 'local', 'dir'], dir: config.log.local.dir },
-    ...config.archives.map(({ name, dir }) => ({ path: ['archives', name, 'url'], dir: resolve(dir) })),
+    ...(config.log.kind === 'local' ? [{ path: ['log', 'local', 'dir'], dir: config.log.dir }] : []),
+    ...config.archives.flatMap(({ name, dir }) =>
+      dir === null ? [] : [{ path: ['archives', name, 'url'], dir: resolve(dir) }],
+    ),
   ];
   const scratch = config.snapshots.scratchDir;
   if (scratch !== null) folders.push({ path: ['snapshots', 'scratch_dir'], dir: scratch });
@@ -209,6 +291,12 @@ function acknowledgeComplaints(config: Config, yaml: YamlFile): Complaint[] {
   if (after === 'none') return [];
   const path = ['source', 'acknowledge_after'];
   const say = (sentence: string, hint: string) => [wrong(yaml, config.file, path, sentence, hint)];
+  const unavailable = {
+    code: 'QZ2016' as const,
+    sentence: `\`source.acknowledge_after: ${after}\` is not in this version (${yaml.place(path, 'value')} of ${config.file}).`,
+    hint: 'Set none: commits are not held up, and the lag that `status` states can be lost with the host.',
+  };
+  if (after === 'log' && config.log.kind === 'kafka') return [unavailable];
   if (after === 'log')
     return say(
       '`source.acknowledge_after: log` would promise what a local log cannot keep: it dies with this host',
@@ -225,11 +313,5 @@ function acknowledgeComplaints(config: Config, yaml: YamlFile): Complaint[] {
       `\`source.acknowledge_after\` names ${after}, a folder on this very host, which would be lost with it`,
       `If ${archive.url} really outlives this host, say failure_domain: other_host there; else set none.`,
     );
-  return [
-    {
-      code: 'QZ2016',
-      sentence: `\`source.acknowledge_after: ${after}\` is not in this version (${yaml.place(path, 'value')} of ${config.file}).`,
-      hint: 'Set none: commits are not held up, and the lag that `status` states can be lost with the host.',
-    },
-  ];
+  return [unavailable];
 }

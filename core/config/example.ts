@@ -20,12 +20,18 @@ function body(shape: Readonly<Record<string, z.ZodType>>, indent: string, spaced
       const { description, example, seldom } = (schema.meta() ?? { description: '' }) as KeyMeta;
       const children = shapeOf(schema);
       const lines = comment(description, indent);
-      if (children) lines.push(`${indent}${name}:`, ...body(children, `${indent}  `));
+      if (children) lines.push(...section(name, children, indent, seldom === true));
       else if (typeof example === 'object') lines.push(`${indent}${name}:`, ...record(schema, example, `${indent}  `));
       else lines.push(`${indent}${seldom ? '# ' : ''}${name}: ${scalar(example)}`);
       return spaced ? [...lines, ''] : lines;
     })
     .slice(0, spaced ? -1 : undefined);
+}
+
+/** A section that most files do without stands as one comment, its own comments included. */
+function section(name: string, shape: Readonly<Record<string, z.ZodType>>, indent: string, seldom: boolean): string[] {
+  if (!seldom) return [`${indent}${name}:`, ...body(shape, `${indent}  `)];
+  return [`${name}:`, ...body(shape, '  ')].map((line) => `${indent}# ${line}`);
 }
 
 /** A mapping with free names: the first entry is commented key by key, the others only show what is possible. */
@@ -34,19 +40,22 @@ function record(schema: z.ZodType, example: Record<string, unknown>, indent: str
   return Object.entries(example).flatMap(([name, value], index) => [
     `${indent}${name}:`,
     ...Object.entries(value as Record<string, string>).flatMap(([field, text]) => {
-      const about = shape[field]?.meta()?.description;
+      const { description: about, seldom } = (shape[field]?.meta() ?? {}) as Partial<KeyMeta>;
       const first =
         index === 0 ||
         !Object.values(example)
           .slice(0, index)
           .some((other) => Object.hasOwn(other as object, field));
-      return [...(first && about ? comment(about, `${indent}  `) : []), `${indent}  ${field}: ${scalar(text)}`];
+      return [
+        ...(first && about ? comment(about, `${indent}  `) : []),
+        `${indent}  ${seldom ? '# ' : ''}${field}: ${scalar(text)}`,
+      ];
     }),
   ]);
 }
 
 function scalar(value: unknown): string {
-  return typeof value === 'string' && /[:#]/.test(value) ? JSON.stringify(value) : String(value);
+  return typeof value === 'string' && /^[^[].*[:#]/.test(value) ? JSON.stringify(value) : String(value);
 }
 
 function comment(text: string, indent: string): string[] {

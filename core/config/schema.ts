@@ -56,7 +56,7 @@ function sizeBytes(minBytes: number) {
   });
 }
 
-/** `file:///srv/qazyna` → its folder. Other schemes are named by `laterKeys` before the schema looks at them. */
+/** `file:///srv/qazyna` → its folder; null for anything else. */
 export function folderOfFileUrl(url: string): string | null {
   try {
     const parsed = new URL(url);
@@ -68,9 +68,38 @@ export function folderOfFileUrl(url: string): string | null {
   }
 }
 
+/** `s3://bucket/prefix` → its parts; the prefix may be empty. Bucket names as AWS has them (S3 User Guide, "Bucket naming rules"). */
+export function placeOfS3Url(url: string): { bucket: string; prefix: string } | null {
+  const match = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/((?:[A-Za-z0-9._=-]+\/)*[A-Za-z0-9._=-]*))?$/.exec(url);
+  return match?.[1] === undefined ? null : { bucket: match[1], prefix: (match[2] ?? '').replace(/\/$/, '') };
+}
+
 function archiveUrl() {
-  const expected = 'a URL of a folder such as file:///srv/qazyna';
-  return z.string({ error: expected }).refine((url) => folderOfFileUrl(url) !== null, { error: expected });
+  const expected = 'a URL such as file:///srv/qazyna or s3://bucket/prefix';
+  return z.string({ error: expected }).refine((url) => folderOfFileUrl(url) !== null || placeOfS3Url(url) !== null, {
+    error: expected,
+  });
+}
+
+function endpointUrl() {
+  const expected = 'a URL such as https://s3.eu-north-1.amazonaws.com, without path and credentials';
+  return z.string({ error: expected }).refine(
+    (text) => {
+      const url = URL.canParse(text) ? new URL(text) : null;
+      if (url === null || !/^https?:$/.test(url.protocol)) return false;
+      return url.username === '' && url.password === '' && url.pathname === '/' && url.search === '' && url.hash === '';
+    },
+    { error: expected },
+  );
+}
+
+function flag() {
+  return z.boolean({ error: 'true or false' });
+}
+
+function wholeNumber(min: number, max: number) {
+  const error = `a whole number from ${min} to ${max}`;
+  return z.number({ error }).int({ error }).min(min, { error }).max(max, { error });
 }
 
 /** `127.0.0.1:9309`, `localhost:9309`, `[::1]:9309`. */
@@ -89,6 +118,13 @@ function listen() {
 function port() {
   const error = 'a port number from 1 to 65535';
   return z.number({ error }).int({ error }).min(1, { error }).max(65_535, { error });
+}
+
+function brokers() {
+  const error = 'a list of 1 to 64 brokers such as ["k1:9092", "k2:9092"]';
+  const each = 'a host and port such as "k1:9092"';
+  const broker = z.string({ error: each }).refine((value) => (parseListen(value)?.port ?? 0) > 0, { error: each });
+  return z.array(broker, { error }).min(1, { error }).max(64, { error });
 }
 
 function mapping<T extends z.ZodRawShape>(shape: T) {
@@ -175,14 +211,119 @@ const local = mapping({
   ),
 });
 
-const archive = mapping({
-  url: key(archiveUrl(), 'Where it is.', 'file:///srv/qazyna'),
-  failure_domain: key(
-    oneOf(['same_host', 'other_host']).default('same_host'),
-    'other_host says that this folder outlives this host (a mounted share, for example).',
-    'same_host',
+const kafkaTls = mapping({
+  ca_file: key(
+    absolutePath().optional(),
+    'Certificate authority (PEM) of the brokers. The system’s own list when left out.',
+    '/etc/qazyna/kafka-ca.pem',
+  ),
+  cert_file: key(
+    absolutePath().optional(),
+    'Certificate (PEM) this side shows, for brokers that ask for one.',
+    '/etc/qazyna/kafka-client-cert.pem',
+  ).meta({ seldom: true }),
+  key_file: key(
+    absolutePath().optional(),
+    'Private key (PEM) of that certificate.',
+    '/etc/qazyna/kafka-client-key.pem',
+  ).meta({ seldom: true }),
+});
+
+const kafkaSasl = mapping({
+  mechanism: key(
+    oneOf(['scram-sha-512', 'scram-sha-256', 'plain']).default('scram-sha-512'),
+    'How the brokers ask for the password; plain sends it as it is and needs tls.',
+    'scram-sha-512',
+  ),
+  user: key(text('a user name of 1 to 255 characters', /^[^\0]{1,255}$/), 'Account at the brokers.', 'qazyna'),
+  password_file: key(
+    absolutePath(),
+    'File with its password (mode 0600), or a systemd credential of the same file name.',
+    '/etc/qazyna/kafka.password',
   ),
 });
+
+const kafka = mapping({
+  brokers: key(
+    brokers(),
+    'Brokers to begin with; the others are learned from them.',
+    '["k1:9092", "k2:9092", "k3:9092"]',
+  ),
+  topic: key(
+    text(
+      'a topic name of letters, digits, dot, dash and underscore, at most 249 characters',
+      /^[A-Za-z0-9._-]{1,249}$/,
+    ),
+    'Topic of this source alone, with one partition. The agent makes it with the right settings where it is missing, and refuses one that could lose data.',
+    'qazyna.agama',
+  ),
+  state_dir: key(
+    absolutePath().default('/var/lib/qazyna'),
+    'Folder on this host for what must be recognized again: which topic and which archives these are. No history is kept in it.',
+    '/var/lib/qazyna',
+  ),
+  replication_factor: key(
+    wholeNumber(1, 9).optional(),
+    'Copies of the topic, when it is made: 3, or as many as there are brokers, when left out.',
+    3,
+  ).meta({ seldom: true }),
+  retention: key(
+    durationMs(3_600_000).prefault('7d'),
+    'How long the brokers keep what every archive should have had within seconds. An alarm comes at half of it.',
+    '7d',
+  ),
+  tls: key(
+    kafkaTls.optional(),
+    'Encryption of the connection, with the brokers’ certificates and host names checked. Without this section nothing is encrypted.',
+  ),
+  sasl: key(kafkaSasl.optional(), 'How this side shows who it is. Without this section it does not.'),
+});
+
+const archive = mapping({
+  url: key(
+    archiveUrl(),
+    'Where it is: a folder (file:///srv/qazyna) or a bucket with an optional prefix (s3://bucket/prefix).',
+    'file:///srv/qazyna',
+  ),
+  failure_domain: key(
+    oneOf(['same_host', 'other_host']).optional(),
+    'other_host says that it outlives this host: taken for granted of s3, to be said of a folder (a mounted share, for example).',
+    'same_host',
+  ),
+  endpoint: key(
+    endpointUrl().optional(),
+    's3 only: address of the service, when it is not AWS itself.',
+    'https://s3.example.org',
+  ).meta({ seldom: true }),
+  region: key(
+    text('a region such as eu-north-1', /^[a-z0-9-]{1,64}$/).optional(),
+    's3 only: region of the bucket.',
+    'eu-north-1',
+  ),
+  path_style: key(
+    flag().optional(),
+    's3 only: true for services that know buckets by path, not by host name (most but AWS).',
+    'false',
+  ).meta({ seldom: true }),
+  checksums: key(
+    oneOf(['when_supported', 'when_required']).optional(),
+    's3 only: when_required for services that refuse the checksums AWS knows.',
+    'when_supported',
+  ).meta({ seldom: true }),
+  credentials_file: key(
+    absolutePath().optional(),
+    's3 only: file like ~/.aws/credentials whose [default] section holds the keys (mode 0600). Left out: environment, profile or instance role, as with every AWS program.',
+    '/etc/qazyna/s3.credentials',
+  ),
+  ca_file: key(
+    absolutePath().optional(),
+    's3 only: certificate authority (PEM) of the endpoint. The system’s own list when left out.',
+    '/etc/qazyna/s3-ca.pem',
+  ).meta({ seldom: true }),
+});
+
+/** Keys of an archive that mean something for s3:// only, in the order of its URL's query (core/archive). */
+export const s3Keys = ['endpoint', 'region', 'path_style', 'checksums', 'credentials_file', 'ca_file'] as const;
 
 const snapshots = mapping({
   engine: key(
@@ -211,8 +352,14 @@ export const archiveNamePattern = /^[a-z][a-z0-9_-]{0,31}$/;
 export const configSchema = mapping({
   source: key(source, 'What is protected. One source per file.'),
   log: key(
-    mapping({ local: key(local, 'Files on this host.') }),
-    'The ordered, durable list of what was captured, between the source and the archives.',
+    mapping({
+      local: key(local.optional(), 'Files on this host.'),
+      kafka: key(
+        kafka.optional(),
+        'A Kafka topic in place of files: then shippers, standbys and archives may run on other hosts.',
+      ).meta({ seldom: true }),
+    }),
+    'The ordered, durable list of what was captured, between the source and the archives: either local or kafka.',
   ),
   archives: key(
     z.record(text('an archive name of small letters, digits, dash and underscore', archiveNamePattern), archive, {
@@ -221,7 +368,16 @@ export const configSchema = mapping({
     'Where history is kept, each with its own name. Every archive holds all that a restore needs.',
     {
       onsite: { url: 'file:///srv/qazyna' },
-      offsite: { url: 'file:///mnt/offsite/qazyna', failure_domain: 'other_host' },
+      offsite: {
+        url: 's3://agama-backups/prod',
+        endpoint: 'https://s3.example.org',
+        region: 'eu-north-1',
+        path_style: 'true',
+        checksums: 'when_supported',
+        credentials_file: '/etc/qazyna/s3.credentials',
+        ca_file: '/etc/qazyna/s3-ca.pem',
+        failure_domain: 'other_host',
+      },
     },
   ),
   snapshots: key(snapshots, 'Full copies, from which a restore starts.'),
@@ -235,11 +391,9 @@ export type ConfigFile = z.output<typeof configSchema>;
  * `*` stands for one key; a `value` narrows it to values that begin so.
  */
 export const laterKeys: readonly { path: string; value?: string; instead: string }[] = [
-  { path: 'log.kafka', instead: 'use log.local' },
-  { path: 'archives.*.url', value: 's3:', instead: 'use a file:// folder' },
-  ...['endpoint', 'path_style', 'region', 'credentials_file', 'prune_credentials_file', 'object_lock'].map((name) => ({
+  ...['prune_credentials_file', 'object_lock'].map((name) => ({
     path: `archives.*.${name}`,
-    instead: 'use a file:// folder and remove it',
+    instead: 'remove it: this version deletes nothing from an archive',
   })),
   { path: 'archives.*.encryption', instead: 'remove it, and keep the archive on an encrypted file system' },
   { path: 'archives.*.retention', instead: 'remove it: this version deletes nothing from an archive' },

@@ -56,10 +56,52 @@ describe('a good configuration', () => {
           tls: { mode: 'required', caFile: undefined, certFile: undefined, keyFile: undefined },
         },
       },
-      log: { local: { dir: '/var/lib/qazyna/log', maxSizeBytes: 20 * 2 ** 30 } },
-      archives: [{ name: 'onsite', url: 'file:///srv/qazyna', dir: '/srv/qazyna', failureDomain: 'same_host' }],
+      log: {
+        kind: 'local',
+        dir: '/var/lib/qazyna/log',
+        maxSizeBytes: 20 * 2 ** 30,
+        stateDir: '/var/lib/qazyna/log',
+      },
+      archives: [
+        {
+          name: 'onsite',
+          url: 'file:///srv/qazyna',
+          place: 'file:///srv/qazyna',
+          dir: '/srv/qazyna',
+          failureDomain: 'same_host',
+        },
+      ],
       snapshots: { engine: 'clone', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
       http: { host: '127.0.0.1', port: 9309 },
+    });
+  });
+
+  test('a Kafka log and an archive in S3: all that opens the archive stands in its URL', () => {
+    const kafka =
+      'kafka: { brokers: ["k1:9093", "[::1]:9093"], topic: qazyna.agama, tls: {}, sasl: { user: q, password_file: /k } }';
+    const s3 =
+      's3: { url: "s3://agama-backups/prod/", endpoint: "https://s3.example.org:9000", path_style: true, region: eu-1, credentials_file: "/etc/a&b" }';
+    const text = edited(/local: .*/, kafka).replace('archives:\n', `archives:\n  ${s3}\n`);
+    const config = parseConfig(file, text);
+    expect(config.log).toEqual({
+      kind: 'kafka',
+      brokers: ['k1:9093', '[::1]:9093'],
+      topic: 'qazyna.agama',
+      stateDir: '/var/lib/qazyna',
+      replicationFactor: null,
+      retentionMs: 7 * 86_400_000,
+      tls: {},
+      sasl: { mechanism: 'scram-sha-512', user: 'q', passwordFile: '/k' },
+    });
+    const [archive] = config.archives;
+    expect(archive).toMatchObject({ name: 's3', place: 's3://agama-backups/prod/', dir: null, failureDomain: 'other_host' });
+    const url = new URL(archive?.url ?? '');
+    expect([url.host, url.pathname]).toEqual(['agama-backups', '/prod/']);
+    expect(Object.fromEntries(url.searchParams)).toEqual({
+      endpoint: 'https://s3.example.org:9000',
+      region: 'eu-1',
+      path_style: 'true',
+      credentials_file: '/etc/a&b',
     });
   });
 
@@ -98,7 +140,7 @@ describe('the example', () => {
     };
     walk(configSchema);
     expect(keys.length).toBeGreaterThan(20);
-    for (const key of keys) expect(example).toMatch(new RegExp(`^\\s*(# )?${key}:`, 'm'));
+    for (const key of keys) expect(example).toMatch(new RegExp(`^\\s*(#\\s+)*${key}:`, 'm'));
   });
 });
 
@@ -181,7 +223,7 @@ describe('a wrong configuration is answered with one sentence, its place and a h
       'a URL of nothing',
       edited('file:///srv/qazyna', 'file://host/srv'),
       'QZ2015',
-      /`archives\.onsite\.url` must be a URL of a folder/,
+      /`archives\.onsite\.url` must be a URL such as file:/,
       /another text/,
     ],
     [
@@ -251,6 +293,42 @@ describe('a wrong configuration is answered with one sentence, its place and a h
       /`archives\.onsite\.url` and `log\.local\.dir`/,
       /./,
     ],
+    [
+      'a bucket name that cannot be',
+      edited('file:///srv/qazyna', 's3://Bucket/prod'),
+      'QZ2015',
+      /`archives\.onsite\.url` must be a URL such as/,
+      /another text/,
+    ],
+    [
+      'credentials in an endpoint',
+      edited('file:///srv/qazyna"', 's3://bucket/prod", endpoint: "https://key:secret@s3.example.org"'),
+      'QZ2015',
+      /`archives\.onsite\.endpoint` must be a URL such as .*without path and credentials/,
+      /another text/,
+    ],
+    [
+      'a key of S3 at a folder',
+      edited('file:///srv/qazyna"', 'file:///srv/qazyna", region: eu-north-1'),
+      'QZ2019',
+      /`archives\.onsite\.region` is for s3:\/\/ archives, and onsite is a folder/,
+      /Remove it/,
+    ],
+    ['no log', edited(/local: .*/, '{}'), 'QZ2014', /`log\.local` or `log\.kafka` is missing/, /files on this host/],
+    [
+      'two logs',
+      edited(/log:\n/, 'log:\n  kafka: { brokers: ["k:9092"], topic: t }\n'),
+      'QZ2019',
+      /`log` has both local and kafka/,
+      /Keep one/,
+    ],
+    [
+      'a broker without a port',
+      edited(/local: .*/, 'kafka: { brokers: [k1], topic: t }'),
+      'QZ2015',
+      /`log\.kafka\.brokers\.0` must be a host and port such as/,
+      /another text/,
+    ],
     ['no archive', edited(/ {2}onsite:.*/, '  {}'), 'QZ2019', /no archive/, /at least one/],
     ['an archive called log', edited('onsite:', 'log:'), 'QZ2019', /cannot be called log/, /another name/],
     [
@@ -306,8 +384,14 @@ describe('a wrong configuration is answered with one sentence, its place and a h
 
 describe('keys of later versions are refused by name', () => {
   test.each([
-    ['log.kafka', edited(/ {2}local:.*/, '  kafka: { brokers: [k1:9092] }')],
-    ['archives.onsite.url', edited('file:///srv/qazyna', 's3://bucket/prod')],
+    ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
+    [
+      'source.acknowledge_after: log',
+      edited('name: agama', 'name: agama\n  acknowledge_after: log').replace(
+        /local: .*/,
+        'kafka: { brokers: ["k:9092"], topic: t }',
+      ),
+    ],
     ['archives.onsite.encryption', edited('file:///srv/qazyna"', 'file:///srv/qazyna", encryption: { key_file: /k }')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
     [

@@ -1,0 +1,88 @@
+/** Puts a daemon's status together (agent/http/status.ts), from what it knows while its log and archives come and go. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Agent } from '../agent/agent.ts';
+import type { Alarms } from '../agent/alarms.ts';
+import type { LogStatus, StatusSnapshot } from '../agent/http/status.ts';
+import type { ChainState } from '../core/chain/types.ts';
+import type { Config } from '../core/config/config.ts';
+import type { ChainLog } from '../core/log/types.ts';
+import { type ArchiveWorker, chainsOf, furthest } from './archive-worker.ts';
+import { readVersion } from './version.ts';
+
+/** A log that does not answer within this is told of as it last was: status must not hang on brokers. */
+const lookMs = 300;
+
+export interface TellerOptions {
+  from: 'agent' | 'shipper';
+  config: Config;
+  workers: readonly ArchiveWorker[];
+  alarms: Alarms;
+}
+
+export class StatusTeller {
+  /** Null until it is open. */
+  log: ChainLog | null = null;
+  /** Null until it runs, and where none does. */
+  agent: Agent | null = null;
+  readonly #options: TellerOptions;
+  readonly #startedMicros = Date.now() * 1000;
+  #lastLog: LogStatus | null = null;
+
+  constructor(options: TellerOptions) {
+    this.#options = options;
+  }
+
+  async status(): Promise<StatusSnapshot> {
+    const { from, config, workers, alarms } = this.#options;
+    const { log, agent } = this;
+    if (log !== null) await Promise.race([this.#lookAt(log), sleep(lookMs, undefined, { ref: false })]);
+    const next = Math.max(this.#lastLog?.next ?? 0, agent?.chain?.next ?? 0);
+    const archives = await Promise.all(workers.map((worker) => worker.status(next)));
+    const oldest = archives.toSorted((a, b) => a.snapshotMicros - b.snapshotMicros)[0];
+    return {
+      version: readVersion(),
+      from,
+      source: config.source.name,
+      atMicros: Date.now() * 1000,
+      agentStartedMicros: this.#startedMicros,
+      capture: from === 'shipper' ? null : { ...(agent?.capture ?? notYet) },
+      log: this.#lastLog === null ? null : { ...this.#lastLog, next },
+      archives,
+      snapshots: {
+        engine: config.snapshots.engine,
+        everyMs: config.snapshots.everyMs,
+        running: agent?.snapshotRunning ?? false,
+        lastId: oldest?.snapshotId ?? '',
+        lastFinishedMicros: oldest?.snapshotMicros ?? 0,
+      },
+      acknowledgeAfter: config.source.acknowledgeAfter,
+      rpoZero: false,
+      alarms: alarms.list(),
+    };
+  }
+
+  async #lookAt(log: ChainLog): Promise<void> {
+    try {
+      const [{ first, next }, { bytes, maxBytes }] = await Promise.all([log.bounds(), log.usage()]);
+      const state = this.agent?.chain ?? (await this.#newest(log));
+      const { lastCommitMicros = 0, completeThroughMicros = 0 } = state ?? {};
+      this.#lastLog = { name: log.name, first, next, bytes, maxBytes, lastCommitMicros, completeThroughMicros };
+    } catch {
+      // The alarm on the log says why; what was last known stands.
+    }
+  }
+
+  async #newest(log: ChainLog): Promise<ChainState | null> {
+    return (await log.checkpoint()).state ?? furthest(chainsOf(this.#options.workers));
+  }
+}
+
+const notYet = {
+  state: 'connecting' as const,
+  file: '',
+  position: 0,
+  generation: 0,
+  sourceUuid: '',
+  transactions: 0,
+  bytes: 0,
+};
