@@ -27,6 +27,7 @@ const owners: Record<string, RegExp> = {
   '@vlasky/zongji': /^restore-tool\/history\/zongji/,
   winston: /^core\/logging\//,
   'p-retry': /^core\/errors\/retry\.ts$/,
+  kafkajs: /^core\/log\/kafka\/kafkajs-brokers\.ts$/,
   yaml: /^core\/config\/|^test\//,
   commander: /^cli\/|^test\/lab\/|^bench\//,
 };

@@ -139,12 +139,12 @@ class Shipper {
     const chainId = (await log.checkpoint()).state?.chainId ?? (await this.#firstChainId(signal));
     if (chainId === null) return null;
     if (archived === null) {
-      if (bounds.first > 0) this.#warnLateStart(bounds.first, base);
-      return { from: bounds.first, state: base };
+      if (base.next > 0) this.#warnLateStart(base.next, base.state);
+      return { from: base.next, state: base.state };
     }
     // Another chain must continue this archive's from its very first entry: that is checked when it is read.
     const wanted = archived.chainId === chainId ? archived.next : 0;
-    if (wanted < bounds.first) throw this.#released(wanted, bounds.first, archived, base);
+    if (wanted < bounds.first) throw this.#released(wanted, bounds.first, archived, base.state);
     if (wanted > bounds.next) throw this.#behind(wanted, bounds.next);
     return { from: wanted, state: archived.chainId === chainId ? archived : null };
   }

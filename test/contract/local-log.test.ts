@@ -17,6 +17,7 @@ describeLogContract('local log', async (): Promise<LogUnderTest> => {
   let log = await LocalLog.open(options);
   return {
     log,
+    traits: { foldsItself: true, releases: true },
     reopen: async () => {
       await log.close();
       log = await LocalLog.open(options);

@@ -152,7 +152,7 @@ class Run {
     expect(read.map(({ landed }) => landed)).toEqual(entries.slice(from, this.#next).map(({ number }) => number));
     if (!whole) return;
     expect(read.map(({ entry }) => plain(entry))).toEqual(entries.slice(from, this.#next).map(plain));
-    const states = [(await this.#log.base()) ?? null, (await this.#log.checkpoint()).state];
+    const states = [(await this.#log.base()).state, (await this.#log.checkpoint()).state];
     const expected = [foldAll(entries.slice(0, this.#first)), foldAll(entries.slice(0, this.#next))];
     expect(states.map(stateText)).toEqual(expected.map(stateText));
   }

@@ -26,7 +26,11 @@ export class MadeLog implements ChainLog {
   }
 
   async base() {
-    return this.#base;
+    return { state: this.#base, next: this.#first };
+  }
+
+  async headroom() {
+    return null;
   }
 
   async checkpoint() {

@@ -203,13 +203,13 @@ export class LocalLog implements ChainLog {
     return { first: this.#files[0]?.first ?? this.#next, next: this.#next };
   }
 
-  async base(): Promise<ChainState | null> {
+  async base(): Promise<{ state: ChainState | null; next: number }> {
     const oldest = this.#files[0];
-    if (oldest === undefined) return null;
+    if (oldest === undefined) return { state: null, next: this.#next };
     try {
       const handle = await open(oldest.path, 'r');
       return await readFileHeader(handle, oldest.path)
-        .then((header) => header?.state ?? null)
+        .then((header) => ({ state: header?.state ?? null, next: oldest.first }))
         .finally(() => handle.close());
     } catch (error) {
       throw ioError(this.#dir, 'read', error);
@@ -260,6 +260,11 @@ export class LocalLog implements ChainLog {
     } catch (error) {
       throw ioError(this.#dir, 'delete', error);
     }
+  }
+
+  /** Nothing is deleted here but by release(). */
+  async headroom(): Promise<null> {
+    return null;
   }
 
   async usage(): Promise<{ bytes: number; maxBytes: number }> {

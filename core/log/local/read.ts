@@ -2,7 +2,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { openEntry } from '../../chain/entry.ts';
 import type { LandedEntry } from '../../chain/types.ts';
-import { integrityError } from '../../errors/error.ts';
+import { notHeld } from '../held.ts';
 import { frames, readFileHeader } from './file-reader.ts';
 import { damagedFile, framePrefixBytes } from './format.ts';
 import { ioError } from './io-error.ts';
@@ -45,18 +45,7 @@ export async function* readEntries(
 
 function requireHeld(name: string, next: number, files: readonly LogFile[], end: number): void {
   const first = files[0]?.first ?? end;
-  if (next >= first && next <= end) return;
-  const [sentence, hint] =
-    next < first
-      ? [
-          `begins with entry ${first}; ${next} to ${first - 1} were released`,
-          'Read them from an archive; when none holds them, they are lost.',
-        ]
-      : [
-          `ends before entry ${end}, but entry ${next} was asked for`,
-          'The log lost its tail or is another one than before; compare with the archives.',
-        ];
-  throw integrityError('QZ3313', `The ${name} ${sentence}.`, hint, { details: { first, next: end, asked: next } });
+  if (next < first || next > end) throw notHeld(name, next, { first, next: end });
 }
 
 async function* readFile(dir: string, file: LogFile, from: number, until: number, offset: number | null) {
