@@ -1,6 +1,7 @@
 /**
  * One archive of a running daemon: opened when it can be; then shipped to, or only watched where another process ships.
  */
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
@@ -20,7 +21,7 @@ import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
 import { runShipper, type Shipped } from '../shipper/shipper.ts';
-import { knownArchivesFile } from './log.ts';
+import { stateFolder } from './log.ts';
 
 /** Snapshots are looked up again this often for status. */
 const snapshotsEveryMs = 30_000;
@@ -216,14 +217,14 @@ function bug(name: string, error: unknown) {
   };
 }
 
-/** A worker for each of these archives. */
+/** A worker for each of these archives; `role` is that of `stateFolder`. */
 export function openWorkers(
   config: Config,
-  archives: readonly ArchiveConfig[],
+  { archives, role }: { archives: readonly ArchiveConfig[]; role: string },
   alarms: Alarms,
   logger: Logger,
 ): ArchiveWorker[] {
-  const known = new KnownArchives(knownArchivesFile(config));
+  const known = new KnownArchives(join(stateFolder(config, role), 'archives.json'));
   return archives.map(
     (archive) => new ArchiveWorker({ archive, sourceName: config.source.name, known, alarms, logger }),
   );

@@ -24,9 +24,12 @@ import {
 } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
+import { watchRetention } from './retention.ts';
 import type { Context } from './verb.ts';
 
 export interface DaemonRole {
+  /** What tells this process from others on the host: `agent`, `shipper`, `shipper-offsite`. */
+  role: string;
   captures: boolean;
   ships: boolean;
   /** Those it ships to, or watches. */
@@ -72,7 +75,7 @@ class Daemon {
     this.#role = role;
     this.#notifier = notifier;
     this.#alarms = new Alarms(logger);
-    this.#workers = openWorkers(config, role.archives, this.#alarms, logger);
+    this.#workers = openWorkers(config, role, this.#alarms, logger);
     const from = role.captures ? 'agent' : 'shipper';
     this.#teller = new StatusTeller({ from, config, workers: this.#workers, alarms: this.#alarms });
   }
@@ -104,7 +107,9 @@ class Daemon {
     };
     const archived = () => chainsOf(this.#workers);
     const creates = this.#role.captures;
-    return await openLog({ config: this.#config, archived, creates, onTrouble, logger, signal, environment });
+    const patienceMs = Number.POSITIVE_INFINITY;
+    const options = { config: this.#config, role: this.#role.role, archived, creates, patienceMs, onTrouble };
+    return await openLog({ ...options, logger, signal, environment });
   }
 
   async #openShipping(): Promise<null> {
@@ -139,6 +144,7 @@ class Daemon {
     const working = Promise.all(
       this.#workers.map((worker) => (this.#role.ships ? worker.ship(log, stop) : worker.watch(stop))),
     );
+    const retention = watchRetention({ log, workers: this.#workers, alarms: this.#alarms, logger, signal: stop });
     void this.#notifier.ready();
     const told = setInterval(() => {
       this.#teller.status().then(
@@ -159,7 +165,7 @@ class Daemon {
       // What is in the log already is still brought to the archives that can take it.
       if (agent !== null && this.#role.ships) await drained(agent, this.#workers);
       shipping.abort(new Error('the daemon is stopping'));
-      await working;
+      await Promise.all([working, retention]);
     }
   }
 }

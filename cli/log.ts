@@ -1,8 +1,14 @@
 /** From the configuration to the log that it names. */
+import { mkdir, readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { errorCode } from '../core/archive/store-error.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import type { Config } from '../core/config/config.ts';
-import type { QazynaError } from '../core/errors/error.ts';
+import type { Config, KafkaLogConfig } from '../core/config/config.ts';
+import { readSecret } from '../core/config/secrets.ts';
+import { configurationError, isKind, type QazynaError } from '../core/errors/error.ts';
+import { retrying } from '../core/errors/retry.ts';
+import { KafkaLog, type KafkaLogOptions } from '../core/log/kafka/log.ts';
 import { LocalLog } from '../core/log/local/log.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -11,8 +17,12 @@ export interface OpenLogOptions {
   config: Config;
   /** Where history stands in the archives, each time it is asked for: a topic that no longer begins at 0 is read on from there. */
   archived: () => readonly ChainState[];
+  /** Of the process, for `stateFolder`. */
+  role: string;
   /** Whether a missing topic may be made. */
   creates: boolean;
+  /** How long brokers that cannot be reached are waited for. */
+  patienceMs: number;
   /** Told of brokers that cannot be reached, each time; null once they can. */
   onTrouble: (error: QazynaError | null) => void;
   logger: Logger;
@@ -20,13 +30,86 @@ export interface OpenLogOptions {
   signal: AbortSignal;
 }
 
-export async function openLog({ config, logger }: OpenLogOptions): Promise<ChainLog> {
+/** Throws QZ230x (local), QZ231x and QZ3320 (Kafka), and QZ431x when brokers stay away longer than `patienceMs`. */
+export async function openLog(options: OpenLogOptions): Promise<ChainLog> {
+  const { config, logger, signal, onTrouble } = options;
   const { log } = config;
   if (log.kind === 'local') return await LocalLog.open({ dir: log.dir, maxBytes: log.maxSizeBytes, logger });
-  throw new Error('not yet');
+  const place = await kafkaOptions(log, options);
+  const opened = await retrying(`opening the topic ${log.topic}`, () => KafkaLog.open(place), {
+    signal,
+    logger,
+    deadlineMs: options.patienceMs,
+    onFailure: (error) => isKind(error, 'transient') && onTrouble(error),
+  });
+  onTrouble(null);
+  return opened;
 }
 
-/** Where the ids of the archives are remembered. */
-export function knownArchivesFile(config: Config): string {
-  return join(config.log.stateDir, 'archives.json');
+/**
+ * The folder of the small files by which a process recognizes log and archives again. With a Kafka log several processes may
+ * run on one host: `role` gives each its own.
+ */
+export function stateFolder({ log }: Config, role: string): string {
+  return log.kind === 'local' ? log.stateDir : join(log.stateDir, role);
+}
+
+async function kafkaOptions(log: KafkaLogConfig, options: OpenLogOptions): Promise<KafkaLogOptions> {
+  const { config, logger, signal, environment, archived } = options;
+  const { brokers, topic, replicationFactor, retentionMs } = log;
+  const stateDir = stateFolder(config, options.role);
+  await mkdir(stateDir, { recursive: true, mode: 0o750 }).catch((error: unknown) => {
+    throw configurationError(
+      'QZ2034',
+      `The folder ${stateDir} below log.kafka.state_dir cannot be made: ${errorCode(error)}.`,
+      'Make it, for the account that this runs as; the systemd unit does so by StateDirectory=.',
+      { cause: error },
+    );
+  });
+  const { tls, sasl } = await kafkaSecrets(log, logger, environment);
+  return {
+    brokers,
+    topic,
+    replicationFactor,
+    retentionMs,
+    clientId: `qazyna-${config.source.name}-${hostname()}`,
+    tls,
+    sasl,
+    acknowledges: config.source.acknowledgeAfter === 'log',
+    // The brokers' retention bounds it, not a size of ours.
+    maxBytes: 0,
+    states: () => Promise.resolve(archived()),
+    stateFile: join(stateDir, `${topic}.json`),
+    create: options.creates,
+    logger,
+    signal,
+  };
+}
+
+async function kafkaSecrets(
+  { tls, sasl }: KafkaLogConfig,
+  logger: Logger,
+  environment: NodeJS.ProcessEnv,
+): Promise<Required<Pick<KafkaLogOptions, 'tls' | 'sasl'>>> {
+  const pem: { ca?: string; cert?: string; key?: string } = {};
+  if (tls?.caFile !== undefined) pem.ca = await readPem(tls.caFile);
+  if (tls?.certFile !== undefined) pem.cert = await readPem(tls.certFile);
+  if (tls?.keyFile !== undefined) pem.key = await readPem(tls.keyFile);
+  if (sasl === null) return { tls: tls === null ? null : pem, sasl: null };
+  const { mechanism, user, passwordFile } = sasl;
+  const password = await readSecret(passwordFile, { warn: (sentence) => logger.warn(sentence), environment });
+  return { tls: tls === null ? null : pem, sasl: { mechanism, user, password } };
+}
+
+async function readPem(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    throw configurationError(
+      'QZ2035',
+      `The file ${file}, named in log.kafka.tls, cannot be read: ${errorCode(error)}.`,
+      'Check the path and that this account may read it.',
+      { cause: error },
+    );
+  }
 }

@@ -25,5 +25,5 @@ export function addDaemons(program: Command, frame: Frame): void {
 
 async function capture(context: Context, ships: (log: 'local' | 'kafka') => boolean): Promise<number> {
   const { archives, http, log } = await context.config();
-  return await runDaemon(context, { captures: true, ships: ships(log.kind), archives, listen: http });
+  return await runDaemon(context, { role: 'agent', captures: true, ships: ships(log.kind), archives, listen: http });
 }

@@ -43,7 +43,9 @@ async function run(context: Context, options: ShipperOptions): Promise<number> {
       `${near === null ? '' : `Did you mean ${near}? `}It has ${names.join(', ')}.`,
     );
   }
-  return await runDaemon(context, { captures: false, ships: true, archives, listen: options.listen ?? config.http });
+  const role = options.archive === undefined ? 'shipper' : `shipper-${options.archive}`;
+  const listen = options.listen ?? config.http;
+  return await runDaemon(context, { role, captures: false, ships: true, archives, listen });
 }
 
 function listenAddress(text: string): { host: string; port: number } {

@@ -158,7 +158,7 @@ function lines(whole: StatusReport, width: number): string[] {
     );
   if (log)
     shown.push(
-      `log      ${lagText(whole, log)} behind, entries ${log.first} to ${log.next}, ${formatBytes(log.bytes)} of ${formatBytes(log.maxBytes)}, last commit ${formatInstant(log.lastCommitMicros)}`,
+      `log      ${lagText(whole, log)} behind, entries ${log.first} to ${log.next}, ${formatBytes(log.bytes)}${log.maxBytes === 0 ? '' : ` of ${formatBytes(log.maxBytes)}`}, last commit ${formatInstant(log.lastCommitMicros)}`,
     );
   if (snapshots.everyMs > 0)
     shown.push(

@@ -15,6 +15,8 @@ interface Options {
 }
 
 const reasonMaxBytes = 1024;
+/** How long brokers that cannot be reached are waited for. */
+const patienceMs = 30_000;
 
 export function addTimeline(program: Command, frame: Frame): void {
   const timeline = program
@@ -54,11 +56,14 @@ async function run(context: Context, options: Options): Promise<number> {
     warn: (sentence) => logger.warn(sentence),
     environment: context.environment,
   });
-  const workers = openWorkers(config, config.archives, new Alarms(logger), logger);
+  // It stands in for the agent, and so knows what the agent knows.
+  const role = 'agent';
+  const workers = openWorkers(config, { archives: config.archives, role }, new Alarms(logger), logger);
   const archived = () => chainsOf(workers);
   const onTrouble = () => undefined;
   const { environment } = context;
-  const log = await openLog({ config, archived, creates: false, onTrouble, logger, signal, environment });
+  const brokersWithin = { patienceMs, onTrouble };
+  const log = await openLog({ config, role, archived, creates: false, ...brokersWithin, logger, signal, environment });
   try {
     const failure = await openArchives(workers, signal);
     if (failure !== null) throw failure;

@@ -56,7 +56,7 @@ function agentAttention(status: StatusSnapshot): Attention[] {
       sentence: `Capture of ${status.source} is ${status.capture.state}, not running.`,
       hint: 'Just after a start this passes by itself; else the log of the agent says why.',
     });
-  if (status.log && status.log.bytes > 0.8 * status.log.maxBytes && !alarmed.has('log'))
+  if (status.log && status.log.maxBytes > 0 && status.log.bytes > 0.8 * status.log.maxBytes && !alarmed.has('log'))
     found.push({
       code: 'QZ4903',
       sentence: `The log holds ${formatBytes(status.log.bytes)} of at most ${formatBytes(status.log.maxBytes)}; when it is full, capture pauses.`,

@@ -55,7 +55,10 @@ function metrics(status: StatusSnapshot, rssBytes: number): Metric[] {
     ),
     counter('captured_bytes_total', 'Binlog bytes captured since the agent started.', capture?.bytes ?? null),
     gauge('log_bytes', 'Bytes that the log occupies.', [{}, log?.bytes ?? null]),
-    gauge('log_max_bytes', 'Bytes at which capture pauses.', [{}, log?.maxBytes ?? null]),
+    gauge('log_max_bytes', 'Bytes at which capture pauses; absent where nothing of the kind does.', [
+      {},
+      log?.maxBytes || null,
+    ]),
     gauge('log_lag_seconds', 'How far the log is behind the present.', [{}, log ? seconds(lagMs(status, log)) : null]),
     gauge('log_last_commit_timestamp_seconds', 'Commit time of the newest transaction in the log.', [
       {},

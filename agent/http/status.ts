@@ -32,6 +32,7 @@ export interface LogStatus extends HowFar {
   /** Number of the oldest entry still held. */
   first: number;
   bytes: number;
+  /** At which capture pauses; 0: it is not bounded by size. */
   maxBytes: number;
 }
 
