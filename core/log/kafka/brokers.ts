@@ -42,7 +42,7 @@ export interface BrokersOptions {
   brokers: readonly string[];
   clientId: string;
   /** PEM; null: no TLS. Empty: the system's authorities, no certificate of our own. */
-  tls: { ca?: string; cert?: string; key?: string } | null;
+  tls: { ca?: string | undefined; cert?: string | undefined; key?: string | undefined } | null;
   sasl: { mechanism: 'scram-sha-512' | 'scram-sha-256' | 'plain'; user: string; password: string } | null;
   /** Whether the client's own remarks are wanted. */
   verbose: boolean;

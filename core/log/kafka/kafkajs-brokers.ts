@@ -152,7 +152,10 @@ export class KafkajsBrokers implements Brokers {
     try {
       const messages = values.map((value) => ({ partition: 0, value: Buffer.from(value.buffer) }));
       const answers = await (await producer).send({ topic, acks: -1, timeout: acknowledgeTimeoutMs, messages });
-      return Number(answers[0]?.baseOffset);
+      const base = Number(answers[0]?.baseOffset);
+      if (!Number.isSafeInteger(base) || base < 0)
+        throw new BrokerFault('other', 'the answer does not say where it stands');
+      return base;
     } catch (error) {
       // What it has under way is unknown from here on: it is never used again.
       this.#producer = null;

@@ -3,8 +3,8 @@
  * are the numbers. No transactions, no consumer group, no state but a witness file. Deleting is the brokers' affair (retention).
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { encodeEntry, packBody } from '../../chain/entry.ts';
-import type { ChainState, Entry, LandedEntry } from '../../chain/types.ts';
+import { encodeEntry, entryFixedBytes, packBody } from '../../chain/entry.ts';
+import type { ChainState, Entry, LandedEntry, PackedBody } from '../../chain/types.ts';
 import { integrityError, transientError } from '../../errors/error.ts';
 import type { Logger } from '../../logging/logger.ts';
 import type { AppendOutcome, ChainLog, Headroom } from '../types.ts';
@@ -14,6 +14,7 @@ import { readTopic } from './read.ts';
 import { ThreadBrokers } from './thread-brokers.ts';
 import { checkTopic, missingTopic, topicPlan } from './topic.ts';
 import { TopicView } from './topic-view.ts';
+import { Turns } from './turns.ts';
 
 /** One request at a time, and none much larger: kafkajs copies each several times over. A larger entry goes alone. */
 const sendMaxBytes = 1024 * 1024;
@@ -34,8 +35,8 @@ export interface KafkaLogOptions {
   retentionMs: number;
   clientId: string;
   /** PEM; null: no TLS. */
-  tls?: BrokersOptions['tls'];
-  sasl?: BrokersOptions['sasl'];
+  tls?: BrokersOptions['tls'] | undefined;
+  sasl?: BrokersOptions['sasl'] | undefined;
   /** Whether the source's commits wait for this log: then a topic that could lose an accepted entry is refused. */
   acknowledges: boolean;
   /** For usage(): what the topic is expected to stay below. */
@@ -62,6 +63,7 @@ export class KafkaLog implements ChainLog {
   readonly #view: TopicView;
   readonly #closing = new AbortController();
   #appending: Promise<unknown> | null = null;
+  #isOpen = false;
   #reads = 0;
   #settings: { atMs: number; values: Record<string, string> } = { atMs: Number.NEGATIVE_INFINITY, values: {} };
 
@@ -123,6 +125,8 @@ export class KafkaLog implements ChainLog {
     for (const warning of checkTopic(wishes, facts)) logger.warn(`${this.name}: ${warning}`);
     this.#settings = { atMs: performance.now(), values: facts.settings };
     await this.#view.bounds();
+    await this.#view.save();
+    this.#isOpen = true;
   }
 
   async #make(brokers: number): Promise<void> {
@@ -153,15 +157,14 @@ export class KafkaLog implements ChainLog {
   /** Several requests one after the other, each with the entries that fit; the next only when the one before stands in its place. */
   async #append(entries: readonly Entry[]): Promise<AppendOutcome> {
     const first = entries[0]?.number ?? 0;
-    const values = await Promise.all(entries.map(encoded));
-    for (let at = 0; at < values.length; ) {
-      const count = howManyFit(values, at);
-      const base = await this.#view.append(values.slice(at, at + count));
+    for (let at = 0; at < entries.length; ) {
+      const values = await someEncoded(entries, at);
+      const base = await this.#view.append(values);
       if (base !== first + at) {
         if (at === 0) return { base };
         throw this.#cutIn(first + at, base);
       }
-      at += count;
+      at += values.length;
     }
     const chainId = entries[0]?.chainId;
     if (chainId !== undefined) this.#view.sawChain(chainId);
@@ -273,7 +276,7 @@ export class KafkaLog implements ChainLog {
     this.#closing.abort();
     await this.#client.close();
     await this.#appending;
-    await this.#view.save().catch((error: unknown) => this.#options.logger.warn(String(error)));
+    if (this.#isOpen) await this.#view.save().catch((error: unknown) => this.#options.logger.warn(String(error)));
   }
 
   #cutIn(expected: number, base: number) {
@@ -305,8 +308,8 @@ export class KafkaLog implements ChainLog {
 }
 
 /** In a buffer of its own, which the thread takes over. */
-async function encoded(entry: Entry): Promise<Uint8Array<ArrayBuffer>> {
-  const parts = encodeEntry(entry, entry.body.length, entry.packed ?? (await packBody(entry.body)));
+function encoded(entry: Entry, packed: PackedBody): Uint8Array<ArrayBuffer> {
+  const parts = encodeEntry(entry, entry.body.length, packed);
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -316,15 +319,21 @@ async function encoded(entry: Entry): Promise<Uint8Array<ArrayBuffer>> {
   return bytes;
 }
 
-function howManyFit(values: readonly Uint8Array[], from: number): number {
+/** From entry `from` on, as many as fit one request; at least one. */
+async function someEncoded(entries: readonly Entry[], from: number): Promise<Uint8Array<ArrayBuffer>[]> {
+  const values: Uint8Array<ArrayBuffer>[] = [];
+  const turns = new Turns();
   let bytes = 0;
-  let count = 0;
-  while (from + count < values.length) {
-    bytes += values[from + count]?.length ?? 0;
-    if (count > 0 && bytes > sendMaxBytes) break;
-    count += 1;
+  for (let at = from; at < entries.length; at += 1) {
+    const entry = entries[at];
+    if (entry === undefined) break;
+    const packed = entry.packed ?? (await packBody(entry.body));
+    bytes += packed.sizeBytes + entryFixedBytes;
+    if (values.length > 0 && bytes > sendMaxBytes) break;
+    values.push(encoded(entry, packed));
+    await turns.yield();
   }
-  return count;
+  return values;
 }
 
 function limitOf(setting: string | undefined): number | null {

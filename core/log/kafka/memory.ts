@@ -50,8 +50,10 @@ export async function recall(path: string, topic: string): Promise<Remembered | 
 export async function remember(path: string, content: Remembered): Promise<void> {
   try {
     await mkdir(dirname(path), { recursive: true, mode: 0o750 });
-    await writeFile(`${path}.part`, `${JSON.stringify(content)}\n`, { mode: 0o640 });
-    await rename(`${path}.part`, path);
+    // Agent and shipper may share it: each replaces it whole, and what the other one knew less of does no harm.
+    const part = `${path}.part-${process.pid}`;
+    await writeFile(part, `${JSON.stringify(content)}\n`, { mode: 0o640 });
+    await rename(part, path);
   } catch (error) {
     throw unusable(path, 'written', error);
   }

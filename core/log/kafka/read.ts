@@ -5,6 +5,7 @@ import { integrityError, transientError } from '../../errors/error.ts';
 import { notHeld } from '../held.ts';
 import type { Fetched, KafkaRecord } from './brokers.ts';
 import { isLost, type TopicView } from './topic-view.ts';
+import { Turns } from './turns.ts';
 
 /** How long the brokers hold a fetch back when there is nothing new. */
 const followWaitMs = 1000;
@@ -43,7 +44,9 @@ export async function* readTopic(from: number, options: ReadOptions): AsyncGener
       requireDense(name, next, records, fetched);
       next += records.length;
       coming = next < end ? ahead(options, next) : null;
+      const turns = new Turns();
       for (const { offset, value } of records) {
+        await turns.yield();
         const entry = await openEntry(value, `offset ${offset} of the Kafka topic ${topic}`);
         if (entry.number === offset) view.sawChain(entry.chainId);
         if (signal.aborted) return;

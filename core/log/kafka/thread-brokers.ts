@@ -29,6 +29,7 @@ export class ThreadBrokers implements Brokers {
   readonly #pending = new Map<number, Pending>();
   #worker: Worker | null = null;
   #lastId = 0;
+  #isClosed = false;
 
   constructor(options: BrokersOptions, logger: Logger) {
     this.#options = options;
@@ -69,8 +70,9 @@ export class ThreadBrokers implements Brokers {
 
   async close(): Promise<void> {
     const worker = this.#worker;
+    const closing = worker === null ? null : this.#call({ method: 'close', args: [] }).catch(() => undefined);
+    this.#isClosed = true;
     if (worker === null) return;
-    const closing = this.#call({ method: 'close', args: [] }).catch(() => undefined);
     let timer: NodeJS.Timeout | undefined;
     await Promise.race([closing, new Promise((resolve) => (timer = setTimeout(resolve, closeDeadlineMs)))]);
     clearTimeout(timer);
@@ -78,6 +80,7 @@ export class ThreadBrokers implements Brokers {
   }
 
   #call(call: CallWithoutId, transfer: ArrayBuffer[] = []): Promise<unknown> {
+    if (this.#isClosed) return Promise.reject(new BrokerFault('unreachable', 'the connection was closed'));
     this.#worker ??= this.#start();
     const worker = this.#worker;
     this.#lastId += 1;

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { integrityError, isKind, type QazynaError } from '../../errors/error.ts';
 import type { Logger } from '../../logging/logger.ts';
-import { BrokerFault, type Brokers, type Fetched } from './brokers.ts';
+import { BrokerFault, type Brokers, type Fetched, type KafkaRecord } from './brokers.ts';
 import { brokerError, type TopicPlace } from './faults.ts';
 import { markOf, type Remembered, recall, remember } from './memory.ts';
 
@@ -79,7 +79,7 @@ export class TopicView {
     await this.#verify();
     const fetched = await this.#ask('read', (calls) => calls.fetch(lane, from, waitMs));
     const records = fetched.records.filter(({ offset }) => offset >= from);
-    for (const { offset, value } of records) this.saw(offset, value);
+    this.#saw(records);
     return { ...fetched, records };
   }
 
@@ -94,10 +94,13 @@ export class TopicView {
     return base;
   }
 
-  /** A record below the high watermark, or one that was acknowledged. */
-  saw(offset: number, value: Uint8Array): void {
-    if (offset === this.#next - 1 && this.#mark !== '' && markOf(value) !== this.#mark) throw this.#replaced(offset);
-    if (offset >= this.#next) this.#note(offset + 1, markOf(value), 1, value.length);
+  /** Records below the high watermark, in order. The one known as the last so far must be what it was. */
+  #saw(records: readonly KafkaRecord[]): void {
+    const known = records.find(({ offset }) => offset === this.#next - 1);
+    if (known !== undefined && markOf(known.value) !== this.#mark) throw this.#replaced(known.offset);
+    const last = records.at(-1);
+    const bytes = records.reduce((sum, { value }) => sum + value.length, 0);
+    if (last !== undefined) this.#note(last.offset + 1, markOf(last.value), records.length, bytes);
   }
 
   /** Every entry that counts names the chain. */
@@ -119,7 +122,6 @@ export class TopicView {
 
   async save(): Promise<void> {
     await this.#saving;
-    if (this.#next === 0) return;
     const { stateFile, topic } = this.#options;
     const content: Remembered = { format: 1, topic, chainId: this.#chainId, next: this.#next, mark: this.#mark };
     this.#savedAtMs = performance.now();
