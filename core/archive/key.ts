@@ -4,9 +4,14 @@ import { configurationError } from '../errors/error.ts';
 const keyBytesMax = 512;
 const part = /^[A-Za-z0-9_=-][A-Za-z0-9._=-]*$/;
 
-/** Throws QZ2403 unless `key` is `/`-separated parts of [A-Za-z0-9._=-], none empty or beginning with a dot, ≤ 512 bytes. */
+/** Whether `key` is `/`-separated parts of [A-Za-z0-9._=-], none empty or beginning with a dot, ≤ 512 bytes. */
+export function isKey(key: string): boolean {
+  return key.length <= keyBytesMax && key.split('/').every((name) => part.test(name));
+}
+
+/** Throws QZ2403 unless it is a key. */
 export function checkKey(key: string): void {
-  if (key.length <= keyBytesMax && key.split('/').every((name) => part.test(name))) return;
+  if (isKey(key)) return;
   throw configurationError(
     'QZ2403',
     `The object name ${JSON.stringify(key.slice(0, 80))} is not allowed in an archive.`,

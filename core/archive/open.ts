@@ -12,6 +12,8 @@ const archiveKey = 'archive.json';
 export interface OpenStoreOptions {
   /** Writers create the archive where there is none; readers never do. */
   create: boolean;
+  /** Told what is unwise but works (an unencrypted way, a credentials file for everybody to read); one sentence. */
+  warn?: (sentence: string) => void;
 }
 
 export interface ArchiveIdentity {
@@ -33,12 +35,10 @@ type Opener = (url: URL, options: OpenStoreOptions) => Promise<ObjectStore>;
 /** One opener for each scheme. */
 const openers: Record<string, Opener> = {
   'file:': (url, options) => openDirectoryStore(folderOf(url), options),
-  's3:': () => {
-    throw configurationError(
-      'QZ2406',
-      'Archives in S3 are not available in this build.',
-      'Use a file:// archive, for example on a mounted file system of another host.',
-    );
+  // The SDK is loaded by those who need it: it takes longer than most verbs.
+  's3:': async (url, { warn }) => {
+    const { openS3Store } = await import('./s3.ts');
+    return await openS3Store(url, warn === undefined ? {} : { warn });
   },
 };
 
@@ -50,7 +50,7 @@ export async function openStore(url: string, options: OpenStoreOptions): Promise
     throw configurationError(
       'QZ2407',
       `The archive URL ${JSON.stringify(withoutCredentials(url))} is not understood.`,
-      'Write file:///absolute/path (three slashes).',
+      'Write file:///absolute/path (three slashes) or s3://bucket/prefix.',
     );
   }
   return await opener(parsed, options);

@@ -38,7 +38,7 @@ export async function readTip(store: ObjectStore, source: string): Promise<TipFo
     if (info === null) return null;
     const bytes = await store.get(key);
     if (bytes === null) continue;
-    return { ...readTipJson(bytes, `${store.url}/${key}`), etag: info.etag };
+    return { ...readTipJson(bytes, `${key} in ${store.url}`), etag: info.etag };
   }
   return null;
 }

@@ -177,7 +177,7 @@ describe('archive.json', () => {
     ['file://host/srv', 'QZ2407'],
     ['file:///srv?x=1', 'QZ2407'],
     ['ftp://user:secret@host/srv', 'QZ2407'],
-    ['s3://bucket/prefix', 'QZ2406'],
+    ['s3://user:secret@bucket/prefix', 'QZ2407'],
     ['file:///none/such/folder', 'QZ2401'],
     ['file:///etc/hostname', 'QZ2401'],
   ])('%s is refused', async (url, code) => {
