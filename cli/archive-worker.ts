@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
-import type { ArchiveStatus } from '../agent/http/status.ts';
+import type { ArchiveStatus, HowFar } from '../agent/http/status.ts';
 import { linkProblem, readSegmentHeader, stateAfter } from '../core/archive/chain.ts';
 import { KnownArchives } from '../core/archive/known.ts';
 import { segmentKey } from '../core/archive/layout.ts';
@@ -30,6 +30,8 @@ const lookMs = 300;
 const watchEveryMs = 2000;
 /** Within this many entries an archive counts as following: one segment's worth of heartbeats and a little. */
 export const followingWithin = 30;
+/** Or within this time of the log's newest commit: a segment's age and the time of a put. */
+const followingMicros = 5_000_000;
 
 export interface WorkerOptions {
   archive: ArchiveConfig;
@@ -158,7 +160,7 @@ export class ArchiveWorker implements AgentArchive {
   }
 
   /** Waits for a look at the snapshots only briefly: status must not hang on an archive. */
-  async status(tip: number): Promise<ArchiveStatus> {
+  async status(log: HowFar): Promise<ArchiveStatus> {
     const { archive } = this.#options;
     await Promise.race([this.#readSnapshots(), sleep(lookMs, undefined, { ref: false })]);
     const shipped = this.#shipped;
@@ -166,7 +168,7 @@ export class ArchiveWorker implements AgentArchive {
       ? 'unreachable'
       : shipped?.state == null
         ? 'empty'
-        : tip - shipped.nextLogNumber <= followingWithin
+        : log.next - shipped.nextLogNumber <= followingWithin || through(log) - through(shipped) <= followingMicros
           ? 'following'
           : 'catching up';
     return {
@@ -207,6 +209,10 @@ export class ArchiveWorker implements AgentArchive {
     this.#troubled = false;
     this.#options.alarms.clear(this.#topic);
   }
+}
+
+function through(copy: { lastCommitMicros: number; completeThroughMicros: number }): number {
+  return Math.max(copy.lastCommitMicros, copy.completeThroughMicros);
 }
 
 function bug(name: string, error: unknown) {

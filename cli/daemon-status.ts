@@ -37,7 +37,9 @@ export class StatusTeller {
     const { log, agent } = this;
     if (log !== null) await Promise.race([this.#lookAt(log), sleep(lookMs, undefined, { ref: false })]);
     const next = Math.max(this.#lastLog?.next ?? 0, agent?.chain?.next ?? 0);
-    const archives = await Promise.all(workers.map((worker) => worker.status(next)));
+    const { lastCommitMicros = 0, completeThroughMicros = 0 } = this.#lastLog ?? {};
+    const howFar = { next, lastCommitMicros, completeThroughMicros };
+    const archives = await Promise.all(workers.map((worker) => worker.status(howFar)));
     const oldest = archives.toSorted((a, b) => a.snapshotMicros - b.snapshotMicros)[0];
     return {
       version: readVersion(),

@@ -6,7 +6,7 @@ import { errorCode } from '../core/archive/store-error.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config, KafkaLogConfig } from '../core/config/config.ts';
 import { readSecret } from '../core/config/secrets.ts';
-import { configurationError, isKind, type QazynaError } from '../core/errors/error.ts';
+import { configurationError, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import { KafkaLog, type KafkaLogOptions } from '../core/log/kafka/log.ts';
 import { LocalLog } from '../core/log/local/log.ts';
@@ -36,7 +36,8 @@ export async function openLog(options: OpenLogOptions): Promise<ChainLog> {
   const { log } = config;
   if (log.kind === 'local') return await LocalLog.open({ dir: log.dir, maxBytes: log.maxSizeBytes, logger });
   const place = await kafkaOptions(log, options);
-  const opened = await retrying(`opening the topic ${log.topic}`, () => KafkaLog.open(place), {
+  const open = async () => await KafkaLog.open(place).catch((error: unknown) => notYet(error, options));
+  const opened = await retrying(`opening the topic ${log.topic}`, open, {
     signal,
     logger,
     deadlineMs: options.patienceMs,
@@ -44,6 +45,15 @@ export async function openLog(options: OpenLogOptions): Promise<ChainLog> {
   });
   onTrouble(null);
   return opened;
+}
+
+/** A daemon that is started before the agent's first start waits for the topic that the agent makes. */
+function notYet(error: unknown, { creates, patienceMs }: OpenLogOptions): never {
+  const waits = !creates && patienceMs === Number.POSITIVE_INFINITY;
+  if (!waits || !isKind(error, 'configuration') || error.code !== 'QZ2310') throw error;
+  throw transientError('QZ4318', error.message, 'It is looked for again; start the agent, which makes it.', {
+    cause: error,
+  });
 }
 
 /**

@@ -8,7 +8,7 @@ export interface RetryOptions {
   /** Give up this long after the first try; Infinity for daemons. */
   deadlineMs: number;
   logger: Logger;
-  /** First and longest wait between two tries. Defaults 100 ms and 10 s. */
+  /** First and longest wait between two tries. Defaults 100 ms and 2 s: a backup that waits longer lags for no reason. */
   minDelayMs?: number;
   maxDelayMs?: number;
   /** Told each failure before its wait; daemons raise their alarm here. */
@@ -21,7 +21,7 @@ export async function retrying<T>(
   attempt: (attempt: number) => Promise<T>,
   options: RetryOptions,
 ): Promise<T> {
-  const { signal, deadlineMs, logger, minDelayMs = 100, maxDelayMs = 10_000, onFailure } = options;
+  const { signal, deadlineMs, logger, minDelayMs = 100, maxDelayMs = 2000, onFailure } = options;
   return await pRetry(attempt, {
     signal,
     retries: Number.POSITIVE_INFINITY,
