@@ -8,6 +8,8 @@ export const crashPoints = [
   'local-log:after-sync',
   'local-log:after-new-file',
   'local-log:before-delete',
+  'kafka-log:before-send',
+  'kafka-log:after-send',
   'agent:received',
   'agent:accepted',
   'shipper:before-put',

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { KafkaLog, type KafkaLogOptions } from '../../core/log/kafka/log.ts';
+import type { TopicWishes } from '../../core/log/kafka/topic.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import type { LogUnderTest } from '../contract/log.contract.ts';
 
@@ -39,6 +40,11 @@ export function kafkaOptions(place: KafkaPlace, changes: Partial<KafkaLogOptions
     lossConfirmMs: 400,
     ...changes,
   };
+}
+
+/** What the log asks of its topic. */
+export function kafkaWishes(place: KafkaPlace): TopicWishes {
+  return { ...kafkaOptions(place), replicationFactor: null };
 }
 
 export function openKafkaLog(place: KafkaPlace, changes: Partial<KafkaLogOptions> = {}): Promise<KafkaLog> {

@@ -39,7 +39,7 @@ const errors: Record<FaultReason, Make> = {
     transientError(
       'QZ4310',
       `The Kafka brokers at ${at} could not be reached to ${action} the topic ${topic} (${text}).`,
-      'It is tried again. Check that they run and that log.kafka.brokers is right; a broker that expects TLS or a login hangs up on who brings none.',
+      'It is tried again. Check that they run and that log.kafka.brokers is right; a broker that expects TLS or a login hangs up on who brings none, and one without TLS on who asks for it.',
       options,
     ),
   login: ({ at, text }, options) =>

@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { encodeEntry, entryFixedBytes, packBody } from '../../chain/entry.ts';
 import type { ChainState, Entry, LandedEntry, PackedBody } from '../../chain/types.ts';
+import { crashPoint } from '../../errors/crash-points.ts';
 import { integrityError, transientError } from '../../errors/error.ts';
 import type { Logger } from '../../logging/logger.ts';
 import type { AppendOutcome, ChainLog, Headroom } from '../types.ts';
@@ -39,7 +40,7 @@ export interface KafkaLogOptions {
   sasl?: BrokersOptions['sasl'] | undefined;
   /** Whether the source's commits wait for this log: then a topic that could lose an accepted entry is refused. */
   acknowledges: boolean;
-  /** For usage(): what the topic is expected to stay below. */
+  /** What usage() tells as its bound; nothing is held back by it. 0: the brokers' retention is the only one. */
   maxBytes: number;
   /** Folded states known elsewhere (where the archives end), of this or other chains. */
   states: () => Promise<readonly ChainState[]>;
@@ -159,7 +160,9 @@ export class KafkaLog implements ChainLog {
     const first = entries[0]?.number ?? 0;
     for (let at = 0; at < entries.length; ) {
       const values = await someEncoded(entries, at);
+      crashPoint('kafka-log:before-send');
       const base = await this.#view.append(values);
+      crashPoint('kafka-log:after-send');
       if (base !== first + at) {
         if (at === 0) return { base };
         throw this.#cutIn(first + at, base);
@@ -239,7 +242,7 @@ export class KafkaLog implements ChainLog {
   async usage(): Promise<{ bytes: number; maxBytes: number }> {
     const { maxBytes } = this.#options;
     const { first, next } = await this.#view.bounds();
-    return { bytes: Math.min(maxBytes, Math.round((next - first) * this.#view.meanRecordBytes)), maxBytes };
+    return { bytes: Math.round((next - first) * this.#view.meanRecordBytes), maxBytes };
   }
 
   async headroom(number: number): Promise<Headroom> {

@@ -1,0 +1,64 @@
+/** What a keeper of the brokers does to a topic behind our back. Beside core/log/kafka/ the only file that knows kafkajs. */
+import kafkajs, { type Admin } from 'kafkajs';
+
+export async function withAdmin<T>(brokers: readonly string[], work: (admin: Admin) => Promise<T>): Promise<T> {
+  const kafka = new kafkajs.Kafka({ brokers: [...brokers], logLevel: kafkajs.logLevel.NOTHING });
+  const admin = kafka.admin();
+  await admin.connect();
+  return await work(admin).finally(() => admin.disconnect());
+}
+
+export async function deleteTopic(brokers: readonly string[], topic: string): Promise<void> {
+  await withAdmin(brokers, (admin) => admin.deleteTopics({ topics: [topic] }));
+}
+
+/** With the brokers' own settings but for those given. */
+export async function createTopic(
+  brokers: readonly string[],
+  topic: string,
+  settings: Record<string, string> = {},
+  { partitions = 1, replicas = 1 } = {},
+): Promise<void> {
+  const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }));
+  const wanted = { topic, numPartitions: partitions, replicationFactor: replicas, configEntries };
+  await withAdmin(brokers, (admin) => admin.createTopics({ topics: [wanted] }));
+}
+
+export async function alterTopic(
+  brokers: readonly string[],
+  topic: string,
+  settings: Record<string, string>,
+): Promise<void> {
+  const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }));
+  const type = kafkajs.ConfigResourceTypes.TOPIC;
+  const resources = [{ type, name: topic, configEntries }];
+  await withAdmin(brokers, (admin) => admin.alterConfigs({ validateOnly: false, resources }));
+}
+
+/** As the retention would: everything before `offset`. */
+export async function deleteRecords(brokers: readonly string[], topic: string, offset: number): Promise<void> {
+  const partitions = [{ partition: 0, offset: String(offset) }];
+  await withAdmin(brokers, async (admin) => {
+    // Has it learn who leads.
+    await admin.fetchTopicOffsets(topic);
+    await admin.deleteTopicRecords({ topic, partitions });
+  });
+}
+
+/** Node ids of the leader and of the replicas in sync. */
+export async function partitionOf(
+  brokers: readonly string[],
+  topic: string,
+): Promise<{ leader: number; inSync: number }> {
+  const { topics } = await withAdmin(brokers, (admin) => admin.fetchTopicMetadata({ topics: [topic] }));
+  const [partition] = topics[0]?.partitions ?? [];
+  return { leader: partition?.leader ?? -1, inSync: partition?.isr.length ?? 0 };
+}
+
+/** What no qazyna wrote. */
+export async function writeForeign(brokers: readonly string[], topic: string, value: string): Promise<void> {
+  const kafka = new kafkajs.Kafka({ brokers: [...brokers], logLevel: kafkajs.logLevel.NOTHING });
+  const producer = kafka.producer({ createPartitioner: () => () => 0 });
+  await producer.connect();
+  await producer.send({ topic, messages: [{ value }] }).finally(() => producer.disconnect());
+}
