@@ -1,0 +1,168 @@
+/** A real S3 server (versitygw) of one test file's own, with users under the policies of ops/s3. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type RawAnswer, type RawKeys, type RawRequest, rawRequest } from './s3-raw.ts';
+
+export const bucket = 'qazyna-test';
+const root: RawKeys = { user: 'lab-root', secret: 'a-secret-of-the-lab' };
+const startDeadlineMs = 10_000;
+
+export type PolicyName = 'shipper' | 'reader' | 'sweeper';
+
+export interface UrlOptions {
+  /** Without one: as root. */
+  keys?: RawKeys;
+  /** A proxy's. */
+  endpoint?: string;
+  query?: Record<string, string>;
+}
+
+export class S3World implements AsyncDisposable {
+  readonly root = root;
+  readonly dir: string;
+  readonly #port: number;
+  readonly #adminPort: number;
+  #child: ChildProcess | null = null;
+  #users = 0;
+  #prefixes = 0;
+  readonly #statements: object[] = [];
+
+  private constructor(dir: string, port: number, adminPort: number) {
+    this.dir = dir;
+    this.#port = port;
+    this.#adminPort = adminPort;
+  }
+
+  /** Running, with the bucket made. */
+  static async start(): Promise<S3World> {
+    const dir = await mkdtemp(join(tmpdir(), 'qazyna-s3-'));
+    for (const name of ['iam', 'meta', 'data']) await mkdir(join(dir, name));
+    const world = new S3World(dir, await freePort(), await freePort());
+    await world.up();
+    await world.raw({ method: 'PUT', path: `/${bucket}` });
+    return world;
+  }
+
+  get endpoint(): string {
+    return `http://127.0.0.1:${this.#port}`;
+  }
+
+  /** (Re)starts the server on the same port and data. */
+  async up(): Promise<void> {
+    const { dir } = this;
+    const child = spawn(
+      'versitygw',
+      [
+        ...[
+          '--port',
+          `127.0.0.1:${this.#port}`,
+          '--admin-port',
+          `127.0.0.1:${this.#adminPort}`,
+          '--quiet',
+          '--keep-alive',
+        ],
+        ...['--health', '/health', '--iam-dir', join(dir, 'iam'), '--iam-cache-disable'],
+        ...['posix', '--sidecar', join(dir, 'meta'), join(dir, 'data')],
+      ],
+      { cwd: dir, stdio: 'ignore', env: { ...process.env, ROOT_ACCESS_KEY: root.user, ROOT_SECRET_KEY: root.secret } },
+    );
+    this.#child = child;
+    let failed: Error | null = null;
+    child.once('error', (error) => {
+      failed = error;
+    });
+    const deadline = performance.now() + startDeadlineMs;
+    while (performance.now() < deadline && failed === null && child.exitCode === null) {
+      const answer = await fetch(`${this.endpoint}/health`).catch(() => null);
+      if (answer?.ok) return;
+      await sleep(20);
+    }
+    throw new Error(`versitygw did not start: ${failed ?? `exit code ${child.exitCode}`}; is it on PATH?`);
+  }
+
+  async down(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const child = this.#child;
+    this.#child = null;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    await exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.down();
+    await rm(this.dir, { recursive: true, force: true });
+  }
+
+  /** One that no other test has. */
+  newPrefix(): string {
+    this.#prefixes += 1;
+    return `test-${this.#prefixes}`;
+  }
+
+  /** What opens an archive below `prefix`. */
+  async url(prefix: string, { keys = root, endpoint = this.endpoint, query = {} }: UrlOptions = {}): Promise<string> {
+    const file = join(this.dir, `${keys.user}.credentials`);
+    await writeKeys(file, keys);
+    return `s3://${bucket}/${prefix}?${new URLSearchParams({ endpoint, credentials_file: file, ...query })}`;
+  }
+
+  /** A user who may do below `prefix` what the policy of ops/s3 says. */
+  async user(policy: PolicyName | null, prefix: string): Promise<RawKeys> {
+    this.#users += 1;
+    const keys = { user: `${policy ?? 'nobody'}-${this.#users}`, secret: `secret-of-user-${this.#users}` };
+    const access = [
+      '--access',
+      root.user,
+      '--secret',
+      root.secret,
+      '--endpoint-url',
+      `http://127.0.0.1:${this.#adminPort}`,
+    ];
+    const child = spawn(
+      'versitygw',
+      ['admin', ...access, 'create-user', '--access', keys.user, '--secret', keys.secret, '--role', 'user'],
+      { stdio: ['ignore', 'ignore', 'inherit'] },
+    );
+    const [code] = (await once(child, 'exit')) as [number | null];
+    if (code !== 0) throw new Error(`versitygw admin create-user ended with ${code}`);
+    if (policy !== null) await this.#allow(keys.user, policy, prefix);
+    return keys;
+  }
+
+  async raw(wanted: Omit<RawRequest, 'endpoint' | 'keys'>): Promise<RawAnswer> {
+    const answer = await rawRequest({ endpoint: this.endpoint, keys: root, ...wanted });
+    if (answer.status >= 300) throw new Error(`${wanted.method} ${wanted.path}: ${answer.status} ${answer.body}`);
+    return answer;
+  }
+
+  /** The identity policy, said as a bucket policy: S3 servers without IAM know only those. */
+  async #allow(user: string, policy: PolicyName, prefix: string): Promise<void> {
+    const text = await readFile(new URL(`../../ops/s3/${policy}.json`, import.meta.url), 'utf8');
+    const filled = text.replaceAll('BUCKET', bucket).replaceAll('PREFIX', prefix);
+    const { Version, Statement } = JSON.parse(filled) as { Version: string; Statement: { Sid: string }[] };
+    for (const { Sid, ...each } of Statement) {
+      this.#statements.push({ Sid: `${Sid}${this.#users}`, ...each, Principal: { AWS: [user] } });
+    }
+    const body = Buffer.from(JSON.stringify({ Version, Statement: this.#statements }));
+    await this.raw({ method: 'PUT', path: `/${bucket}`, query: { policy: '' }, body });
+  }
+}
+
+export async function writeKeys(file: string, { user, secret }: RawKeys): Promise<void> {
+  await writeFile(file, `[default]\naws_access_key_id = ${user}\naws_secret_access_key = ${secret}\n`, { mode: 0o600 });
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
