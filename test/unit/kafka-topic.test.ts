@@ -123,7 +123,7 @@ describe('a client’s fault', () => {
     ['no-topic', 'transient', 'QZ4314'],
     ['no-leader', 'transient', 'QZ4311'],
     ['too-few-replicas', 'transient', 'QZ4313'],
-    ['too-large', 'configuration', 'QZ2316'],
+    ['too-large', 'transient', 'QZ4317'],
     ['out-of-range', 'transient', 'QZ4311'],
     ['foreign', 'integrity', 'QZ3323'],
     ['refused-topic', 'configuration', 'QZ2318'],
@@ -132,6 +132,11 @@ describe('a client’s fault', () => {
     const error = brokerError(wishes, 'read', new BrokerFault(reason, 'so it\n  went.'));
     expect(error).toMatchObject({ kind, code });
     expect((error as Error).message).toMatch(/^[A-Z][^\n]*\.$/);
+  });
+
+  test('a login, certificate or right that is refused later on is a passing one: it worked before', () => {
+    for (const reason of ['login', 'tls', 'denied'] as const)
+      expect(brokerError(wishes, 'read', new BrokerFault(reason, 'x'), true)).toMatchObject({ code: 'QZ4311' });
   });
 
   test('anything else is passed on', () => {

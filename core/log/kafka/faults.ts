@@ -7,13 +7,16 @@ export interface TopicPlace {
   topic: string;
 }
 
-/** `action` as in "could not read". Anything but a BrokerFault is passed on as it is. */
-export function brokerError(place: TopicPlace, action: string, error: unknown): unknown {
+/** Said before anything starts; later, a broker whose certificate or rights are being changed is no reason to give up. */
+const onlyAtStart: readonly FaultReason[] = ['login', 'tls', 'denied'];
+
+/** `action` as in "could not read". Anything but a BrokerFault is passed on as it is. `isOpen`: it worked before. */
+export function brokerError(place: TopicPlace, action: string, error: unknown, isOpen = false): unknown {
   if (!(error instanceof BrokerFault)) return error;
   const { topic } = place;
   const at = place.brokers.join(', ');
   const options = { cause: error, details: { topic, brokers: place.brokers, reason: error.reason } };
-  const make = errors[error.reason];
+  const make = isOpen && onlyAtStart.includes(error.reason) ? passing : errors[error.reason];
   return make({ at, topic, action, text: sentencePart(error.message) }, options);
 }
 
@@ -71,10 +74,10 @@ const errors: Record<FaultReason, Make> = {
       options,
     ),
   'too-large': ({ topic, text }, options) =>
-    configurationError(
-      'QZ2316',
-      `The Kafka topic ${topic} does not take a message of this size (${text}).`,
-      'Raise max.message.bytes of the topic to 20971520.',
+    transientError(
+      'QZ4317',
+      `The Kafka topic ${topic} does not take a message of this size any more (${text}).`,
+      'Raise max.message.bytes of the topic to 20971520 again (kafka-configs --alter); then it goes on by itself.',
       options,
     ),
   foreign: ({ topic, text }, options) =>

@@ -257,10 +257,7 @@ function leaderOf(cluster: Cluster, topic: string): number {
 
 /** By name, type or code of kafkajs' error or anything it was caused by (kafkajs, src/errors.js and src/protocol/error.js). */
 const reasons: [RegExp, FaultReason][] = [
-  [
-    /^KafkaJSSASLAuthenticationError$|^SASL_AUTHENTICATION_FAILED$|^UNSUPPORTED_SASL_MECHANISM$|^ILLEGAL_SASL_STATE$/,
-    'login',
-  ],
+  [/^KafkaJSSASLAuthenticationError$|^SASL_AUTHENTICATION_FAILED$|^UNSUPPORTED_SASL_MECHANISM$/, 'login'],
   [/^(?:ERR_TLS|ERR_SSL|CERT_|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO_|EPROTO|ERR_OSSL)/, 'tls'],
   [/_AUTHORIZATION_FAILED$/, 'denied'],
   [/^UNKNOWN_TOPIC_OR_PARTITION$/, 'no-topic'],

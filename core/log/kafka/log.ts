@@ -64,7 +64,6 @@ export class KafkaLog implements ChainLog {
   readonly #view: TopicView;
   readonly #closing = new AbortController();
   #appending: Promise<unknown> | null = null;
-  #isOpen = false;
   #reads = 0;
   #settings: { atMs: number; values: Record<string, string> } = { atMs: Number.NEGATIVE_INFINITY, values: {} };
 
@@ -127,7 +126,7 @@ export class KafkaLog implements ChainLog {
     this.#settings = { atMs: performance.now(), values: facts.settings };
     await this.#view.bounds();
     await this.#view.save();
-    this.#isOpen = true;
+    this.#view.isOpen = true;
   }
 
   async #make(brokers: number): Promise<void> {
@@ -271,7 +270,7 @@ export class KafkaLog implements ChainLog {
       this.#settings = { atMs: performance.now(), values: topic?.settings ?? this.#settings.values };
       return this.#settings.values;
     } catch (error) {
-      throw brokerError(this.#options, 'look at', error);
+      throw brokerError(this.#options, 'look at', error, true);
     }
   }
 
@@ -279,7 +278,7 @@ export class KafkaLog implements ChainLog {
     this.#closing.abort();
     await this.#client.close();
     await this.#appending;
-    if (this.#isOpen) await this.#view.save().catch((error: unknown) => this.#options.logger.warn(String(error)));
+    if (this.#view.isOpen) await this.#view.save().catch((error: unknown) => this.#options.logger.warn(String(error)));
   }
 
   #cutIn(expected: number, base: number) {

@@ -30,6 +30,8 @@ export class TopicView {
   #next = 0;
   #mark = '';
   #chainId = '';
+  /** Since everything was as it must be. */
+  isOpen = false;
   /** After any fault the brokers may be others than before: the last known record is looked at first. */
   #isSuspect = false;
   #savedAtMs = Number.NEGATIVE_INFINITY;
@@ -145,7 +147,7 @@ export class TopicView {
       }
     } catch (error) {
       if (error instanceof BrokerFault && error.reason === 'no-topic') return null;
-      throw brokerError(this.#options, 'look at', error);
+      throw brokerError(this.#options, 'look at', error, this.isOpen);
     }
   }
 
@@ -180,7 +182,7 @@ export class TopicView {
       this.#isSuspect = true;
       const reason = error instanceof BrokerFault ? error.reason : null;
       if (this.#next > 0 && (reason === 'no-topic' || reason === 'out-of-range')) await this.requireNotLost(this.#next);
-      throw brokerError(this.#options, action, error);
+      throw brokerError(this.#options, action, error, this.isOpen);
     }
   }
 
