@@ -256,14 +256,12 @@ export class S3Requests {
       this.#keys = (await file?.keys()) ?? null;
       return this.#keys ?? { accessKeyId: '', secretAccessKey: '' };
     };
-    return new S3Client({
+    const client = new S3Client({
       ...(place.endpoint === null ? {} : { endpoint: place.endpoint.origin }),
       ...regionOf(place),
       ...(file === null ? {} : { credentials: Object.assign(fromFile, { memoized: true }) }),
       forcePathStyle: place.pathStyle,
       followRegionRedirects: false,
-      // core/errors/retry.ts retries; a second try in here would turn the first one's success into a 412.
-      maxAttempts: 1,
       // With it, a service or proxy that does not know `Expect` would cost six seconds for each large put.
       expectContinueHeader: false,
       // SHA-256 is computed here, over parts as they lie, and verified here: the SDK's own would need bodies in one piece.
@@ -275,6 +273,15 @@ export class S3Requests {
         httpsAgent: new HttpsAgent({ ...agent, ca: this.#ca }),
       },
     });
+    // One try: core/errors/retry.ts retries. A second try in here would turn the first one's success into a 412, and even with
+    // a single one the SDK's middleware writes warnings and wraps what Node threw.
+    client.middlewareStack.add((next) => next, {
+      name: 'retryMiddleware',
+      step: 'finalizeRequest',
+      priority: 'high',
+      override: true,
+    });
+    return client;
   }
 
   async #collect(key: string, output: GetObjectCommandOutput, range?: { start: number; end: number }) {

@@ -76,8 +76,11 @@ export function failureOf(error: unknown, isLate: boolean): S3Failure {
     return new S3Failure(isCode ? name : `HTTP ${status}`, status, text, region);
   }
   if (/^Region is missing/.test(text)) return new S3Failure('NoRegion', 0, text);
-  if (name === 'TimeoutError') return new S3Failure('EHOSTUNREACH', 0, 'no connection within its deadline');
-  return new S3Failure(noKeys.test(name) ? name : errorCode(error) || name, 0, text);
+  const code = errorCode(error);
+  // The SDK calls a reset connection a time-out too (node-http-handler, constants.js): only the code tells them apart.
+  if (name === 'TimeoutError' && code === '')
+    return new S3Failure('EHOSTUNREACH', 0, 'no connection within its deadline');
+  return new S3Failure(noKeys.test(name) ? name : code || name, 0, text);
 }
 
 export function areKeysRefused({ code }: S3Failure): boolean {

@@ -1,5 +1,13 @@
 /** An HTTP proxy in front of an S3 server that misbehaves as it is told, request by request. */
-import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  request,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type RawKeys, rawRequest } from './s3-raw.ts';
 
@@ -19,6 +27,7 @@ export interface Seen {
   method: string;
   /** Path and query as sent. */
   url: string;
+  headers: IncomingHttpHeaders;
 }
 
 export type Misbehave = (seen: Seen, number: number) => Fault;
@@ -36,7 +45,8 @@ export class S3Proxy implements AsyncDisposable {
     this.#backend = new URL(backend);
     this.#keys = keys;
     this.#server = createServer((incoming, outgoing) => {
-      this.#handle(incoming, outgoing).catch(() => incoming.socket.destroy());
+      const { socket } = incoming;
+      this.#handle(incoming, outgoing, socket).catch(() => socket.destroy());
     });
   }
 
@@ -56,18 +66,18 @@ export class S3Proxy implements AsyncDisposable {
     await new Promise((resolve) => this.#server.close(resolve));
   }
 
-  async #handle(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
-    const seen = { method: incoming.method ?? '', url: incoming.url ?? '' };
+  async #handle(incoming: IncomingMessage, outgoing: ServerResponse, socket: Socket): Promise<void> {
+    const seen = { method: incoming.method ?? '', url: incoming.url ?? '', headers: incoming.headers };
     this.seen.push(seen);
     const fault = this.misbehave(seen, this.seen.length - 1);
-    if (fault.kind === 'reset') return void incoming.socket.resetAndDestroy();
+    if (fault.kind === 'reset') return void socket.resetAndDestroy();
     const body = await bodyOf(incoming, fault.kind === 'cut-request');
-    if (fault.kind === 'cut-request') return void incoming.socket.resetAndDestroy();
+    if (fault.kind === 'cut-request') return void socket.resetAndDestroy();
     if (fault.kind === 'status') return this.#answer(outgoing, fault);
     if (fault.kind === 'twice') await this.#forward(incoming, body);
     const answer =
       fault.kind === 'unconditional' ? await this.#unconditional(incoming, body) : await this.#forward(incoming, body);
-    if (fault.kind === 'lost') return void incoming.socket.resetAndDestroy();
+    if (fault.kind === 'lost') return void socket.resetAndDestroy();
     if (fault.kind === 'status-after') return this.#answer(outgoing, fault);
     if (fault.kind === 'slow') await sleep(fault.ms);
     if (fault.kind === 'flip' && answer.body.length > 0) answer.body[0] = (answer.body[0] ?? 0) ^ 1;
@@ -75,7 +85,7 @@ export class S3Proxy implements AsyncDisposable {
     if (fault.kind !== 'half' && fault.kind !== 'drip') return void outgoing.end(answer.body);
     outgoing.write(answer.body.subarray(0, answer.body.length / 2));
     await sleep(fault.kind === 'drip' ? fault.ms : 20);
-    incoming.socket.resetAndDestroy();
+    socket.resetAndDestroy();
   }
 
   #answer(outgoing: ServerResponse, fault: { status: number; code?: string; headers?: Record<string, string> }): void {

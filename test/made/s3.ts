@@ -30,6 +30,7 @@ export class S3World implements AsyncDisposable {
   #child: ChildProcess | null = null;
   #users = 0;
   #prefixes = 0;
+  #files = 0;
   readonly #statements: object[] = [];
 
   private constructor(dir: string, port: number, adminPort: number) {
@@ -107,7 +108,8 @@ export class S3World implements AsyncDisposable {
 
   /** What opens an archive below `prefix`. */
   async url(prefix: string, { keys = root, endpoint = this.endpoint, query = {} }: UrlOptions = {}): Promise<string> {
-    const file = join(this.dir, `${keys.user}.credentials`);
+    this.#files += 1;
+    const file = join(this.dir, `${keys.user}-${this.#files}.credentials`);
     await writeKeys(file, keys);
     return `s3://${bucket}/${prefix}?${new URLSearchParams({ endpoint, credentials_file: file, ...query })}`;
   }
@@ -116,29 +118,28 @@ export class S3World implements AsyncDisposable {
   async user(policy: PolicyName | null, prefix: string): Promise<RawKeys> {
     this.#users += 1;
     const keys = { user: `${policy ?? 'nobody'}-${this.#users}`, secret: `secret-of-user-${this.#users}` };
-    const access = [
-      '--access',
-      root.user,
-      '--secret',
-      root.secret,
-      '--endpoint-url',
-      `http://127.0.0.1:${this.#adminPort}`,
-    ];
-    const child = spawn(
-      'versitygw',
-      ['admin', ...access, 'create-user', '--access', keys.user, '--secret', keys.secret, '--role', 'user'],
-      { stdio: ['ignore', 'ignore', 'inherit'] },
-    );
-    const [code] = (await once(child, 'exit')) as [number | null];
-    if (code !== 0) throw new Error(`versitygw admin create-user ended with ${code}`);
+    await this.#admin('create-user', '--access', keys.user, '--secret', keys.secret, '--role', 'user');
     if (policy !== null) await this.#allow(keys.user, policy, prefix);
     return keys;
+  }
+
+  /** From now on the user's keys are refused. */
+  async forget({ user }: RawKeys): Promise<void> {
+    await this.#admin('delete-user', '--access', user);
   }
 
   async raw(wanted: Omit<RawRequest, 'endpoint' | 'keys'>): Promise<RawAnswer> {
     const answer = await rawRequest({ endpoint: this.endpoint, keys: root, ...wanted });
     if (answer.status >= 300) throw new Error(`${wanted.method} ${wanted.path}: ${answer.status} ${answer.body}`);
     return answer;
+  }
+
+  async #admin(...command: string[]): Promise<void> {
+    const at = ['--endpoint-url', `http://127.0.0.1:${this.#adminPort}`];
+    const access = ['--access', root.user, '--secret', root.secret, ...at];
+    const child = spawn('versitygw', ['admin', ...access, ...command], { stdio: ['ignore', 'ignore', 'inherit'] });
+    const [code] = (await once(child, 'exit')) as [number | null];
+    if (code !== 0) throw new Error(`versitygw admin ${command[0]} ended with ${code}`);
   }
 
   /** The identity policy, said as a bucket policy: S3 servers without IAM know only those. */
