@@ -202,8 +202,9 @@ function passingError(failure: S3Failure, { place, action, key }: FailedRequest,
     return transientError('QZ4414', `${what} failed: the service is full.`, 'Make room or raise its quota.', options);
   }
   if (status === 0) {
-    const host = place.endpoint?.host ?? 'AWS';
-    const sentence = `${host} could not be reached for ${what}: ${code === '' ? message : code}.`;
+    const sentence = unsent.has(code)
+      ? `${place.name} could not be reached (${code}).`
+      : `The connection broke during ${what} (${code === '' ? message : code}).`;
     const hint = 'Check the endpoint’s spelling, name resolution, the network and firewalls; it is tried again.';
     return transientError('QZ4405', sentence, hint, options);
   }

@@ -94,7 +94,7 @@ export class S3Puts {
       throw transientError(
         'QZ4409',
         `${this.#calls.requests.place.name} declined to put ${key} because of an object that is no longer there.`,
-        'Somebody else is changing it at this moment; it is tried again.',
+        'Somebody else is changing it at this moment, and it is tried again; if it stays so, the service keeps a name without an object (after a crash): delete it there.',
         { details: { key }, ...(failure === null ? {} : { cause: failure }) },
       );
     }

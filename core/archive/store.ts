@@ -22,7 +22,10 @@ export interface ObjectStore {
   /** Durable when resolved. `exists` leaves the present object untouched. Body parts are written in order. */
   putIfAbsent(key: string, body: readonly Uint8Array[]): Promise<'created' | 'exists'>;
 
-  /** Compare-and-swap: etag null means "must not exist". */
+  /**
+   * Compare-and-swap: etag null means "must not exist". `changed`: the object is now another one. Where an answer was lost, this
+   * one may have stood there for a moment and been replaced since, so what is swapped must say itself what it includes.
+   */
   putIfMatch(key: string, body: readonly Uint8Array[], etag: string | null): Promise<ObjectInfo | 'changed'>;
 
   /** Bytes [start, end) or the whole object; null when it does not exist. A range beyond the end is cut short. */

@@ -42,7 +42,7 @@ export class S3World implements AsyncDisposable {
   /** Running, with the bucket made. */
   static async start(): Promise<S3World> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-s3-'));
-    for (const name of ['iam', 'meta', 'data']) await mkdir(join(dir, name));
+    for (const name of ['iam', 'data']) await mkdir(join(dir, name));
     const world = new S3World(dir, await freePort(), await freePort());
     await world.up();
     await world.raw({ method: 'PUT', path: `/${bucket}` });
@@ -68,7 +68,7 @@ export class S3World implements AsyncDisposable {
           '--keep-alive',
         ],
         ...['--health', '/health', '--iam-dir', join(dir, 'iam'), '--iam-cache-disable'],
-        ...['posix', '--sidecar', join(dir, 'meta'), join(dir, 'data')],
+        ...['posix', join(dir, 'data')],
       ],
       { cwd: dir, stdio: 'ignore', env: { ...process.env, ROOT_ACCESS_KEY: root.user, ROOT_SECRET_KEY: root.secret } },
     );
