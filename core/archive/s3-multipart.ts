@@ -1,4 +1,5 @@
 /** Large objects: sent in parts, two at a time, and made an object by one last conditional request. */
+import { crashPoint } from '../errors/crash-points.ts';
 import { bodyOf, partsBetween } from './s3-body.ts';
 import type { S3Requests } from './s3-client.ts';
 import type { Condition, S3Body, UploadedPart } from './s3-types.ts';
@@ -21,7 +22,9 @@ export async function putInParts(
   const uploadId = await requests.beginUpload(key, metadata);
   try {
     const parts = await sendParts(requests, key, uploadId, body);
-    return await requests.endUpload(key, uploadId, parts, condition, body.sizeBytes);
+    const etag = await requests.endUpload(key, uploadId, parts, condition, body.sizeBytes);
+    crashPoint('s3:after-upload');
+    return etag;
   } catch (error) {
     // Only bytes without a name stay where this fails too; ops/s3/README.md has the lifecycle rule that removes them.
     await requests.abortUpload(key, uploadId).catch(() => undefined);
@@ -42,6 +45,7 @@ async function sendParts(requests: S3Requests, key: string, uploadId: string, bo
       try {
         const part = await bodyOf(partsBetween(body.parts, index * partBytes, (index + 1) * partBytes));
         sent[index] = await requests.putPart(key, uploadId, index + 1, part);
+        crashPoint('s3:after-part');
       } catch (error) {
         failed = true;
         throw error;

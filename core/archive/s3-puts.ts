@@ -4,6 +4,7 @@
  * object is looked up, and is this put's exactly when it has its mark.
  */
 import { randomBytes } from 'node:crypto';
+import { crashPoint } from '../errors/crash-points.ts';
 import { transientError } from '../errors/error.ts';
 import { checkKey } from './key.ts';
 import { bodyOf } from './s3-body.ts';
@@ -53,7 +54,9 @@ export class S3Puts {
   async #once(put: Put): Promise<ObjectInfo | 'declined' | S3Failure> {
     const { key, body } = put;
     try {
+      crashPoint('s3:before-put');
       const etag = await this.#send(put);
+      crashPoint('s3:after-put');
       if (etag === null) return await this.#lookUp(put, null);
       this.#calls.worked('s3:PutObject');
       this.#doubts.delete(key);

@@ -1,15 +1,44 @@
 /** The shipper killed -9 before and after each put, and at random: the archive is the log's bytes, nothing lost, nothing twice. */
 import { spawn } from 'node:child_process';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, test } from '@jest/globals';
+import { pathToFileURL } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { openStore } from '../../core/archive/open.ts';
+import type { ObjectStore } from '../../core/archive/store.ts';
 import type { CrashPoint } from '../../core/errors/crash-points.ts';
 import { LocalLog } from '../../core/log/local/log.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
-import { withStore } from '../made/archive.ts';
+import { S3World } from '../made/s3.ts';
 import { expectAll, makeSample, type Sample } from '../made/sample.ts';
 
 const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+
+let world: S3World;
+beforeAll(async () => {
+  world = await S3World.start();
+}, 30_000);
+afterAll(async () => world[Symbol.asyncDispose]());
+
+interface Place {
+  logDir: string;
+  archiveUrl: string;
+  store: ObjectStore;
+}
+
+/** A folder for the log, and an empty archive: in that folder, or in a bucket. */
+async function within(kind: 'a folder' | 'S3', work: (place: Place) => Promise<void>): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'qazyna-kill-'));
+  try {
+    const archive = join(folder, 'archive');
+    await mkdir(archive);
+    const archiveUrl = kind === 'S3' ? await world.url(world.newPrefix()) : pathToFileURL(archive).href;
+    await work({ logDir: join(folder, 'log'), archiveUrl, store: await openStore(archiveUrl, { create: true }) });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
 
 async function fillLog(dir: string, { chain }: Sample): Promise<void> {
   await mkdir(dir);
@@ -19,9 +48,9 @@ async function fillLog(dir: string, { chain }: Sample): Promise<void> {
 }
 
 /** Resolves with how it ended, and the last segment it reported. `killAt`: kill when that many segments were reported. */
-async function shipInChild(folder: string, maxBytes: number, options: { crashAt?: string; killAfterMs?: number } = {}) {
+async function shipInChild(place: Place, maxBytes: number, options: { crashAt?: string; killAfterMs?: number } = {}) {
   const script = join(import.meta.dirname, '../made/ship-child.ts');
-  const child = spawn(process.execPath, [script, join(folder, 'log'), join(folder, 'archive'), String(maxBytes)], {
+  const child = spawn(process.execPath, [script, place.logDir, place.archiveUrl, String(maxBytes)], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env: { ...process.env, NODE_OPTIONS: '', QZ_CRASH_AT: options.crashAt ?? '' },
   });
@@ -37,31 +66,26 @@ async function shipInChild(folder: string, maxBytes: number, options: { crashAt?
   return { code, signal, reported: Number(said.trim().split('\n').at(-1) ?? -1) };
 }
 
-const points: CrashPoint[] = [
-  'shipper:before-put',
-  'shipper:after-put',
-  'shipper:after-tip',
-  'directory:after-temp',
-  'directory:after-link',
-];
+const shipperPoints: CrashPoint[] = ['shipper:before-put', 'shipper:after-put', 'shipper:after-tip'];
 
-describe(`shipper: kill -9 (seed ${seed})`, () => {
+describe.each<['a folder' | 'S3', CrashPoint[]]>([
+  ['a folder', [...shipperPoints, 'directory:after-temp', 'directory:after-link']],
+  ['S3', [...shipperPoints, 's3:before-put', 's3:after-put']],
+])(`shipper to %s: kill -9 (seed ${seed})`, (kind, points) => {
   test(
     'at each named point',
     () =>
-      withStore(async (store, folder) => {
+      within(kind, async (place) => {
         const sample = makeSample();
-        await fillLog(join(folder, 'log'), sample);
-        await mkdir(join(folder, 'archive'));
+        await fillLog(place.logDir, sample);
         for (const point of points) {
           for (const nth of [1, 4]) {
-            const ended = await shipInChild(folder, 1500, { crashAt: `${point}#${nth}` });
+            const ended = await shipInChild(place, 1500, { crashAt: `${point}#${nth}` });
             expect({ point, nth, signal: ended.signal }).toEqual({ point, nth, signal: 'SIGKILL' });
           }
         }
-        expect((await shipInChild(folder, 1500)).code).toBe(0);
-        await expectAll(await storeOf(folder), sample);
-        expect(store.url).toContain(folder);
+        expect((await shipInChild(place, 1500)).code).toBe(0);
+        await expectAll(place.store, sample);
       }),
     60_000,
   );
@@ -69,15 +93,14 @@ describe(`shipper: kill -9 (seed ${seed})`, () => {
   test(
     'after an index object',
     () =>
-      withStore(async (_store, folder) => {
+      within(kind, async (place) => {
         const sample = makeSample(95);
-        await fillLog(join(folder, 'log'), sample);
-        await mkdir(join(folder, 'archive'));
-        expect((await shipInChild(folder, 1, { crashAt: 'shipper:after-index' })).signal).toBe('SIGKILL');
-        const rest = await shipInChild(folder, 1);
+        await fillLog(place.logDir, sample);
+        expect((await shipInChild(place, 1, { crashAt: 'shipper:after-index' })).signal).toBe('SIGKILL');
+        const rest = await shipInChild(place, 1);
         expect(rest.code).toBe(0);
         expect(rest.reported).toBeGreaterThan(512);
-        await expectAll(await storeOf(folder), sample);
+        await expectAll(place.store, sample);
       }),
     60_000,
   );
@@ -85,26 +108,20 @@ describe(`shipper: kill -9 (seed ${seed})`, () => {
   test(
     '20 times at random',
     () =>
-      withStore(async (_store, folder) => {
+      within(kind, async (place) => {
         const sample = makeSample(120);
-        await fillLog(join(folder, 'log'), sample);
-        await mkdir(join(folder, 'archive'));
+        await fillLog(place.logDir, sample);
         let state = seed;
         let killed = 0;
         for (let round = 0; round < 20; round += 1) {
           state = (state * 1_103_515_245 + 12_345) % 2 ** 31;
-          const ended = await shipInChild(folder, 400, { killAfterMs: state % 40 });
+          const ended = await shipInChild(place, 400, { killAfterMs: state % (kind === 'S3' ? 400 : 40) });
           if (ended.signal === 'SIGKILL') killed += 1;
         }
         expect(killed).toBeGreaterThan(3);
-        expect((await shipInChild(folder, 400)).code).toBe(0);
-        await expectAll(await storeOf(folder), sample);
+        expect((await shipInChild(place, 400)).code).toBe(0);
+        await expectAll(place.store, sample);
       }),
     120_000,
   );
 });
-
-async function storeOf(folder: string) {
-  const { openDirectoryStore } = await import('../../core/archive/directory.ts');
-  return await openDirectoryStore(join(folder, 'archive'), { create: false });
-}

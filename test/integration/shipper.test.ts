@@ -1,8 +1,6 @@
-/** The shipper over a made log and a real folder: what is in the archive is what was in the log, once. */
-import { readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { describe, expect, test } from '@jest/globals';
-import { segmentKey, tipKey } from '../../core/archive/layout.ts';
+/** The shipper over a made log into a real folder and a real bucket: what is in the archive is what was in the log, once. */
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { chainPrefix, segmentKey, tipKey } from '../../core/archive/layout.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { transientError } from '../../core/errors/error.ts';
@@ -11,6 +9,7 @@ import { silentLogger } from '../../core/logging/logger.ts';
 import { runShipper, type Shipped, type ShipperOptions } from '../../shipper/shipper.ts';
 import { allBytes, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { MadeLog } from '../made/log.ts';
+import { S3World } from '../made/s3.ts';
 import { expectAll, makeSample, sampleBase } from '../made/sample.ts';
 
 /** Runs until everything of the log is shipped, or `until` says so. */
@@ -43,9 +42,18 @@ async function ship(
   return last;
 }
 
-describe('shipper', () => {
+let world: S3World;
+beforeAll(async () => {
+  world = await S3World.start();
+}, 30_000);
+afterAll(async () => world[Symbol.asyncDispose]());
+
+describe.each<[string, (work: (store: ObjectStore) => Promise<void>) => Promise<void>]>([
+  ['a folder', withStore],
+  ['S3', (work) => world.withStore(work)],
+])('shipper, to %s', (_place, within) => {
   test('ships everything, merged, and reports what is archived', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const shipped = await ship(new MadeLog(made.chain.entries), store);
       await expectAll(store, made);
@@ -57,7 +65,7 @@ describe('shipper', () => {
     }));
 
   test('goes on where the archive ends, however often it is stopped', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const log = new MadeLog(made.chain.entries);
       for (let stops = 0; stops < 12; stops += 1) {
@@ -69,7 +77,7 @@ describe('shipper', () => {
     }));
 
   test('entries that come while it runs are shipped when they are due, and at the end when it is stopped', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const log = new MadeLog();
       const stop = new AbortController();
@@ -95,7 +103,7 @@ describe('shipper', () => {
     }));
 
   test('two shippers on one archive: one chain, each entry once', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const logs = [new MadeLog(made.chain.entries), new MadeLog(made.chain.entries)];
       await Promise.all(
@@ -105,7 +113,7 @@ describe('shipper', () => {
     }));
 
   test('an answer that got lost is no second segment; a passing fault is retried', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       let puts = 0;
       const flaky: ObjectStore = new Proxy(store, {
@@ -127,7 +135,7 @@ describe('shipper', () => {
     }));
 
   test('never skips: a released log, a log behind the archive and a foreign log are refused', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const some = new MadeLog(made.chain.entries);
       const shipped = await ship(some, store, {}, async ({ sequence }) => sequence >= 4);
@@ -144,7 +152,7 @@ describe('shipper', () => {
     }));
 
   test('an archive that was added late begins where the log does', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const log = new MadeLog(made.chain.entries);
       const at = made.chain.entries.findIndex(({ file, start }) => file === 'binlog.000002' && start === 4);
@@ -158,7 +166,7 @@ describe('shipper', () => {
     }));
 
   test('a new log that continues the old one takes over', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const made = makeSample();
       const half = 60;
       await ship(new MadeLog(made.chain.entries.slice(0, half)), store);
@@ -192,16 +200,18 @@ describe('shipper', () => {
     }));
 
   test('an archive that lost its tail, or has a hole, is not added to', () =>
-    withStore(async (store, folder) => {
+    within(async (store) => {
       const made = makeSample();
       const log = new MadeLog(made.chain.entries);
       const shipped = await ship(log, store, {}, async ({ sequence }) => sequence >= 12);
-      const object = (sequence: number) => join(folder, segmentKey(madeSource, sequence));
-      await rm(object(shipped.sequence));
+      const lose = (sequence: number) => store.remove(segmentKey(madeSource, sequence));
+      await lose(shipped.sequence);
       await expect(ship(log, store)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3406' });
-      await rm(object(5));
+      await lose(5);
       await expect(ship(log, store)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3407' });
-      expect((await readdir(join(folder, `sources/${madeSource}/chain`))).length).toBe(shipped.sequence - 1);
+      let left = 0;
+      for await (const _ of store.list(chainPrefix(madeSource))) left += 1;
+      expect(left).toBe(shipped.sequence - 1);
     }));
 });
 

@@ -6,6 +6,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { openStore } from '../../core/archive/open.ts';
+import type { ObjectStore } from '../../core/archive/store.ts';
 import { type RawAnswer, type RawKeys, type RawRequest, rawRequest } from './s3-raw.ts';
 
 export const bucket = 'qazyna-test';
@@ -112,6 +114,11 @@ export class S3World implements AsyncDisposable {
     const file = join(this.dir, `${keys.user}-${this.#files}.credentials`);
     await writeKeys(file, keys);
     return `s3://${bucket}/${prefix}?${new URLSearchParams({ endpoint, credentials_file: file, ...query })}`;
+  }
+
+  /** A store of its own for each call. */
+  async withStore(work: (store: ObjectStore) => Promise<void>): Promise<void> {
+    await work(await openStore(await this.url(this.newPrefix()), { create: true }));
   }
 
   /** A user who may do below `prefix` what the policy of ops/s3 says. */

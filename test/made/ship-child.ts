@@ -1,16 +1,16 @@
-/** A shipper as its own process, for killing: `node ship-child.ts LOG_DIR ARCHIVE_DIR MAX_BYTES`. Ends when all is shipped. */
-import { openDirectoryStore } from '../../core/archive/directory.ts';
+/** A shipper as its own process, for killing: `node ship-child.ts LOG_DIR ARCHIVE_URL MAX_BYTES`. Ends when all is shipped. */
+import { openStore } from '../../core/archive/open.ts';
 import { LocalLog } from '../../core/log/local/log.ts';
 import { createLogger, silentLogger } from '../../core/logging/logger.ts';
 import { runShipper } from '../../shipper/shipper.ts';
 
-const [logDir = '', archiveDir = '', maxBytes = ''] = process.argv.slice(2);
+const [logDir = '', archiveUrl = '', maxBytes = ''] = process.argv.slice(2);
 const log = await LocalLog.open({ dir: logDir, logger: silentLogger() });
 const { next } = await log.bounds();
 const stop = new AbortController();
 await runShipper({
   log,
-  store: await openDirectoryStore(archiveDir, { create: false }),
+  store: await openStore(archiveUrl, { create: false }),
   archiveName: 'onsite',
   sourceName: 'made',
   segment: { maxBytes: Number(maxBytes), maxAgeMs: 20, idleAgeMs: 20 },

@@ -1,0 +1,62 @@
+/** Row 21: listings that are behind the truth. They may cost reads; they may not cost, hide or repeat history. */
+import { describe, expect, test } from '@jest/globals';
+import { findChainEnd } from '../../core/archive/resume.ts';
+import type { ObjectInfo, ObjectStore } from '../../core/archive/store.ts';
+import { archive, madeSource, never, withStore } from '../made/archive.ts';
+import { expectAll, makeSample } from '../made/sample.ts';
+
+/** Lists only what `shows` knows of; everything else is the store's own answer. */
+function listing(store: ObjectStore, shows: ReadonlySet<string>): ObjectStore {
+  return {
+    url: store.url,
+    probe: () => store.probe(),
+    putIfAbsent: (key, body) => store.putIfAbsent(key, body),
+    putIfMatch: (key, body, etag) => store.putIfMatch(key, body, etag),
+    get: (key, range) => store.get(key, range),
+    head: (key) => store.head(key),
+    remove: (key) => store.remove(key),
+    async *list(prefix, options): AsyncIterable<ObjectInfo> {
+      for await (const info of store.list(prefix, options)) if (shows.has(info.key)) yield info;
+    },
+  };
+}
+
+async function keysOf(store: ObjectStore): Promise<Set<string>> {
+  const keys = new Set<string>();
+  for await (const { key } of store.list('')) keys.add(key);
+  return keys;
+}
+
+describe('a stale listing', () => {
+  test.each([0, 40, 90])(
+    'of when %d entries were archived: the shipper goes on at the true end, readers see all',
+    (seen) =>
+      withStore(async (store) => {
+        const sample = makeSample(95);
+        const { folded } = sample.chain;
+        await archive(store, folded.slice(0, seen), 1);
+        const stale = listing(store, await keysOf(store));
+        await archive(store, folded.slice(0, 600), 1);
+        const end = await findChainEnd(store, madeSource, never);
+        expect((await findChainEnd(stale, madeSource, never)).last).toEqual(end.last);
+        await archive(stale, folded, 1);
+        await expectAll(stale, sample);
+        await expectAll(store, sample);
+      }),
+  );
+
+  test('without any index and any object at all hides nothing', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      await archive(store, sample.chain.folded, 1500);
+      await expectAll(listing(store, new Set()), sample);
+    }));
+
+  test('with holes in it makes no gaps', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      await archive(store, sample.chain.folded, 1500);
+      const keys = [...(await keysOf(store))];
+      await expectAll(listing(store, new Set(keys.filter((_, index) => index % 3 !== 1))), sample);
+    }));
+});
