@@ -45,6 +45,8 @@ export interface AgentOptions {
   archives: readonly AgentArchive[];
   /** Where history stands in the archives: a log that is new goes on from there. */
   continued: ChainState | null;
+  /** How long bytes may gather before they become an entry, ms. */
+  flushMs: number;
   snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
   alarms: Alarms;
   logger: Logger;
@@ -146,7 +148,7 @@ export class Agent {
   }
 
   async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
-    const { endpoint, start, logger, log } = this.#options;
+    const { endpoint, start, flushMs, logger, log } = this.#options;
     const { range, gtids, sourceUuid, chainId } = writer.state;
     const prefixCrc = await capturedPrefixCrc(log, writer.state, signal);
     const options = {
@@ -154,6 +156,7 @@ export class Agent {
       chainId,
       resume: range === null ? null : { sourceUuid, range, gtids, prefixCrc },
       start,
+      flushMs,
       logger,
       onConnection: (trouble: QazynaError | null) => {
         this.#capture.state = trouble === null ? 'running' : 'connecting';

@@ -12,6 +12,7 @@ import type { Bench, Figure } from './figure.ts';
 const benches: Record<string, () => Promise<Bench>> = {
   capture: () => import('./capture.ts'),
   memory: () => import('./memory.ts'),
+  overhead: () => import('./overhead.ts'),
   replay: () => import('./replay.ts'),
   snapshot: () => import('./snapshot.ts'),
 };

@@ -83,3 +83,17 @@ export function atMost(what: string, unit: string, values: readonly number[], ba
     met: value <= bar,
   };
 }
+
+/** A figure that may be at most `bar` times the peer's. */
+export function atMostTimes(
+  peerName: string,
+  what: string,
+  unit: string,
+  ours: readonly number[],
+  peer: readonly number[],
+  bar: number,
+): Figure {
+  const figure = comparedTo(peerName, what, unit, ours, peer, bar);
+  const ratio = median(ours) / median(peer);
+  return { ...figure, ratio, direction: 'max', met: ratio <= bar };
+}

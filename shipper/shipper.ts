@@ -14,6 +14,8 @@ import { SegmentWriter } from './segment-writer.ts';
 
 export const defaultSegmentLimits: DraftLimits = { maxBytes: 8 * 1024 * 1024, maxAgeMs: 1000, idleAgeMs: 10_000 };
 const defaultTipEveryMs = 10_000;
+/** A segment is a second's worth: nothing is gained by looking at each entry as it comes. */
+const gatherMs = 100;
 
 /** What an archive holds. */
 export interface Shipped {
@@ -115,7 +117,7 @@ class Shipper {
   async *#folded(from: number, start: ChainState | null, signal: AbortSignal): AsyncIterable<FoldedEntry> {
     let state = start;
     const resumed = this.#writer.state;
-    for await (const landed of this.#options.log.read(from, { follow: true, signal })) {
+    for await (const landed of this.#options.log.read(from, { follow: true, gatherMs, signal })) {
       const before = state;
       const isCounted = counts(before, landed);
       state = fold(before, landed);

@@ -18,6 +18,13 @@ export interface Headroom {
   retentionBytes: number | null;
 }
 
+export interface ReadOptions {
+  follow: boolean;
+  /** While following: let new entries gather this long and hand them over together, which costs less than one at a time. */
+  gatherMs?: number;
+  signal: AbortSignal;
+}
+
 export interface ChainLog {
   /** For messages: `local log /var/lib/qazyna/log`. */
   readonly name: string;
@@ -48,7 +55,7 @@ export interface ChainLog {
    * signal aborts (then ends without error); without it, ends at the tip as of the call.
    * Reading below `first` throws an integrity error that names the first number still held.
    */
-  read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncIterable<LandedEntry>;
+  read(from: number, options: ReadOptions): AsyncIterable<LandedEntry>;
 
   /** Every archive holds everything below `number`: the log may delete it. `state` is the fold just before `number`. */
   release(number: number, state: ChainState): Promise<void>;

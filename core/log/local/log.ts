@@ -12,7 +12,7 @@ import type { ChainState, Entry, LandedEntry } from '../../chain/types.ts';
 import { crashPoint } from '../../errors/crash-points.ts';
 import { configurationError, isKind } from '../../errors/error.ts';
 import type { Logger } from '../../logging/logger.ts';
-import type { AppendOutcome, ChainLog } from '../types.ts';
+import type { AppendOutcome, ChainLog, ReadOptions } from '../types.ts';
 import { readFileHeader } from './file-reader.ts';
 import { encodeFileHeader, fileName, framePrefixBytes } from './format.ts';
 import { fullError, ioError } from './io-error.ts';
@@ -220,7 +220,7 @@ export class LocalLog implements ChainLog {
     return { state: this.#state, next: this.#next };
   }
 
-  read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncIterable<LandedEntry> {
+  read(from: number, options: ReadOptions): AsyncIterable<LandedEntry> {
     return readEntries({ name: this.name, dir: this.#dir }, from, options, {
       snapshot: async () => ({ files: this.#files.map((file) => ({ ...file })), next: this.#next }),
       more: (next, signal) => this.#more(next, signal),

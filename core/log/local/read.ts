@@ -1,8 +1,10 @@
 /** Reading a local log while it grows and while older files are released: only what its holder knows to be durable. */
 import { type FileHandle, open } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { openEntry } from '../../chain/entry.ts';
 import type { LandedEntry } from '../../chain/types.ts';
 import { notHeld } from '../held.ts';
+import type { ReadOptions } from '../types.ts';
 import { frames, readFileHeader } from './file-reader.ts';
 import { damagedFile, framePrefixBytes } from './format.ts';
 import { ioError } from './io-error.ts';
@@ -19,7 +21,7 @@ export interface ReadView {
 export async function* readEntries(
   { name, dir }: { name: string; dir: string },
   from: number,
-  { follow, signal }: { follow: boolean; signal: AbortSignal },
+  { follow, gatherMs = 0, signal }: ReadOptions,
   view: ReadView,
 ): AsyncGenerator<LandedEntry> {
   let next = from;
@@ -40,6 +42,7 @@ export async function* readEntries(
       }
     }
     if (!follow || !(await view.more(next, signal))) return;
+    if (gatherMs > 0) await sleep(gatherMs, undefined, { signal }).catch(() => undefined);
   }
 }
 
