@@ -34,6 +34,7 @@ export class S3Failure extends Error {
   /** The request was not carried out, and never will be: it did not leave this host, or the service declined it. */
   get isCertain(): boolean {
     if (this.status === 0) return unsent.has(this.code) || certificate.test(this.code) || noKeys.test(this.code);
+    if (this.status === 501) return true;
     return this.status < 500 && this.status >= 300 && !passing.has(this.code) && ![408, 409].includes(this.status);
   }
 }
@@ -208,7 +209,8 @@ function passingError(failure: S3Failure, { place, action, key }: FailedRequest,
     const hint = 'Check the endpoint’s spelling, name resolution, the network and firewalls; it is tried again.';
     return transientError('QZ4405', sentence, hint, options);
   }
-  if (status < 300 || status >= 500 || passing.has(code) || [408, 409, 429].includes(status)) {
+  const failing = status < 300 || (status >= 500 && status !== 501);
+  if (failing || passing.has(code) || [408, 409, 429].includes(status)) {
     const hint = 'The service is busy or failing; it is tried again.';
     return transientError('QZ4406', `${what} failed: ${code} (${status}).`, hint, options);
   }

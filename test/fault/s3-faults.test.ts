@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/gl
 import { openStore } from '../../core/archive/open.ts';
 import { openS3Store } from '../../core/archive/s3.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
+import { selfSignedCertificate } from '../../core/stream/certificate.ts';
 import { bucket, S3World, writeKeys } from '../made/s3.ts';
 import { type Fault, S3Proxy } from '../made/s3-proxy.ts';
 
@@ -227,6 +228,35 @@ describe('s3: refused at start-up', () => {
       expect(JSON.stringify(failed) + String((failed as Error).stack)).not.toContain('not-to-be-shown');
     }
   });
+});
+
+describe('s3: certificates', () => {
+  test('are trusted from ca_file only, and refused otherwise; nothing is said to a service that shows none', async () => {
+    await using tls = await S3World.start(selfSignedCertificate('lab', 30));
+    const ca = join(tls.dir, 'cert.pem');
+    const trusted = await openStore(await tls.url('p', { query: { ca_file: ca } }), { create: true });
+    await trusted.probe();
+    expect(await trusted.putIfAbsent('big', [Buffer.alloc(9 << 20, 1), Buffer.alloc(9 << 20, 2)])).toBe('created');
+    expect((await trusted.get('big'))?.length).toBe(18 << 20);
+    const untrusted = await openStore(await tls.url('p'), { create: true });
+    const refused = {
+      kind: 'configuration',
+      code: 'QZ2418',
+      message: expect.stringMatching(/certificate of 127.0.0.1:/),
+    };
+    await expect(untrusted.get('a')).rejects.toMatchObject(refused);
+    await expect(untrusted.putIfAbsent('a', [])).rejects.toMatchObject(refused);
+    await using old = await S3World.start(selfSignedCertificate('lab', -0.5));
+    const expired = await openStore(await old.url('p', { query: { ca_file: join(old.dir, 'cert.pem') } }), {
+      create: true,
+    });
+    await expect(expired.get('a')).rejects.toMatchObject({ code: 'QZ2418', message: expect.stringMatching(/expired/) });
+    await expect(
+      openStore(await tls.url('p', { query: { ca_file: '/etc/hostname' } }), { create: true }),
+    ).rejects.toMatchObject({
+      code: 'QZ2421',
+    });
+  }, 30_000);
 });
 
 describe('s3: access keys from a file', () => {

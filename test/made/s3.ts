@@ -2,12 +2,13 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openStore } from '../../core/archive/open.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
+import type { CertificateAndKey } from '../../core/stream/certificate.ts';
 import { type RawAnswer, type RawKeys, type RawRequest, rawRequest } from './s3-raw.ts';
 
 export const bucket = 'qazyna-test';
@@ -29,6 +30,7 @@ export class S3World implements AsyncDisposable {
   readonly dir: string;
   readonly #port: number;
   readonly #adminPort: number;
+  #tls: string[] = [];
   #child: ChildProcess | null = null;
   #users = 0;
   #prefixes = 0;
@@ -41,18 +43,24 @@ export class S3World implements AsyncDisposable {
     this.#adminPort = adminPort;
   }
 
-  /** Running, with the bucket made. */
-  static async start(): Promise<S3World> {
+  /** Running, with the bucket made; with a certificate, it speaks TLS only, and has no bucket. */
+  static async start(tls?: CertificateAndKey): Promise<S3World> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-s3-'));
     for (const name of ['iam', 'data']) await mkdir(join(dir, name));
     const world = new S3World(dir, await freePort(), await freePort());
+    if (tls !== undefined) {
+      world.#tls = ['--cert', join(dir, 'cert.pem'), '--key', join(dir, 'key.pem')];
+      await writeFile(join(dir, 'cert.pem'), tls.certPem);
+      await writeFile(join(dir, 'key.pem'), tls.keyPem, { mode: 0o600 });
+    }
     await world.up();
-    await world.raw({ method: 'PUT', path: `/${bucket}` });
+    if (tls === undefined) await world.raw({ method: 'PUT', path: `/${bucket}` });
+    else await mkdir(join(dir, 'data', bucket));
     return world;
   }
 
   get endpoint(): string {
-    return `http://127.0.0.1:${this.#port}`;
+    return `${this.#tls.length === 0 ? 'http' : 'https'}://127.0.0.1:${this.#port}`;
   }
 
   /** (Re)starts the server on the same port and data. */
@@ -69,7 +77,8 @@ export class S3World implements AsyncDisposable {
           '--quiet',
           '--keep-alive',
         ],
-        ...['--health', '/health', '--iam-dir', join(dir, 'iam'), '--iam-cache-disable'],
+        ...this.#tls,
+        ...['--iam-dir', join(dir, 'iam'), '--iam-cache-disable'],
         ...['posix', join(dir, 'data')],
       ],
       { cwd: dir, stdio: 'ignore', env: { ...process.env, ROOT_ACCESS_KEY: root.user, ROOT_SECRET_KEY: root.secret } },
@@ -81,8 +90,7 @@ export class S3World implements AsyncDisposable {
     });
     const deadline = performance.now() + startDeadlineMs;
     while (performance.now() < deadline && failed === null && child.exitCode === null) {
-      const answer = await fetch(`${this.endpoint}/health`).catch(() => null);
-      if (answer?.ok) return;
+      if (await isListening(this.#port)) return;
       await sleep(20);
     }
     throw new Error(`versitygw did not start: ${failed ?? `exit code ${child.exitCode}`}; is it on PATH?`);
@@ -164,6 +172,13 @@ export class S3World implements AsyncDisposable {
 
 export async function writeKeys(file: string, { user, secret }: RawKeys): Promise<void> {
   await writeFile(file, `[default]\naws_access_key_id = ${user}\naws_secret_access_key = ${secret}\n`, { mode: 0o600 });
+}
+
+async function isListening(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1');
+  return await new Promise<boolean>((resolve) => {
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+  }).finally(() => socket.destroy());
 }
 
 export async function freePort(): Promise<number> {
