@@ -61,9 +61,12 @@ export class ArchiveWorker implements AgentArchive {
 
   /** Opens the archive and reads where its chain ends (null: it is empty). Throws what stops that. */
   async open(signal: AbortSignal): Promise<ChainState | null> {
-    const { archive, known, sourceName } = this.#options;
+    const { archive, known, sourceName, logger } = this.#options;
     const isNew = (await known.idOf(this.name)) === null;
-    const { store, identity } = await openArchive(archive.url, { create: isNew });
+    const { store, identity } = await openArchive(archive.url, {
+      create: isNew,
+      warn: (sentence) => logger.warn(sentence),
+    });
     await known.confirm(this.name, archive.place, identity);
     await store.probe();
     const { last } = await findChainEnd(store, sourceName, signal);

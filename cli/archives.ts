@@ -10,6 +10,9 @@ import { configurationError, QazynaError } from '../core/errors/error.ts';
 import { listSources } from '../core/history/open.ts';
 import type { Context } from './verb.ts';
 
+/** How long one request of a reading verb may fail: a restore of hours must not end with one answer of 503. */
+const patienceMs = 60_000;
+
 export interface ArchiveOptions {
   from?: string;
   source?: string;
@@ -45,7 +48,7 @@ export async function openOneArchive(context: Context, options: ArchiveOptions):
   let failure: unknown;
   for (const archive of archives) {
     try {
-      return await open(archive, options, config);
+      return await open(context, archive, options, config);
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
       failure ??= error;
@@ -66,7 +69,7 @@ export async function openEachArchive(
   const each = await Promise.all(
     archives.map(async (archive) => {
       try {
-        return { archive, opened: await open(archive, options, config) };
+        return { archive, opened: await open(context, archive, options, config) };
       } catch (error) {
         if (error instanceof QazynaError) return { archive, opened: error };
         throw error;
@@ -80,11 +83,14 @@ export async function openEachArchive(
 }
 
 async function open(
+  { signal, logger }: Context,
   archive: NamedArchive,
   options: ArchiveOptions,
   config: Config | null,
 ): Promise<OpenedNamedArchive> {
-  const { store } = await openArchive(archive.url, { create: false });
+  const patience = { signal, logger, deadlineMs: patienceMs };
+  const warn = (sentence: string) => logger.warn(sentence);
+  const { store } = await openArchive(archive.url, { create: false, warn, patience });
   return { ...archive, store, source: options.source ?? config?.source.name ?? (await onlySource(archive, store)) };
 }
 

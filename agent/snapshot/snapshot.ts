@@ -3,6 +3,7 @@
  * that fails on the way is named in the report, and the others get theirs.
  */
 
+import { PatientStore } from '../../core/archive/patient.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { errorText } from '../../core/archive/store-error.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
@@ -17,7 +18,6 @@ import type { SnapshotEngine, SnapshotManifest } from '../../core/snapshot/types
 import { cloneEngine } from './clone.ts';
 import type { EngineCopy, SnapshotEngineProgram } from './engine.ts';
 import { logicalEngine } from './logical.ts';
-import { PatientStore } from './patient-store.ts';
 import { readColumns, readSettings } from './source-facts.ts';
 import { keepAlive, lockSource } from './source-lock.ts';
 

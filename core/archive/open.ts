@@ -2,7 +2,9 @@
 import { randomBytes } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { configurationError, integrityError } from '../errors/error.ts';
+import type { RetryOptions } from '../errors/retry.ts';
 import { openDirectoryStore } from './directory.ts';
+import { PatientStore } from './patient.ts';
 import type { ObjectStore } from './store.ts';
 import { errorText } from './store-error.ts';
 
@@ -56,10 +58,17 @@ export async function openStore(url: string, options: OpenStoreOptions): Promise
   return await opener(parsed, options);
 }
 
-/** The store and its identity; with `create` a new archive is made of an empty place, else QZ2408. */
-export async function openArchive(url: string, options: OpenStoreOptions): Promise<OpenedArchive> {
+/**
+ * The store and its identity; with `create` a new archive is made of an empty place, else QZ2408. A place that cannot be
+ * reached is said at once; what fails later is waited out with `patience`, or else tried again by whoever uses the store.
+ */
+export async function openArchive(
+  url: string,
+  { patience, ...options }: OpenStoreOptions & { patience?: RetryOptions },
+): Promise<OpenedArchive> {
   const store = await openStore(url, options);
-  return { store, identity: await identifyArchive(store, options) };
+  const identity = await identifyArchive(store, options);
+  return { store: patience === undefined ? store : new PatientStore(store, patience), identity };
 }
 
 export async function identifyArchive(store: ObjectStore, options: OpenStoreOptions): Promise<ArchiveIdentity> {

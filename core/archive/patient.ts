@@ -1,6 +1,7 @@
-/** A store whose passing faults are waited out for a while, so that one dropped connection does not cost a snapshot. */
-import type { ObjectInfo, ObjectStore } from '../../core/archive/store.ts';
-import { type RetryOptions, retrying } from '../../core/errors/retry.ts';
+/** A store whose passing faults are waited out for a while, so that one dropped connection does not cost a snapshot or a restore. */
+import { isKind } from '../errors/error.ts';
+import { type RetryOptions, retrying } from '../errors/retry.ts';
+import type { ObjectInfo, ObjectStore } from './store.ts';
 
 export class PatientStore implements ObjectStore {
   readonly url: string;
@@ -34,9 +35,28 @@ export class PatientStore implements ObjectStore {
     return this.#patiently(`looking up ${key}`, () => this.#store.head(key));
   }
 
-  /** Not repeated: the caller has seen part of it. */
-  list(prefix: string, options?: { after?: string; signal?: AbortSignal }): AsyncIterable<ObjectInfo> {
-    return this.#store.list(prefix, options);
+  /** Goes on behind the last key that the caller has seen. */
+  async *list(prefix: string, options: { after?: string; signal?: AbortSignal } = {}): AsyncIterable<ObjectInfo> {
+    let from = options;
+    let keys = this.#store.list(prefix, from)[Symbol.asyncIterator]();
+    // The first try is not one of retrying(): a listing has millions of steps, and nearly all are at hand.
+    const again = () => {
+      keys = this.#store.list(prefix, from)[Symbol.asyncIterator]();
+      return keys.next();
+    };
+    try {
+      for (;;) {
+        const step = await keys.next().catch((error: unknown) => {
+          if (!isKind(error, 'transient')) throw error;
+          return this.#patiently(`listing ${prefix}`, again);
+        });
+        if (step.done) return;
+        from = { ...options, after: step.value.key };
+        yield step.value;
+      }
+    } finally {
+      await keys.return?.();
+    }
   }
 
   remove(key: string): Promise<void> {
