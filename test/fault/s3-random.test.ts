@@ -2,12 +2,17 @@
  * Rows 18 to 20 at random, and kill -9 of the service: what was said to be created is there, byte for byte, and was said by
  * exactly one. QZ_SEED replays the faults; they hang on the seed, the object and how often it was asked for, not on timing.
  */
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { openStore } from '../../core/archive/open.ts';
 import { openS3Store } from '../../core/archive/s3.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
+import type { CrashPoint } from '../../core/errors/crash-points.ts';
 import { isKind } from '../../core/errors/error.ts';
 import { S3World } from '../made/s3.ts';
 import { type Fault, S3Proxy } from '../made/s3-proxy.ts';
@@ -171,6 +176,39 @@ describe('s3: kill -9 of the service', () => {
       expect({ key, same: (await store.get(key))?.equals(bodyOf(key)) }).toEqual({ key, same: true });
     }
   }, 120_000);
+});
+
+describe('s3: kill -9 of a writer', () => {
+  const module = JSON.stringify(pathToFileURL(join(process.cwd(), 'core/archive/open.ts')).href);
+  const program = `
+    const { openStore } = await import(${module});
+    const store = await openStore(process.argv[1], { create: true });
+    await store.putIfAbsent('big', [Buffer.alloc(9 << 20, 1), Buffer.alloc(9 << 20, 2)]);
+  `;
+  const body = Buffer.concat([Buffer.alloc(9 << 20, 1), Buffer.alloc(9 << 20, 2)]);
+
+  test.each<[CrashPoint, string, boolean]>([
+    ['s3:before-put', '#1', false],
+    ['s3:after-part', '#1', false],
+    ['s3:after-part', '#3', false],
+    ['s3:after-upload', '#1', true],
+    ['s3:after-put', '#1', true],
+  ])(
+    'at %s%s of an upload in parts: the whole object or none',
+    async (point, nth, isThere) => {
+      const url = await world.url(world.newPrefix());
+      const child = spawn(process.execPath, ['--input-type=module', '-e', program, url], {
+        stdio: ['ignore', 'ignore', 'inherit'],
+        env: { ...process.env, NODE_OPTIONS: '', QZ_CRASH_AT: `${point}${nth}` },
+      });
+      expect((await once(child, 'exit'))[1]).toBe('SIGKILL');
+      const store = await openStore(url, { create: true });
+      expect(await listed(store)).toEqual(isThere ? ['big'] : []);
+      expect(await store.putIfAbsent('big', [body])).toBe(isThere ? 'exists' : 'created');
+      expect((await store.get('big'))?.equals(body)).toBe(true);
+    },
+    30_000,
+  );
 });
 
 async function listed(store: ObjectStore): Promise<string[]> {

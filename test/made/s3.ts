@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openStore } from '../../core/archive/open.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import type { CertificateAndKey } from '../../core/stream/certificate.ts';
+import { ensureTools } from '../../scripts/setup/tools.ts';
 import { type RawAnswer, type RawKeys, type RawRequest, rawRequest } from './s3-raw.ts';
 
 export const bucket = 'qazyna-test';
@@ -30,6 +31,7 @@ export class S3World implements AsyncDisposable {
   readonly dir: string;
   readonly #port: number;
   readonly #adminPort: number;
+  readonly #program: string;
   #tls: string[] = [];
   #child: ChildProcess | null = null;
   #users = 0;
@@ -37,7 +39,8 @@ export class S3World implements AsyncDisposable {
   #files = 0;
   readonly #statements: object[] = [];
 
-  private constructor(dir: string, port: number, adminPort: number) {
+  private constructor(program: string, dir: string, port: number, adminPort: number) {
+    this.#program = program;
     this.dir = dir;
     this.#port = port;
     this.#adminPort = adminPort;
@@ -45,9 +48,10 @@ export class S3World implements AsyncDisposable {
 
   /** Running, with the bucket made; with a certificate, it speaks TLS only, and has no bucket. */
   static async start(tls?: CertificateAndKey): Promise<S3World> {
+    const { paths } = await ensureTools(['versitygw']);
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-s3-'));
     for (const name of ['iam', 'data']) await mkdir(join(dir, name));
-    const world = new S3World(dir, await freePort(), await freePort());
+    const world = new S3World(paths.versitygw ?? 'versitygw', dir, await freePort(), await freePort());
     if (tls !== undefined) {
       world.#tls = ['--cert', join(dir, 'cert.pem'), '--key', join(dir, 'key.pem')];
       await writeFile(join(dir, 'cert.pem'), tls.certPem);
@@ -67,7 +71,7 @@ export class S3World implements AsyncDisposable {
   async up(): Promise<void> {
     const { dir } = this;
     const child = spawn(
-      'versitygw',
+      this.#program,
       [
         ...[
           '--port',
@@ -93,7 +97,7 @@ export class S3World implements AsyncDisposable {
       if (await isListening(this.#port)) return;
       await sleep(20);
     }
-    throw new Error(`versitygw did not start: ${failed ?? `exit code ${child.exitCode}`}; is it on PATH?`);
+    throw new Error(`versitygw did not start: ${failed ?? `exit code ${child.exitCode}`}`);
   }
 
   async down(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
@@ -152,7 +156,7 @@ export class S3World implements AsyncDisposable {
   async #admin(...command: string[]): Promise<void> {
     const at = ['--endpoint-url', `http://127.0.0.1:${this.#adminPort}`];
     const access = ['--access', root.user, '--secret', root.secret, ...at];
-    const child = spawn('versitygw', ['admin', ...access, ...command], { stdio: ['ignore', 'ignore', 'inherit'] });
+    const child = spawn(this.#program, ['admin', ...access, ...command], { stdio: ['ignore', 'ignore', 'inherit'] });
     const [code] = (await once(child, 'exit')) as [number | null];
     if (code !== 0) throw new Error(`versitygw admin ${command[0]} ended with ${code}`);
   }
