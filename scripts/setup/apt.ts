@@ -36,11 +36,16 @@ export type PackageChoice = readonly string[];
  * Resolves and unpacks `choices` with their dependencies into `prefix`.
  * Errors: QZ2805 no apt here, QZ2806 no archive in apt's sources, QZ2807 package unknown, QZ4803 archive unreachable.
  */
-export async function unpackPackages(choices: readonly PackageChoice[], prefix: string, say: Say): Promise<void> {
+export async function unpackPackages(
+  choices: readonly PackageChoice[],
+  prefix: string,
+  say: Say,
+  suite: 'newest' | 'own' = 'newest',
+): Promise<void> {
   const work = `${prefix}.apt`;
   await mkdir(prefix, { recursive: true });
   try {
-    const config = await openArchive(work, choices, say, 'newest');
+    const config = await openArchive(work, choices, say, suite);
     const names: string[] = [];
     for (const choice of choices) names.push(await firstKnown(config, choice));
     const packages = await resolve(config, names);

@@ -5,32 +5,80 @@ import { configurationError } from '../../core/errors/error.ts';
 import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/program.ts';
 import { type PackageChoice, unpackPackages } from './apt.ts';
 import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
+import {
+  buildVersitygw,
+  fetchKafka,
+  kafkaLauncher,
+  kafkaVersion,
+  versitygwLauncher,
+  versitygwVersion,
+} from './servers.ts';
 
 interface ToolPackage {
   /** Part of the folder's name: raised when what it holds changes, so that it is fetched anew. */
-  edition: number;
-  choices: readonly PackageChoice[];
+  edition: number | string;
   programs: readonly string[];
   /** Whether a program found on PATH will do. */
   accepts(path: string): Promise<boolean>;
+  fetch(folder: string, say: Say): Promise<void>;
+  /** What runs the program of that name: the text of a shell script behind its first line. */
+  launcher(name: string, folder: string, say: Say): Promise<string>;
 }
 
 const anyProgram = () => Promise.resolve(true);
 const isMysql = async (path: string) => (await mysqlVersion(path)) !== null;
 
 const packages: Record<string, ToolPackage> = {
-  mysql: {
-    edition: 1,
-    choices: [
+  mysql: unpacked(
+    1,
+    [
       ['mysql-server-core', 'mysql-server-core-8.4', 'mysql-server-core-8.0'],
       ['mysql-client-core', 'mysql-client-core-8.4', 'mysql-client-core-8.0'],
     ],
-    programs: ['mysqld', 'mysql', 'mysqlbinlog', 'mysqldump', 'mysqladmin'],
-    accepts: isMysql,
+    ['mysqld', 'mysql', 'mysqlbinlog', 'mysqldump', 'mysqladmin'],
+    isMysql,
+  ),
+  mydumper: unpacked(2, [['mydumper']], ['mydumper', 'myloader'], anyProgram),
+  sysbench: unpacked(2, [['sysbench']], ['sysbench'], anyProgram),
+  kafka: {
+    edition: kafkaVersion,
+    programs: ['kafka-server', 'kafka-storage'],
+    // Distributions of Kafka call theirs kafka-server-start.sh; what is called so is ours.
+    accepts: anyProgram,
+    fetch: fetchKafka,
+    launcher: kafkaLauncher,
   },
-  mydumper: { edition: 2, choices: [['mydumper']], programs: ['mydumper', 'myloader'], accepts: anyProgram },
-  sysbench: { edition: 2, choices: [['sysbench']], programs: ['sysbench'], accepts: anyProgram },
+  versitygw: {
+    edition: versitygwVersion,
+    programs: ['versitygw'],
+    accepts: anyProgram,
+    fetch: buildVersitygw,
+    launcher: (_name, folder) => Promise.resolve(versitygwLauncher(folder)),
+  },
 };
+
+/** A package of the distribution, run with the loader and the libraries that came with it. */
+function unpacked(
+  edition: number,
+  choices: readonly PackageChoice[],
+  programs: readonly string[],
+  accepts: ToolPackage['accepts'],
+): ToolPackage {
+  return {
+    edition,
+    programs,
+    accepts,
+    fetch: async (folder, say) => {
+      const prefix = join(folder, 'prefix');
+      await unpackPackages(choices, prefix, say);
+      for (const name of programs) await programIn(prefix, name);
+    },
+    launcher: async (name, folder) => {
+      const prefix = join(folder, 'prefix');
+      return launcherText(name, prefix, await programIn(prefix, name), await loaderOf(prefix), await libraries(prefix));
+    },
+  };
+}
 
 export interface Tools {
   /** Full path of every program asked for. */
@@ -69,14 +117,8 @@ async function ensureTool(name: string, say: Say): Promise<string> {
     // A wrapper of ours on PATH is the cache, not something that the machine has.
     if (path !== cachePath('bin', name) && (await tool.accepts(path))) return path;
   }
-  const folder = await ensureFolder(`${packageName}-${tool.edition}`, (part) => fetchTool(tool, part, say), say);
-  return wrap(name, folder);
-}
-
-async function fetchTool(tool: ToolPackage, folder: string, say: Say): Promise<void> {
-  const prefix = join(folder, 'prefix');
-  await unpackPackages(tool.choices, prefix, say);
-  for (const name of tool.programs) await programIn(prefix, name);
+  const folder = await ensureFolder(`${packageName}-${tool.edition}`, (part) => tool.fetch(part, say), say);
+  return wrap(name, await tool.launcher(name, folder, say));
 }
 
 async function programIn(prefix: string, name: string): Promise<string> {
@@ -87,17 +129,10 @@ async function programIn(prefix: string, name: string): Promise<string> {
   throw configurationError('QZ2808', `The fetched package has no program ${name}.`, 'Install it by hand, on PATH.');
 }
 
-/** Writes `bin/<name>`, which runs the program with the loader and the libraries that came with it. */
-async function wrap(name: string, folder: string): Promise<string> {
+/** Writes `bin/<name>`. */
+async function wrap(name: string, launcher: string): Promise<string> {
   const wrapper = cachePath('bin', name);
-  const prefix = join(folder, 'prefix');
-  const text = wrapperText(
-    name,
-    prefix,
-    await programIn(prefix, name),
-    await loaderOf(prefix),
-    await libraries(prefix),
-  );
+  const text = `#!/bin/sh\n# Made by qazyna's set-up: ${name} with what it was fetched with.\n${launcher}`;
   await openCache();
   if ((await readFile(wrapper, 'utf8').catch(() => '')) === text) return wrapper;
   const part = `${wrapper}.${process.pid}.part`;
@@ -107,7 +142,7 @@ async function wrap(name: string, folder: string): Promise<string> {
   return wrapper;
 }
 
-function wrapperText(name: string, prefix: string, program: string, loader: string, folders: string[]): string {
+function launcherText(name: string, prefix: string, program: string, loader: string, folders: string[]): string {
   const isMysqlClient = packages.mysql?.programs.includes(name);
   const exec = `exec '${loader}' --library-path '${folders.join(':')}' '${program}'`;
   const settings = [
@@ -126,7 +161,7 @@ function wrapperText(name: string, prefix: string, program: string, loader: stri
           'esac',
         ]
       : [...(isMysqlClient ? [] : environmentOf(prefix)), `${exec} "$@"`];
-  return `#!/bin/sh\n# Made by qazyna's set-up: ${name} with the libraries it was fetched with.\n${lines.join('\n')}\n`;
+  return `${lines.join('\n')}\n`;
 }
 
 /** Debian builds these on MariaDB's client library, which looks for its plugins in a fixed place; so does sysbench for scripts. */

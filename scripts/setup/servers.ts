@@ -1,0 +1,80 @@
+/** Servers that no package of the distribution holds: Kafka from its jars, and an S3 server built from its source. */
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { configurationError } from '../../core/errors/error.ts';
+import { run } from './apt.ts';
+import type { Say } from './cache.ts';
+import { ensureGo, ensureJava, ensureMaven } from './toolchains.ts';
+
+export const kafkaVersion = '4.4.0';
+const slf4jVersion = '1.7.36';
+export const versitygwVersion = '1.8.0';
+const buildTimeoutMs = 15 * 60_000;
+
+/** What the brokers are made of goes into `folder`/lib. Maven's own settings say where it comes from. */
+export async function fetchKafka(folder: string, say: Say): Promise<void> {
+  const maven = await ensureMaven(await ensureJava(say), say);
+  say(`fetching the jars of Kafka ${kafkaVersion} by Maven`);
+  await writeFile(join(folder, 'pom.xml'), pom());
+  const args = ['-q', '-B', 'dependency:copy-dependencies', '-DincludeScope=runtime', '-DoutputDirectory=lib'];
+  await run(maven.path, args, { cwd: folder, env: maven.env, timeoutMs: buildTimeoutMs });
+  const jars = await readdir(join(folder, 'lib')).catch(() => []);
+  if (!jars.some((name) => name.startsWith('kafka_')))
+    throw configurationError(
+      'QZ2808',
+      'Maven fetched no Kafka.',
+      'Run it again; `mvn -v` and its settings may tell why.',
+    );
+}
+
+/** The text behind `#!/bin/sh` of what runs one class of Kafka; `exec`, so that a signal reaches Java itself. */
+export async function kafkaLauncher(name: string, folder: string, say: Say): Promise<string> {
+  const main = name === 'kafka-server' ? 'kafka.Kafka' : 'kafka.tools.StorageTool';
+  const java = join(await ensureJava(say), 'bin/java');
+  return `exec '${java}' \${KAFKA_JAVA_OPTIONS:--Xmx256m -XX:TieredStopAtLevel=1} -cp '${folder}/lib/*' ${main} "$@"\n`;
+}
+
+/** Built into `folder`/bin; what the build leaves behind goes again. */
+export async function buildVersitygw(folder: string, say: Say): Promise<void> {
+  const go = await ensureGo(say);
+  const work = join(tmpdir(), `qazyna-go-${process.pid}`);
+  say(`building the S3 server versitygw ${versitygwVersion} by Go (a minute or two)`);
+  await mkdir(work, { recursive: true });
+  try {
+    const env = {
+      ...process.env,
+      CGO_ENABLED: '0',
+      GOBIN: join(folder, 'bin'),
+      GOPATH: join(work, 'path'),
+      GOCACHE: join(work, 'cache'),
+      GOTOOLCHAIN: 'local',
+      GOFLAGS: '-buildvcs=false -modcacherw',
+    };
+    const module = `github.com/versity/versitygw/cmd/versitygw@v${versitygwVersion}`;
+    const args = ['install', '-trimpath', '-ldflags=-s -w', module];
+    await run(go, args, { cwd: work, env, timeoutMs: buildTimeoutMs });
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+export function versitygwLauncher(folder: string): string {
+  return `exec '${folder}/bin/versitygw' "$@"\n`;
+}
+
+function pom(): string {
+  const dependency = (group: string, artifact: string, version: string) =>
+    `    <dependency><groupId>${group}</groupId><artifactId>${artifact}</artifactId><version>${version}</version></dependency>`;
+  return [
+    '<project xmlns="http://maven.apache.org/POM/4.0.0">',
+    '  <modelVersion>4.0.0</modelVersion>',
+    '  <groupId>qazyna</groupId><artifactId>kafka-for-the-lab</artifactId><version>1</version><packaging>pom</packaging>',
+    '  <dependencies>',
+    dependency('org.apache.kafka', 'kafka_2.13', kafkaVersion),
+    dependency('org.slf4j', 'slf4j-simple', slf4jVersion),
+    '  </dependencies>',
+    '</project>',
+    '',
+  ].join('\n');
+}

@@ -1,0 +1,271 @@
+/**
+ * Real Kafka brokers on loopback, each its own controller as well (KRaft), for the lab and for tests that kill them one by
+ * one: `await using kafka = await KafkaLab.start({ brokers: 3 })`, `kafka.bootstrap`, `kafka.kill(0)`, `kafka.restart(0)`.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import kafkajs from 'kafkajs';
+import { freePort } from '../../core/mysql/mysqld.ts';
+import { ensureTools } from '../../scripts/setup/tools.ts';
+import type { LabService, ServiceContext, ServiceFacts } from './service.ts';
+
+const readyWithinMs = 60_000;
+const pollMs = 100;
+const host = '127.0.0.1';
+
+/** For tests: death is noticed in seconds, and large messages pass. Topics say the rest themselves. */
+const commonSettings: Record<string, string> = {
+  'process.roles': 'broker,controller',
+  'controller.listener.names': 'CONTROLLER',
+  'inter.broker.listener.name': 'INTERNAL',
+  'listener.security.protocol.map': 'CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT',
+  'offsets.topic.num.partitions': '1',
+  'transaction.state.log.num.partitions': '1',
+  'group.initial.rebalance.delay.ms': '0',
+  'auto.create.topics.enable': 'false',
+  'message.max.bytes': '20971520',
+  'replica.fetch.max.bytes': '20971520',
+  'broker.session.timeout.ms': '3000',
+  'broker.heartbeat.interval.ms': '500',
+};
+
+interface BrokerPorts {
+  /** Where clients connect, as it is told to them: a proxy may stand there. */
+  advertised: number;
+  client: number;
+  internal: number;
+  controller: number;
+}
+
+export interface KafkaLabOptions {
+  brokers: number;
+  /** Default: a new folder in the system's temporary folder, removed by `stop`. */
+  dir?: string;
+  /** Over the lab's own, by Kafka's names. */
+  settings?: Record<string, string>;
+  /**
+   * Called with each broker's port before anything is started; resolves with the port that clients are told instead (a
+   * proxy's).
+   */
+  advertise?: (port: number) => Promise<number>;
+  /** What was used before in this folder: ports are worth keeping. */
+  ports?: readonly BrokerPorts[];
+  onProcess?: (what: string, pid: number) => void;
+  signal?: AbortSignal;
+}
+
+export class KafkaLab implements AsyncDisposable {
+  readonly dir: string;
+  readonly ports: readonly BrokerPorts[];
+  readonly #options: KafkaLabOptions;
+  readonly #server: string;
+  readonly #children: (ChildProcess | null)[];
+
+  private constructor(dir: string, ports: readonly BrokerPorts[], server: string, options: KafkaLabOptions) {
+    this.dir = dir;
+    this.ports = ports;
+    this.#server = server;
+    this.#options = options;
+    this.#children = ports.map(() => null);
+  }
+
+  /** Resolves when every broker has joined and the cluster answers. What is in `dir` already is gone on with. */
+  static async start(options: KafkaLabOptions): Promise<KafkaLab> {
+    const { paths } = await ensureTools(['kafka-server', 'kafka-storage']);
+    const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'qazyna-kafka-')));
+    await mkdir(dir, { recursive: true });
+    const ports = options.ports ?? (await choosePorts(options));
+    const lab = new KafkaLab(dir, ports, paths['kafka-server'] ?? '', options);
+    try {
+      await Promise.all(ports.map((_, index) => lab.#format(index, paths['kafka-storage'] ?? '')));
+      await Promise.all(ports.map((_, index) => lab.#spawn(index)));
+      await lab.untilReady();
+      return lab;
+    } catch (error) {
+      await lab.stop();
+      throw error;
+    }
+  }
+
+  /** What a client needs to begin with. */
+  get bootstrap(): string[] {
+    return this.ports.map(({ advertised }) => `${host}:${advertised}`);
+  }
+
+  /** kill -9, or another signal; resolves when it has ended. SIGSTOP and SIGCONT only send. */
+  async kill(index: number, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const child = this.#children[index];
+    if (child == null || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    if (signal !== 'SIGSTOP' && signal !== 'SIGCONT') await ended;
+  }
+
+  /** Starts a broker again on what it wrote; resolves when all that run have joined. */
+  async restart(index: number): Promise<void> {
+    await this.kill(index);
+    await this.#spawn(index);
+    await this.untilReady();
+  }
+
+  /** Until every broker that runs answers by itself, and knows as many in the cluster. */
+  async untilReady(): Promise<void> {
+    const running = this.#children.flatMap((child, index) =>
+      child !== null && child.exitCode === null && child.signalCode === null ? [index] : [],
+    );
+    const deadline = performance.now() + readyWithinMs;
+    for (const index of running) {
+      while ((await this.#knownTo(index)) < running.length) {
+        this.#options.signal?.throwIfAborted();
+        if (this.#children[index]?.exitCode !== null || performance.now() > deadline)
+          throw new Error(`broker ${index + 1} did not join; see ${join(this.#folder(index), 'broker.log')}`);
+        await sleep(pollMs);
+      }
+    }
+  }
+
+  /** How many brokers this one knows of; 0 while it does not answer. */
+  async #knownTo(index: number): Promise<number> {
+    const kafka = new kafkajs.Kafka({
+      brokers: [`${host}:${this.ports[index]?.client}`],
+      logLevel: kafkajs.logLevel.NOTHING,
+      retry: { retries: 0 },
+    });
+    const admin = kafka.admin();
+    try {
+      await admin.connect();
+      return (await admin.describeCluster()).brokers.length;
+    } catch {
+      return 0;
+    } finally {
+      await admin.disconnect().catch(() => undefined);
+    }
+  }
+
+  /** Leaves the brokers running when this process ends: the lab stops them by their pids. */
+  release(): void {
+    for (const child of this.#children) child?.unref();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#children.map((_, index) => this.kill(index)));
+    if (this.#options.dir === undefined) await rm(this.dir, { recursive: true, force: true });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  #folder(index: number): string {
+    return join(this.dir, `broker-${index + 1}`);
+  }
+
+  async #format(index: number, program: string): Promise<void> {
+    const folder = this.#folder(index);
+    const file = join(folder, 'server.properties');
+    const own = this.ports[index];
+    if (own === undefined) throw new RangeError(`there is no broker ${index + 1}`);
+    await mkdir(folder, { recursive: true });
+    const settings = { ...commonSettings, ...this.#placed(own, index), ...this.#options.settings };
+    const lines = Object.entries(settings).map(([name, value]) => `${name}=${value}\n`);
+    await writeFile(file, lines.join(''));
+    if (existsSync(join(folder, 'data/meta.properties'))) return;
+    const args = ['format', '-t', await this.#clusterId(), '-c', file];
+    const output = openSync(join(folder, 'format.log'), 'w');
+    const child = spawn(program, args, { stdio: ['ignore', output, output] });
+    const [code] = (await once(child, 'exit')) as [number | null];
+    closeSync(output);
+    if (code !== 0) throw new Error(`the storage of broker ${index + 1} could not be made; see ${folder}/format.log`);
+  }
+
+  #placed({ client, advertised, internal, controller }: BrokerPorts, index: number): Record<string, string> {
+    const replicas = String(Math.min(3, this.ports.length));
+    return {
+      'node.id': String(index + 1),
+      'controller.quorum.voters': this.ports.map((each, at) => `${at + 1}@${host}:${each.controller}`).join(','),
+      listeners: `CLIENT://${host}:${client},INTERNAL://${host}:${internal},CONTROLLER://${host}:${controller}`,
+      'advertised.listeners': `CLIENT://${host}:${advertised},INTERNAL://${host}:${internal}`,
+      'log.dirs': join(this.#folder(index), 'data'),
+      'offsets.topic.replication.factor': replicas,
+      'transaction.state.log.replication.factor': replicas,
+      'transaction.state.log.min.isr': '1',
+    };
+  }
+
+  #id: Promise<string> | null = null;
+
+  /** One for all brokers, kept in the folder. */
+  #clusterId(): Promise<string> {
+    this.#id ??= (async () => {
+      const file = join(this.dir, 'cluster-id');
+      const present = await readFile(file, 'utf8').catch(() => '');
+      if (present !== '') return present.trim();
+      const id = randomBytes(16).toString('base64url');
+      await writeFile(file, `${id}\n`);
+      return id;
+    })();
+    return this.#id;
+  }
+
+  async #spawn(index: number): Promise<void> {
+    const folder = this.#folder(index);
+    const output = openSync(join(folder, 'broker.log'), 'a');
+    const child = spawn(this.#server, [join(folder, 'server.properties')], {
+      stdio: ['ignore', output, output],
+      detached: true,
+    });
+    await once(child, 'spawn');
+    closeSync(output);
+    this.#options.onProcess?.(`broker ${index + 1}`, child.pid ?? 0);
+    this.#children[index] = child;
+  }
+}
+
+async function choosePorts({ brokers, advertise }: KafkaLabOptions): Promise<BrokerPorts[]> {
+  const ports: BrokerPorts[] = [];
+  for (let index = 0; index < brokers; index += 1) {
+    const [client, internal, controller] = [await freePort(), await freePort(), await freePort()];
+    ports.push({ client, internal, controller, advertised: (await advertise?.(client)) ?? client });
+  }
+  return ports;
+}
+
+/** The brokers as a part of the lab. */
+export class KafkaService implements LabService {
+  readonly name = 'kafka';
+  readonly #brokers: number;
+  readonly #advertise: KafkaLabOptions['advertise'];
+  /** Set once it runs and was started by this very process. */
+  handle: KafkaLab | null = null;
+
+  constructor(brokers: number, advertise?: KafkaLabOptions['advertise']) {
+    this.#brokers = brokers;
+    this.#advertise = advertise;
+  }
+
+  async start(context: ServiceContext): Promise<ServiceFacts> {
+    const { dir, before, signal, onProcess } = context;
+    const ports = typeof before.ports === 'string' ? (JSON.parse(before.ports) as BrokerPorts[]) : undefined;
+    this.handle = await KafkaLab.start({
+      brokers: this.#brokers,
+      dir,
+      signal,
+      onProcess,
+      ...(ports === undefined ? {} : { ports }),
+      ...(this.#advertise === undefined ? {} : { advertise: this.#advertise }),
+    });
+    const [first] = this.handle.ports;
+    return {
+      host,
+      port: first?.advertised ?? 0,
+      brokers: this.handle.bootstrap.join(','),
+      ports: JSON.stringify(this.handle.ports),
+    };
+  }
+}
