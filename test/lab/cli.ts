@@ -1,14 +1,18 @@
 /** `npm run lab -- up|status|down --dir DIR`: real servers on loopback, for tests, demo, bench and looking around. */
-import { Command } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { ensureTools } from '../../scripts/setup/tools.ts';
 import { main } from '../../scripts/setup.ts';
 import { Lab, labStatus, secretPath, stopLab } from './lab.ts';
+import type { ServiceFacts } from './service.ts';
 
 interface Flags {
   dir: string;
   json?: boolean;
   fresh?: boolean;
   stock?: boolean;
+  kafka?: 0 | 1 | 3;
+  s3?: boolean;
+  faults?: boolean;
 }
 
 const attention = 5;
@@ -22,9 +26,12 @@ async function up(flags: Flags): Promise<number> {
     dir: flags.dir,
     fresh: flags.fresh ?? false,
     mysql: flags.stock ? { stock: true } : {},
+    kafka: flags.kafka ?? 0,
+    s3: flags.s3 === true,
+    faults: flags.faults === true,
     signal: stop.signal,
   });
-  lab.mysql.handle?.release();
+  for (const handle of [lab.mysql.handle, lab.kafka, lab.s3]) handle?.release();
   const { port, socket, dataDir, version } = lab.mysql;
   const users = ['root', 'app', ...(flags.stock ? [] : ['qazyna'])];
   const accounts = users.map((user) => ({ user, passwordFile: secretPath(lab.dir, user) }));
@@ -32,11 +39,25 @@ async function up(flags: Flags): Promise<number> {
     dir: lab.dir,
     config: lab.configFile,
     mysql: { host: '127.0.0.1', port, socket, dataDir, version, accounts },
+    kafka: lab.facts.kafka === undefined ? null : { brokers: String(lab.facts.kafka.brokers).split(',') },
+    s3: lab.facts.s3 === undefined ? null : s3Facts(lab.facts.s3, lab.offsiteUrl),
+    faults: lab.facts.faults === undefined ? null : { control: `http://127.0.0.1:${lab.facts.faults.port}` },
   };
+  const { kafka, s3, faults } = facts;
   const text = [
     `MySQL ${version} on 127.0.0.1:${port}, socket ${socket}`,
     ...accounts.map(({ user, passwordFile }) => `  ${user.padEnd(6)} password in ${passwordFile}`),
     `  ${paths.mysql} --socket=${socket} --user=root --password="$(cat ${secretPath(lab.dir, 'root')})"`,
+    ...(kafka === null ? [] : [`Kafka brokers on ${kafka.brokers.join(', ')}`]),
+    ...(s3 === null
+      ? []
+      : [`S3 server on ${s3.endpoint}, bucket ${s3.bucket}, keys in ${s3.credentials}`, `  --from "${s3.archive}"`]),
+    ...(faults === null
+      ? []
+      : [
+          `Fault proxies before all of them, told what to do on ${faults.control}`,
+          `  curl -d '{"service":"mysql","fault":{"kind":"blackhole"}}' ${faults.control}/fault`,
+        ]),
     `Configuration ${lab.configFile}`,
     `  npx qazyna run --config ${lab.configFile}`,
     `Stop with: npm run lab -- down --dir ${lab.dir}`,
@@ -60,6 +81,16 @@ async function down(flags: Flags): Promise<number> {
   return 0;
 }
 
+function s3Facts({ endpoint, bucket, credentials }: ServiceFacts, archive: string) {
+  return { endpoint: String(endpoint), bucket: String(bucket), credentials: String(credentials), archive };
+}
+
+function brokerCount(text: string): 0 | 1 | 3 {
+  const count = Number(text);
+  if (count === 0 || count === 1 || count === 3) return count;
+  throw new InvalidArgumentError('It must be 0, 1 or 3.');
+}
+
 function print(flags: Flags, facts: object, text: string[]): void {
   process.stdout.write(flags.json ? `${JSON.stringify(facts)}\n` : `${text.join('\n')}\n`);
 }
@@ -76,6 +107,13 @@ for (const { name, about, run } of verbs) {
   if (name === 'up') {
     command.option('--fresh', 'stop and remove what is there first');
     command.option('--stock', 'the server’s own settings, no account qazyna');
+    command.addOption(
+      new Option('--kafka <brokers>', 'a Kafka log in place of local files')
+        .choices(['0', '1', '3'])
+        .argParser(brokerCount),
+    );
+    command.option('--s3', 'the archive offsite in an S3 server in place of a folder');
+    command.option('--faults', 'a fault proxy before each server');
   }
   command.action((flags: Flags) => main(() => run(flags)));
 }

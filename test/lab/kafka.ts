@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import kafkajs from 'kafkajs';
 import { freePort } from '../../core/mysql/mysqld.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
-import type { LabService, ServiceContext, ServiceFacts } from './service.ts';
+import type { Advertise, LabService, ServiceContext, ServiceFacts } from './service.ts';
 
 const readyWithinMs = 60_000;
 const pollMs = 100;
@@ -49,11 +49,8 @@ export interface KafkaLabOptions {
   dir?: string;
   /** Over the lab's own, by Kafka's names. */
   settings?: Record<string, string>;
-  /**
-   * Called with each broker's port before anything is started; resolves with the port that clients are told instead (a
-   * proxy's).
-   */
-  advertise?: (port: number) => Promise<number>;
+  /** Asked with each broker's port before anything is started. */
+  advertise?: Advertise;
   /** What was used before in this folder: ports are worth keeping. */
   ports?: readonly BrokerPorts[];
   onProcess?: (what: string, pid: number) => void;
@@ -80,7 +77,7 @@ export class KafkaLab implements AsyncDisposable {
     const { paths } = await ensureTools(['kafka-server', 'kafka-storage']);
     const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'qazyna-kafka-')));
     await mkdir(dir, { recursive: true });
-    const ports = options.ports ?? (await choosePorts(options));
+    const ports = await choosePorts(options);
     const lab = new KafkaLab(dir, ports, paths['kafka-server'] ?? '', options);
     try {
       await Promise.all(ports.map((_, index) => lab.#format(index, paths['kafka-storage'] ?? '')));
@@ -227,11 +224,16 @@ export class KafkaLab implements AsyncDisposable {
   }
 }
 
-async function choosePorts({ brokers, advertise }: KafkaLabOptions): Promise<BrokerPorts[]> {
+async function choosePorts({ brokers, ports: before, advertise }: KafkaLabOptions): Promise<BrokerPorts[]> {
   const ports: BrokerPorts[] = [];
-  for (let index = 0; index < brokers; index += 1) {
-    const [client, internal, controller] = [await freePort(), await freePort(), await freePort()];
-    ports.push({ client, internal, controller, advertised: (await advertise?.(client)) ?? client });
+  for (let index = 0; index < (before?.length ?? brokers); index += 1) {
+    const own = before?.[index] ?? {
+      client: await freePort(),
+      internal: await freePort(),
+      controller: await freePort(),
+      advertised: undefined,
+    };
+    ports.push({ ...own, advertised: (await advertise?.(own.client, own.advertised)) ?? own.client });
   }
   return ports;
 }
@@ -240,11 +242,11 @@ async function choosePorts({ brokers, advertise }: KafkaLabOptions): Promise<Bro
 export class KafkaService implements LabService {
   readonly name = 'kafka';
   readonly #brokers: number;
-  readonly #advertise: KafkaLabOptions['advertise'];
+  readonly #advertise: Advertise | undefined;
   /** Set once it runs and was started by this very process. */
   handle: KafkaLab | null = null;
 
-  constructor(brokers: number, advertise?: KafkaLabOptions['advertise']) {
+  constructor(brokers: number, advertise?: Advertise) {
     this.#brokers = brokers;
     this.#advertise = advertise;
   }

@@ -11,9 +11,12 @@ import { lockFile } from '../../core/archive/file-lock.ts';
 import { configurationError } from '../../core/errors/error.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort, type MysqldHandle } from '../../core/mysql/mysqld.ts';
+import { FaultDesk, FaultService } from './fault-desk.ts';
+import { type KafkaLab, KafkaService } from './kafka.ts';
 import { MysqlService, type MysqlServiceOptions } from './mysql.ts';
 import { endProcess, identify, isRunning, type ProcessIdentity } from './processes.ts';
-import type { LabService, ServiceFacts } from './service.ts';
+import { type S3Lab, S3Service } from './s3.ts';
+import type { Advertise, LabService, ServiceFacts } from './service.ts';
 
 const stopDeadlineMs = 60_000;
 const stateFile = 'lab.json';
@@ -41,6 +44,12 @@ export interface LabOptions {
   /** Stop and remove what an earlier lab left in `dir`, then begin anew. */
   fresh?: boolean;
   mysql?: MysqlServiceOptions;
+  /** Brokers of a Kafka log in place of local files; none by default. */
+  kafka?: 0 | 1 | 3;
+  /** The archive `offsite` in an S3 server instead of a folder. */
+  s3?: boolean;
+  /** Puts fault proxies before every one of them: `lab.faults` tells them what to do. */
+  faults?: boolean;
   signal?: AbortSignal;
 }
 
@@ -68,16 +77,30 @@ export interface LabMysql {
 
 export class Lab implements AsyncDisposable {
   readonly dir: string;
-  /** A ready configuration: this source, a local log, the archives `onsite` and `offsite`. */
+  /** A ready configuration: this source, the log that was asked for, the archives `onsite` and `offsite`. */
   readonly configFile: string;
   readonly mysql: LabMysql;
+  /** Null when there is none, or when it was started by another process. */
+  readonly kafka: KafkaLab | null;
+  readonly s3: S3Lab | null;
+  /** Null without proxies. */
+  readonly faults: FaultDesk | null;
+  /** What each service says of itself, also one that another process started. */
+  readonly facts: LabFacts;
+  /** What to give to `--from` for the archive `offsite`, by somebody who knows nothing else. */
+  readonly offsiteUrl: string;
   readonly httpPort: number;
   readonly #removeAfter: boolean;
 
-  private constructor(dir: string, mysql: LabMysql, httpPort: number, removeAfter: boolean) {
+  private constructor(dir: string, parts: LabParts, httpPort: number, removeAfter: boolean) {
     this.dir = dir;
     this.configFile = join(dir, 'qazyna.yaml');
-    this.mysql = mysql;
+    this.mysql = parts.mysql;
+    this.kafka = parts.kafka;
+    this.s3 = parts.s3;
+    this.faults = parts.faults;
+    this.facts = parts.facts;
+    this.offsiteUrl = offsiteUrl(dir, parts.facts);
     this.httpPort = httpPort;
     this.#removeAfter = removeAfter;
   }
@@ -91,11 +114,9 @@ export class Lab implements AsyncDisposable {
     if (options.fresh) await empty(dir);
     const state = readState(dir) ?? { lab: 1, httpPort: await freePort(), services: {} };
     writeState(dir, state);
-    const service = new MysqlService(options.mysql);
     try {
-      await startService(dir, state, service, options.signal ?? new AbortController().signal);
-      const lab = new Lab(dir, await mysqlOf(dir, state, service.handle), state.httpPort, options.dir === undefined);
-      await lab.#writeConfig();
+      const lab = new Lab(dir, await startParts(dir, state, options), state.httpPort, options.dir === undefined);
+      await lab.#writeConfig(factsOf(state));
       return lab;
     } catch (error) {
       await stopAll(dir);
@@ -114,12 +135,58 @@ export class Lab implements AsyncDisposable {
     return this.stop();
   }
 
-  async #writeConfig(): Promise<void> {
-    for (const folder of ['log', 'scratch', 'archives/onsite', 'archives/offsite']) {
+  async #writeConfig(facts: LabFacts): Promise<void> {
+    for (const folder of ['log', 'state', 'scratch', 'archives/onsite', 'archives/offsite']) {
       await mkdir(join(this.dir, folder), { recursive: true });
     }
-    await writeFile(this.configFile, configText(this.dir, this.mysql, this.httpPort));
+    const { port } = this.mysql;
+    const told = (await this.faults?.before('mysql', port)) ?? port;
+    await writeFile(this.configFile, configText(this.dir, told, this.httpPort, facts));
   }
+}
+
+export type LabFacts = Record<string, ServiceFacts | undefined>;
+
+interface LabParts {
+  mysql: LabMysql;
+  kafka: KafkaLab | null;
+  s3: S3Lab | null;
+  faults: FaultDesk | null;
+  facts: LabFacts;
+}
+
+/** What is wanted now, and what was started here before. */
+async function startParts(dir: string, state: LabState, options: LabOptions): Promise<LabParts> {
+  const signal = options.signal ?? new AbortController().signal;
+  const start = (service: LabService) => startService(dir, state, service, signal);
+  const isWanted = (name: string, now: boolean) => now || state.services[name] !== undefined;
+  let faults: FaultDesk | null = null;
+  if (isWanted('faults', options.faults === true)) {
+    await start(new FaultService());
+    faults = new FaultDesk(Number(state.services.faults?.facts.port));
+  }
+  const advertise = (service: string): Advertise | undefined =>
+    faults === null ? undefined : (port, before) => faults.before(service, port, before);
+  const mysql = new MysqlService(options.mysql);
+  const kafka = new KafkaService(options.kafka ?? 0, advertise('kafka'));
+  const s3 = new S3Service(advertise('s3'));
+  await Promise.all([
+    start(mysql),
+    isWanted('kafka', (options.kafka ?? 0) > 0) ? start(kafka) : null,
+    isWanted('s3', options.s3 === true) ? start(s3) : null,
+  ]);
+  const facts = factsOf(state);
+  return { mysql: await mysqlOf(dir, state, mysql.handle), kafka: kafka.handle, s3: s3.handle, faults, facts };
+}
+
+function factsOf(state: LabState): LabFacts {
+  return Object.fromEntries(Object.entries(state.services).map(([name, { facts }]) => [name, facts]));
+}
+
+function offsiteUrl(dir: string, { s3 }: LabFacts): string {
+  if (s3 === undefined) return `file://${dir}/archives/offsite`;
+  const place = { endpoint: String(s3.endpoint), path_style: 'true', credentials_file: String(s3.credentials) };
+  return `s3://${s3.bucket}/prod?${new URLSearchParams(place)}`;
 }
 
 /** What is recorded in `dir` and what of it runs. Errors: QZ2830 not a lab's folder. */
@@ -211,21 +278,30 @@ async function secretOf(dir: string, name: string): Promise<string> {
   return (await readFile(path, 'utf8')).trim();
 }
 
-function configText(dir: string, mysql: LabMysql, httpPort: number): string {
+function configText(dir: string, mysqlPort: number, httpPort: number, { kafka, s3 }: LabFacts): string {
+  const brokers = JSON.stringify(String(kafka?.brokers).split(','));
+  const log =
+    kafka === undefined
+      ? `local: { dir: ${dir}/log }`
+      : `kafka: { brokers: ${brokers}, topic: qazyna.agama, state_dir: ${dir}/state }`;
+  const offsite =
+    s3 === undefined
+      ? `url: "file://${dir}/archives/offsite"`
+      : `url: "s3://${s3.bucket}/prod", endpoint: "${s3.endpoint}", path_style: true, credentials_file: ${s3.credentials}`;
   return `# Made by the lab in ${dir}.
 source:
   name: agama
   mysql:
     host: 127.0.0.1
-    port: ${mysql.port}
+    port: ${mysqlPort}
     user: qazyna
     password_file: ${secretPath(dir, 'qazyna')}
     tls: { mode: required }
 log:
-  local: { dir: ${dir}/log }
+  ${log}
 archives:
   onsite: { url: "file://${dir}/archives/onsite" }
-  offsite: { url: "file://${dir}/archives/offsite" }
+  offsite: { ${offsite} }
 snapshots:
   engine: clone
   scratch_dir: ${dir}/scratch

@@ -6,12 +6,13 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { freePort } from '../../core/mysql/mysqld.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
-import type { LabService, ServiceContext, ServiceFacts } from './service.ts';
+import type { Advertise, LabService, ServiceContext, ServiceFacts } from './service.ts';
 
 const readyWithinMs = 10_000;
 const pollMs = 20;
@@ -30,6 +31,8 @@ export interface S3LabOptions {
   dir?: string;
   /** What was used before in this folder: ports are worth keeping. */
   ports?: { service: number; admin: number };
+  /** PEM files: it then speaks TLS only. */
+  tls?: { certFile: string; keyFile: string };
   onProcess?: (what: string, pid: number) => void;
   signal?: AbortSignal;
 }
@@ -39,14 +42,14 @@ export class S3Lab implements AsyncDisposable {
   readonly root: S3Keys;
   readonly ports: { service: number; admin: number };
   readonly #options: S3LabOptions;
-  readonly #program: string;
+  readonly program: string;
   #child: ChildProcess | null = null;
 
   private constructor(dir: string, root: S3Keys, ports: S3Lab['ports'], program: string, options: S3LabOptions) {
     this.dir = dir;
     this.root = root;
     this.ports = ports;
-    this.#program = program;
+    this.program = program;
     this.#options = options;
   }
 
@@ -68,24 +71,25 @@ export class S3Lab implements AsyncDisposable {
   }
 
   get endpoint(): string {
-    return `http://${host}:${this.ports.service}`;
+    return `${this.#options.tls === undefined ? 'http' : 'https'}://${host}:${this.ports.service}`;
   }
 
   /** (Re)starts the server on the same ports and data. */
   async restart(): Promise<void> {
     const { dir, root, ports } = this;
+    const { tls } = this.#options;
     await this.kill();
     const output = openSync(join(dir, 'versitygw.log'), 'a');
     const child = spawn(
-      this.#program,
+      this.program,
       [
         `--port=${host}:${ports.service}`,
         `--admin-port=${host}:${ports.admin}`,
         `--iam-dir=${join(dir, 'iam')}`,
         '--iam-cache-disable',
-        '--health=/health',
         '--quiet',
         '--keep-alive',
+        ...(tls === undefined ? [] : [`--cert=${tls.certFile}`, `--key=${tls.keyFile}`]),
         'posix',
         join(dir, 'data'),
       ],
@@ -103,8 +107,7 @@ export class S3Lab implements AsyncDisposable {
     const deadline = performance.now() + readyWithinMs;
     while (performance.now() < deadline && child.exitCode === null) {
       this.#options.signal?.throwIfAborted();
-      const answer = await fetch(`${this.endpoint}/health`).catch(() => null);
-      if (answer?.ok) return;
+      if (await isListening(ports.service)) return;
       await sleep(pollMs);
     }
     throw new Error(`the S3 server did not start; see ${join(dir, 'versitygw.log')}`);
@@ -134,6 +137,13 @@ export class S3Lab implements AsyncDisposable {
   }
 }
 
+async function isListening(port: number): Promise<boolean> {
+  const socket = connect(port, host);
+  return await new Promise<boolean>((resolve) => {
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+  }).finally(() => socket.destroy());
+}
+
 /** As AWS programs read them. */
 export async function writeS3Credentials(file: string, { user, secret }: S3Keys): Promise<void> {
   const text = `[default]\naws_access_key_id = ${user}\naws_secret_access_key = ${secret}\n`;
@@ -143,21 +153,31 @@ export async function writeS3Credentials(file: string, { user, secret }: S3Keys)
 /** The S3 server as a part of the lab. */
 export class S3Service implements LabService {
   readonly name = 's3';
+  readonly #advertise: Advertise | undefined;
   /** Set once it runs and was started by this very process. */
   handle: S3Lab | null = null;
+
+  /** `advertise` resolves with the port that clients are told instead: a proxy's. */
+  constructor(advertise?: Advertise) {
+    this.#advertise = advertise;
+  }
 
   async start(context: ServiceContext): Promise<ServiceFacts> {
     const { dir, before, signal, onProcess, secret } = context;
     const ports =
-      typeof before.port === 'number' ? { ports: { service: before.port, admin: Number(before.adminPort) } } : {};
+      typeof before.servicePort === 'number'
+        ? { ports: { service: before.servicePort, admin: Number(before.adminPort) } }
+        : {};
     const root = { user: 'lab', secret: await secret('s3') };
     this.handle = await S3Lab.start({ dir, root, signal, onProcess, ...ports });
     await writeS3Credentials(join(dir, 'credentials'), root);
-    const { endpoint } = this.handle;
     const { service, admin } = this.handle.ports;
+    const port = (await this.#advertise?.(service, Number(before.port) || undefined)) ?? service;
+    const endpoint = `http://${host}:${port}`;
     return {
       host,
-      port: service,
+      port,
+      servicePort: service,
       adminPort: admin,
       endpoint,
       bucket: labBucket,

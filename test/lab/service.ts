@@ -1,4 +1,4 @@
-/** One kind of real server in the lab. Each stands in a file of its own (mysql.ts; later kafka.ts, s3.ts, influxdb.ts). */
+/** One kind of real server in the lab. Each stands in a file of its own (mysql.ts, kafka.ts, s3.ts). */
 export type ServiceFacts = Record<string, string | number | boolean | null>;
 
 export interface ServiceContext {
@@ -18,3 +18,6 @@ export interface LabService {
   /** Returns when the service answers. Facts hold no secrets: endpoints, files, versions. */
   start(context: ServiceContext): Promise<ServiceFacts>;
 }
+
+/** Resolves with the port that clients are told in place of a service's own: a proxy's. `before`: the one they were told last. */
+export type Advertise = (port: number, before?: number) => Promise<number>;
