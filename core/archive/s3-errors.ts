@@ -206,7 +206,8 @@ function passingError(failure: S3Failure, { place, action, key }: FailedRequest,
     const sentence = unsent.has(code)
       ? `${place.name} could not be reached (${code}).`
       : `The connection broke during ${what} (${code === '' ? message : code}).`;
-    const hint = 'Check the endpoint’s spelling, name resolution, the network and firewalls; it is tried again.';
+    const spelling = place.pathStyle ? '' : ' (path_style=true for services that know no bucket host names)';
+    const hint = `Check the endpoint’s spelling${code === 'ENOTFOUND' ? spelling : ''}, name resolution, the network and firewalls; it is tried again.`;
     return transientError('QZ4405', sentence, hint, options);
   }
   const failing = status < 300 || (status >= 500 && status !== 501);

@@ -7,7 +7,8 @@ import { openStore } from '../../core/archive/open.ts';
 import { openS3Store } from '../../core/archive/s3.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { selfSignedCertificate } from '../../core/stream/certificate.ts';
-import { bucket, S3World, writeKeys } from '../made/s3.ts';
+import { writeS3Credentials } from '../lab/s3.ts';
+import { bucket, S3World } from '../made/s3.ts';
 import { type Fault, S3Proxy } from '../made/s3-proxy.ts';
 
 let world: S3World;
@@ -264,15 +265,38 @@ describe('s3: access keys from a file', () => {
     const prefix = world.newPrefix();
     const [old, next] = [await world.user('shipper', prefix), await world.user('shipper', prefix)];
     const file = join(world.dir, 'rotated.credentials');
-    await writeKeys(file, old);
+    await writeS3Credentials(file, old);
     const store = await openStore(await world.url(prefix, { query: { credentials_file: file } }), { create: true });
     expect(await store.putIfAbsent('a', text('x'))).toBe('created');
     await world.forget(old);
     await expect(store.putIfAbsent('b', text('x'))).rejects.toMatchObject({ kind: 'transient', code: 'QZ4412' });
     await writeFile(file, '[default]\naws_access_key_id = half');
     await expect(store.putIfAbsent('b', text('x'))).rejects.toMatchObject({ kind: 'transient' });
-    await writeKeys(file, next);
+    await writeS3Credentials(file, next);
     expect(await store.putIfAbsent('b', text('x'))).toBe('created');
+  });
+});
+
+describe('s3: access keys without a file', () => {
+  test('come from the environment as with every AWS program, and are missed in one sentence', async () => {
+    const url = new URL(await world.url(world.newPrefix()));
+    url.searchParams.delete('credentials_file');
+    const nowhere = {
+      AWS_EC2_METADATA_DISABLED: 'true',
+      AWS_SHARED_CREDENTIALS_FILE: '/none',
+      AWS_CONFIG_FILE: '/none',
+    };
+    const keys = { AWS_ACCESS_KEY_ID: world.root.user, AWS_SECRET_ACCESS_KEY: world.root.secret };
+    const before = { ...process.env };
+    try {
+      Object.assign(process.env, nowhere, keys);
+      expect(await (await openStore(url.href, { create: true })).putIfAbsent('a', text('x'))).toBe('created');
+      for (const name of Object.keys(keys)) delete process.env[name];
+      const none = await openStore(url.href, { create: true });
+      await expect(none.get('a')).rejects.toMatchObject({ kind: 'configuration', code: 'QZ2416' });
+    } finally {
+      process.env = before;
+    }
   });
 });
 
