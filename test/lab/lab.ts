@@ -19,6 +19,7 @@ import { type S3Lab, S3Service } from './s3.ts';
 import type { Advertise, LabService, ServiceFacts } from './service.ts';
 
 const stopDeadlineMs = 60_000;
+const brokerDeadlineMs = 3_000;
 const stateFile = 'lab.json';
 const secretMode = 0o600;
 
@@ -235,7 +236,9 @@ async function stopAll(dir: string): Promise<string[]> {
   const told: string[] = [];
   for (const [name, { processes }] of Object.entries(state?.services ?? {}).reverse()) {
     for (const process of [...processes].reverse()) {
-      told.push(`${name}: ${process.what} (${process.pid}) ${await endProcess(process, stopDeadlineMs)}`);
+      // The last broker waits for a majority that is gone already.
+      const deadlineMs = name === 'kafka' ? brokerDeadlineMs : stopDeadlineMs;
+      told.push(`${name}: ${process.what} (${process.pid}) ${await endProcess(process, deadlineMs)}`);
     }
     processes.length = 0;
   }
