@@ -70,7 +70,7 @@ async function take(context: Context): Promise<number> {
   }));
   const gtids = { gtidsBefore: report.gtidsBefore.toString(), gtidsAfter: report.gtidsAfter.toString() };
   context.out.result({ snapshot: { ...report, ...gtids, archives } }, [
-    `Snapshot ${report.id} of ${config.source.name} (${formatBytes(report.sizeBytes)}, ${report.engine}) taken in ${formatDuration(report.durationMs)}.`,
+    `Snapshot ${report.id} of ${config.source.name} (${formatBytes(report.sizeBytes)}, ${report.engine}${report.madeBy === null ? '' : ` by ${report.madeBy}`}) taken in ${formatDuration(report.durationMs)}.`,
     ...formatTable(
       archives,
       [

@@ -4,7 +4,8 @@
  */
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
 
-export function clientOptions(endpoint: MysqlEndpoint): string {
+/** `more`: options in another group, `[group, name, value]`. */
+export function clientOptions(endpoint: MysqlEndpoint, more: readonly [string, string, string][] = []): string {
   const tls = endpoint.tls ?? { mode: 'preferred' };
   const options: Record<string, string | undefined> = {
     user: endpoint.user,
@@ -21,6 +22,7 @@ export function clientOptions(endpoint: MysqlEndpoint): string {
     value === undefined ? [] : [`${name}=${quoted(value)}`],
   );
   if (tls.mode === 'disabled') lines.push('get-server-public-key');
+  lines.push(...more.map(([group, name, value]) => `[${group}]\n${name}=${quoted(value)}`));
   return `[client]\n${lines.join('\n')}\n`;
 }
 

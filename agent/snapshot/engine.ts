@@ -31,6 +31,8 @@ export interface EngineCopy {
   finishedMicros: number;
   directories: { path: string; mode: number }[];
   files: CopiedFile[];
+  /** The programs that made it and their versions, e.g. `mysqldump 9.7.4`. */
+  madeBy?: string;
 }
 
 export interface SnapshotEngineProgram {

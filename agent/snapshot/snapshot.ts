@@ -51,6 +51,8 @@ export interface ArchiveReport extends WrittenTotals {
 export interface SnapshotReport {
   id: string;
   engine: SnapshotEngine;
+  /** The programs that made a dump, with their versions; null for a clone. */
+  madeBy: string | null;
   files: number;
   sizeBytes: number;
   gtidsBefore: GtidSet;
@@ -176,7 +178,8 @@ function manifestOf(
     startedMicros: copied.startedMicros,
     finishedMicros: copied.finishedMicros,
     serverVersion: facts.settings.version ?? '',
-    ...facts,
+    columns: facts.columns,
+    settings: copied.madeBy === undefined ? facts.settings : { ...facts.settings, dump_programs: copied.madeBy },
     directories: copied.directories,
     files: copied.files.map(({ path, mode, sizeBytes, firstRow, lastRow }) => {
       return { path, mode, sizeBytes, chunks: writer.list(firstRow, lastRow) };
@@ -217,6 +220,7 @@ function report(
   return {
     id,
     engine: request.engine,
+    madeBy: copied.madeBy ?? null,
     files: copied.files.length,
     sizeBytes: copied.files.reduce((sum, file) => sum + file.sizeBytes, 0),
     gtidsBefore,

@@ -50,7 +50,7 @@ const settingNames = [
 const metadataTimeoutMs = 600_000;
 
 /** Schemas that belong to the server itself. */
-const systemSchemas = "('mysql', 'sys', 'information_schema', 'performance_schema')";
+export const systemSchemas = "('mysql', 'sys', 'information_schema', 'performance_schema')";
 
 export interface SourceInstant {
   gtids: GtidSet;
@@ -122,4 +122,16 @@ export async function readFilesOutside(connection: MysqlConnection): Promise<str
     metadataTimeoutMs,
   );
   return rows.map((row) => String(row.path));
+}
+
+/** User tables with a FLOAT column, as `db.table`. */
+export async function readInexactTables(connection: MysqlConnection): Promise<string[]> {
+  const rows = await connection.query(
+    `SELECT DISTINCT table_schema AS db, table_name AS name FROM information_schema.columns
+     JOIN information_schema.tables USING (table_schema, table_name)
+     WHERE data_type = 'float' AND table_type = 'BASE TABLE' AND table_schema NOT IN ${systemSchemas} ORDER BY 1, 2`,
+    [],
+    metadataTimeoutMs,
+  );
+  return rows.map((row) => `${row.db}.${row.name}`);
 }

@@ -5,7 +5,7 @@ import type { ChunkList } from '../chunks/chunk-list.ts';
 export type SnapshotEngine = 'clone' | 'logical';
 
 export interface SnapshotFile {
-  /** Path relative to the data directory (clone), or `dump.sql` (logical). */
+  /** Path relative to the data directory (clone), or to the dump (logical; FORMAT.md names its files). */
   path: string;
   sizeBytes: number;
   mode: number;

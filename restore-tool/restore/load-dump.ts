@@ -1,22 +1,26 @@
-/** A logical snapshot: an empty server is made, then `mysql` runs the dump in it. Begun again from nothing when killed. */
-import { spawn } from 'node:child_process';
-import { createReadStream } from 'node:fs';
-import { rm, stat } from 'node:fs/promises';
+/**
+ * A logical snapshot: an empty server is made, then `mysql` runs the dump in it, one file or several at once (FORMAT.md, "Files
+ * of a logical snapshot"). Begun again from nothing when killed.
+ */
+import { readdir, rm, stat } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { integrityError, transientError } from '../../core/errors/error.ts';
 import { findMysqlProgram } from '../../core/mysql/program.ts';
+import { type ClientOptions, runFile } from './load-dump-client.ts';
 import { atPlace } from './place-error.ts';
 import { type ScratchOptions, startScratchServer } from './scratch-server.ts';
 
 const dumpName = 'dump.sql';
-const stderrBytesMax = 16 * 1024;
+/** More would only wait for each other's pages. */
+const clientsMax = 8;
 
 export interface LoadOptions extends ScratchOptions {
   layout: ScratchOptions['options'];
   onProgress: (doneBytes: number, totalBytes: number) => void;
 }
+
+/** One stage after the other; the files of one in any order. */
+type Stages = string[][];
 
 export async function loadDump(options: LoadOptions): Promise<void> {
   const { paths, mysqld, osUser, signal } = options;
@@ -32,62 +36,48 @@ export async function loadDump(options: LoadOptions): Promise<void> {
   });
   const server = await startScratchServer(options);
   try {
-    // The dump brings the set of its source (GTID_PURGED): ours must be empty, and its accounts replace root.
-    await runClient(client, options);
+    // The dump brings the set of its source (GTID_PURGED): ours must be empty, and its accounts, the last, replace root.
+    await loadStages(await stagesIn(paths.dumpDir, paths.into), client, options);
   } finally {
     await server.stop();
   }
 }
 
-async function runClient(client: string, options: LoadOptions): Promise<void> {
-  const { paths, signal } = options;
-  const dump = join(paths.dumpDir, dumpName);
-  const { size } = await atPlace(paths.into, () => stat(dump));
-  // root has no password in a server just initialized, and is reached by the socket alone.
-  const child = spawn(
-    client,
-    [
-      '--no-defaults',
-      `--socket=${paths.socket}`,
-      '--user=root',
-      '--default-character-set=utf8mb4',
-      '--max-allowed-packet=1G',
-    ],
-    { stdio: ['pipe', 'ignore', 'pipe'], signal },
-  );
-  let stderr = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    if (stderr.length < stderrBytesMax) stderr += text;
-  });
-  const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
-  ended.catch(() => undefined);
+async function stagesIn(folder: string, into: string): Promise<Stages> {
+  const names = await atPlace(into, () => readdir(folder));
+  if (names.includes(dumpName)) return [[join(folder, dumpName)]];
+  const data = names.includes('data') ? await atPlace(into, () => readdir(join(folder, 'data'))) : [];
+  const rows = data.sort().map((name) => join(folder, 'data', name));
+  return [[join(folder, 'schema.sql')], rows, [join(folder, 'after.sql')]];
+}
+
+async function loadStages(stages: Stages, client: string, options: LoadOptions): Promise<void> {
+  const { paths, signal, onProgress } = options;
+  let totalBytes = 0;
+  for (const path of stages.flat()) totalBytes += (await atPlace(paths.into, () => stat(path))).size;
   let doneBytes = 0;
-  const counter = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      doneBytes += chunk.length;
-      options.onProgress(doneBytes, size);
-      done(null, chunk);
-    },
+  const onBytes = (bytes: number) => {
+    doneBytes += bytes;
+    onProgress(doneBytes, totalBytes);
+  };
+  for (const files of stages) await loadAtOnce(files, { client, socket: paths.socket, signal, onBytes });
+}
+
+/** By as many clients as there are processors. The first failure ends the others. */
+async function loadAtOnce(files: readonly string[], options: ClientOptions): Promise<void> {
+  const abort = new AbortController();
+  const signal = AbortSignal.any([options.signal, abort.signal]);
+  const waiting = files.values();
+  let failure: unknown = null;
+  const clients = Array.from({ length: Math.min(availableParallelism(), clientsMax, files.length) }, async () => {
+    try {
+      for (const path of waiting) await runFile(path, { ...options, signal });
+    } catch (error) {
+      failure ??= error;
+      abort.abort(error);
+    }
   });
-  const fed = await pipeline(createReadStream(dump, { highWaterMark: 1024 * 1024 }), counter, child.stdin).then(
-    () => null,
-    (error: unknown) => error,
-  );
-  const code = await ended;
-  signal.throwIfAborted();
-  if (code === 0 && fed === null) return;
-  const reason = stderr.trim().split('\n').at(-1) ?? '';
-  if (/^ERROR \d+/.test(reason) && !/^ERROR 2\d\d\d /.test(reason)) {
-    throw integrityError(
-      'QZ3605',
-      `The snapshot's dump could not be loaded: ${reason}`,
-      'Restore from another snapshot, or with a mysqld of the same version as the source by --mysqld PATH.',
-    );
-  }
-  throw transientError(
-    'QZ4605',
-    `Loading the snapshot's dump was interrupted: ${reason || `mysql ended with ${code}`}`,
-    'Look at error.log in the target folder; run the same command again and it begins anew with the dump.',
-    { cause: fed },
-  );
+  await Promise.all(clients);
+  options.signal.throwIfAborted();
+  if (failure !== null) throw failure;
 }

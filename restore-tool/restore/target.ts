@@ -20,7 +20,7 @@ export interface TargetPaths {
   into: string;
   /** mysqld's data folder. */
   dataDir: string;
-  /** Where a logical snapshot's dump.sql lies until it is loaded. */
+  /** Where a logical snapshot's files lie until they are loaded. */
   dumpDir: string;
   socket: string;
   errorLog: string;
