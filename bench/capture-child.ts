@@ -1,14 +1,16 @@
 /**
- * The agent's way of a byte alone: capture → chain writer → local log, in a process of its own, until everything below a
- * position is durable. `node bench/capture-child.ts PORT DIR FILE POSITION`; prints one JSON
- * object. Without arguments it only loads.
+ * The agent's way of a byte alone: capture → chain writer → log, in a process of its own, until everything below a position is
+ * durable. `node bench/capture-child.ts PORT DIR FILE POSITION [BROKER,…]`: the log is in DIR, or with brokers in a topic of
+ * its own. Prints one JSON object. Without arguments it only loads.
  */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
+import { KafkaLog } from '../core/log/kafka/log.ts';
 import { LocalLog } from '../core/log/local/log.ts';
-import { createLogger } from '../core/logging/logger.ts';
+import { createLogger, silentLogger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
 
@@ -21,7 +23,13 @@ export interface CaptureOutcome {
   idleRssBytes: number;
 }
 
-async function main(port: string, dir: string, file: string, position: number): Promise<CaptureOutcome> {
+async function main(
+  port: string,
+  dir: string,
+  file: string,
+  position: number,
+  brokers: readonly string[],
+): Promise<CaptureOutcome> {
   const endpoint: MysqlEndpoint = {
     host: '127.0.0.1',
     port: Number(port),
@@ -34,7 +42,7 @@ async function main(port: string, dir: string, file: string, position: number): 
   const connection = await connectMysql(endpoint, stop.signal);
   const { serverUuid } = await readSourceFacts(connection);
   await connection.close();
-  const log = await LocalLog.open({ dir, logger });
+  const log = brokers.length === 0 ? await LocalLog.open({ dir, logger }) : await openTopic(brokers, dir, stop.signal);
   const { state, next } = await log.checkpoint();
   const writer = await ChainWriter.open(log, {
     signal: stop.signal,
@@ -64,10 +72,29 @@ async function main(port: string, dir: string, file: string, position: number): 
   return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes };
 }
 
+async function openTopic(brokers: readonly string[], dir: string, signal: AbortSignal): Promise<KafkaLog> {
+  return await KafkaLog.open({
+    brokers,
+    topic: `bench-${process.pid}`,
+    retentionMs: 24 * 3_600_000,
+    clientId: 'bench',
+    acknowledges: false,
+    maxBytes: 0,
+    states: () => Promise.resolve([]),
+    stateFile: join(dir, 'topic.json'),
+    create: true,
+    logger: silentLogger(),
+    signal,
+  });
+}
+
 function peakRss(): number {
   const line = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'));
   return Number(line?.[1] ?? 0) * 1024;
 }
 
-const [port, dir = '', file = '', position = ''] = process.argv.slice(2);
-if (port !== undefined) process.stdout.write(`${JSON.stringify(await main(port, dir, file, Number(position)))}\n`);
+const [port, dir = '', file = '', position = '', brokers = ''] = process.argv.slice(2);
+if (port !== undefined) {
+  const outcome = await main(port, dir, file, Number(position), brokers.split(',').filter(Boolean));
+  process.stdout.write(`${JSON.stringify(outcome)}\n`);
+}

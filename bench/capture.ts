@@ -1,14 +1,17 @@
 /**
  * Capture: from the source's socket to a fsync'd, compressed local log, against `mysqlbinlog --raw`, which copies the same
  * files uncompressed, unchecked and without fsync. Whole processes are timed, their start included, one after the other, each
- * on a disk that has nothing left to write.
+ * on a disk that has nothing left to write. Into Kafka the same, for comparison: there the brokers share this machine's cores
+ * with source and agent, and nothing is promised but the lag (bench/lag.ts).
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findMysqlProgram } from '../core/mysql/program.ts';
+import type { BinlogPosition } from '../core/mysql/source-facts.ts';
+import { KafkaLab } from '../test/lab/kafka.ts';
 import type { CaptureOutcome } from './capture-child.ts';
 import { CaptureSource } from './capture-source.ts';
-import { type BenchContext, comparedTo, type Figure } from './figure.ts';
+import { type BenchContext, beside, comparedTo, type Figure } from './figure.ts';
 import { CompiledChild, timed } from './peers.ts';
 
 export const name = 'capture';
@@ -41,11 +44,40 @@ export async function run(context: BenchContext): Promise<Figure[]> {
       theirs.push(bytes / 1e6 / peer.seconds);
       log(`capture ${mine.seconds.toFixed(1)} s, mysqlbinlog --raw ${peer.seconds.toFixed(1)} s`);
     }
-    const what = `socket to durable local log, ${Math.round(bytes / 1e6)} MB in ${files.length} files`;
-    return [comparedTo('mysqlbinlog --raw', what, 'MB/s', ours, theirs, 2)];
+    const size = `${Math.round(bytes / 1e6)} MB in ${files.length} files`;
+    const figures = [comparedTo('mysqlbinlog --raw', `socket to durable local log, ${size}`, 'MB/s', ours, theirs, 2)];
+    for (const brokers of [1, 3]) {
+      const rates = await intoKafka(brokers, { context, source, child, end, bytes });
+      const what = `socket to Kafka, acks=all, ${brokers === 1 ? 'one broker' : `${brokers} brokers`} on this machine, ${size}`;
+      figures.push(beside('mysqlbinlog --raw', what, 'MB/s', rates, theirs));
+    }
+    return figures;
   } finally {
     await source.close();
   }
+}
+
+interface Captured {
+  context: BenchContext;
+  source: CaptureSource;
+  child: CompiledChild;
+  end: BinlogPosition;
+  bytes: number;
+}
+
+async function intoKafka(brokers: number, { context, source, child, end, bytes }: Captured): Promise<number[]> {
+  const { workDir, log, signal } = context;
+  await using kafka = await KafkaLab.start({ brokers, dir: join(workDir, `kafka-${brokers}`), signal });
+  const rates: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const dir = await fresh(join(workDir, 'topic'));
+    await settle(signal);
+    const args = [String(source.port), dir, end.file, String(end.position), kafka.bootstrap.join(',')];
+    const { seconds } = await child.run(args, workDir);
+    rates.push(bytes / 1e6 / seconds);
+    log(`capture into ${brokers} broker(s) ${seconds.toFixed(1)} s`);
+  }
+  return rates;
 }
 
 function peerArgs(port: number, firstFile: string): string[] {

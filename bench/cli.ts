@@ -11,6 +11,7 @@ import type { Bench, Figure } from './figure.ts';
 
 const benches: Record<string, () => Promise<Bench>> = {
   capture: () => import('./capture.ts'),
+  lag: () => import('./lag.ts'),
   memory: () => import('./memory.ts'),
   overhead: () => import('./overhead.ts'),
   replay: () => import('./replay.ts'),
@@ -79,8 +80,8 @@ function table(results: readonly BenchResult[]): string {
       `${figure.value.toFixed(1)} ${figure.unit} (±${figure.spread.toFixed(1)}, ${figure.runs} runs)`,
       figure.peer ? `${figure.peer.name}: ${figure.peer.value.toFixed(1)}` : '',
       figure.ratio === null ? '' : `${figure.ratio.toFixed(2)}×`,
-      `${figure.direction === 'min' ? '≥' : '≤'} ${figure.bar}`,
-      figure.met ? 'met' : 'MISSED',
+      figure.bar === null ? 'none' : `${figure.direction === 'min' ? '≥' : '≤'} ${figure.bar}`,
+      figure.bar === null ? '' : figure.met ? 'met' : 'MISSED',
     ]),
   );
   const all = [['bench', 'what', 'measured', 'peer', 'ratio', 'bar', ''], ...rows];

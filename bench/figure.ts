@@ -13,7 +13,8 @@ export interface Figure {
   ratio: number | null;
   /** `min`: ratio (or value) must be at least `bar`; `max`: at most. */
   direction: 'min' | 'max';
-  bar: number;
+  /** null: nothing was promised; it is measured so that it is known. */
+  bar: number | null;
   met: boolean;
 }
 
@@ -65,6 +66,17 @@ export function comparedTo(
     bar,
     met: ratio >= bar,
   };
+}
+
+/** A figure beside a peer of another kind, without a bar. */
+export function beside(
+  peerName: string,
+  what: string,
+  unit: string,
+  ours: readonly number[],
+  peer: readonly number[],
+): Figure {
+  return { ...comparedTo(peerName, what, unit, ours, peer, 0), bar: null, met: true };
 }
 
 /** A figure against a fixed bound. */
