@@ -5,7 +5,11 @@ import { openStore } from '../core/archive/open.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
 import { configurationError, exitCodes, QazynaError } from '../core/errors/error.ts';
+import { openLog } from './log.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
+
+/** Brokers that cannot be reached within this are down for whoever asks now. */
+const brokersWithinMs = 10_000;
 
 interface DoctorOptions {
   fix?: boolean;
@@ -25,7 +29,7 @@ export function addDoctor(program: Command, frame: Frame): void {
     usage: 'doctor',
     summary: 'find what would make a backup fail before it does; --fix mends what is safe',
     about:
-      'Looks at the source, the account and the archives. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
+      'Looks at the source, the account, the topic and the archives. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
     examples: [
       ['doctor', 'Is everything ready?'],
       ['doctor --fix --admin-socket /run/mysqld/mysqld.sock', 'Prepare a stock MySQL as its root user'],
@@ -47,6 +51,7 @@ async function doctor(context: Context, options: DoctorOptions): Promise<number>
   const done = options.fix ? await mend(context, config, options) : [];
   const findings = [
     ...(await examineSource(context, config)),
+    ...(await examineLog(context, config)),
     ...(await examineArchives(config, options.fix === true)),
   ];
   const wrong = findings.filter(({ severity }) => severity !== 'ok');
@@ -85,6 +90,25 @@ async function examineSource(context: Context, config: Config): Promise<Finding[
     return [...warnings, ...minded];
   } catch (error) {
     return [...warnings, findingOf(error, error instanceof QazynaError && error.code === 'QZ2017')];
+  }
+}
+
+/** Nothing of a local log can be seen from outside while an agent holds it; of a topic, all that its settings say. */
+async function examineLog(context: Context, config: Config): Promise<Finding[]> {
+  if (config.log.kind === 'local') return [];
+  const { topic } = config.log;
+  const { logger, signal, environment } = context;
+  const ok = (sentence: string): Finding[] => [{ code: 'QZ2036', severity: 'ok', sentence, hint: '', fixable: false }];
+  try {
+    const waits = { creates: false, patienceMs: brokersWithinMs, onTrouble: () => undefined };
+    const options = { config, role: 'doctor', archived: () => [], ...waits, logger, signal, environment };
+    const log = await openLog(options);
+    await log.close();
+    return ok(`The Kafka topic ${topic} can be reached, and no setting of it could lose data.`);
+  } catch (error) {
+    if (error instanceof QazynaError && error.code === 'QZ2310')
+      return ok(`The Kafka brokers can be reached; the agent makes the topic ${topic} when it first starts.`);
+    return [findingOf(error, false)];
   }
 }
 
