@@ -7,11 +7,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
 import type { EngineContext } from './engine.ts';
+import { killLeftReaders } from './mydumper-freeze.ts';
 import { errorText } from './server-error.ts';
 
-const inScratch = /^logical-\d{8}T\d{6}Z-[0-9a-f]{8}$/;
+const inScratch = /^logical-(\d{8}T\d{6}Z-[0-9a-f]{8})$/;
 /** The system's folder is shared with agents of other sources: the name tells whose process it was. */
-const inTemporary = /^qazyna-logical-\d{8}T\d{6}Z-[0-9a-f]{8}-(\d+)$/;
+const inTemporary = /^qazyna-logical-(\d{8}T\d{6}Z-[0-9a-f]{8})-(\d+)$/;
+
+/** Of the programs that dump beside each other. */
+export const dumpRoles = ['mydumper', 'accounts', 'rest'] as const;
 
 export function baseOf({ scratchDir }: Pick<EngineContext, 'scratchDir'>): string {
   return scratchDir === '' ? tmpdir() : scratchDir;
@@ -42,16 +46,15 @@ export async function removeLeftovers(context: EngineContext): Promise<void> {
   const base = baseOf(context);
   for (const name of await readdir(base).catch(() => [])) {
     const folder = join(base, name);
-    const isLeft = context.scratchDir === '' ? await isAbandoned(folder, name) : inScratch.test(name);
-    if (!isLeft) continue;
+    const left = context.scratchDir === '' ? inTemporary.exec(name) : inScratch.exec(name);
+    if (left === null || (left[2] !== undefined && !(await isAbandoned(folder, Number(left[2]))))) continue;
+    await killLeftReaders(context.connection, left[1] ?? '', dumpRoles);
     context.logger.info('removing what an unfinished snapshot left behind', { component: 'snapshot', folder: name });
     await rm(folder, { recursive: true, force: true, maxRetries: 2 });
   }
 }
 
-async function isAbandoned(folder: string, name: string): Promise<boolean> {
-  const pid = Number(inTemporary.exec(name)?.[1] ?? 0);
-  if (pid === 0) return false;
+async function isAbandoned(folder: string, pid: number): Promise<boolean> {
   const found = await lstat(folder).catch(() => null);
   if (found === null || found.uid !== process.getuid?.()) return false;
   return pid === process.pid || !(await lstat(`/proc/${pid}`).catch(() => null));

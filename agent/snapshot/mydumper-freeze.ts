@@ -21,13 +21,15 @@ import { keepAlive } from './source-lock.ts';
 const frozenMaxMs = 5000;
 /** Whole seconds (lock_wait_timeout); writes wait with us as long as a statement keeps us from the lock. */
 const lockWaitSeconds = 1;
-const lockTries = 10;
-const lockPauseMs = 1500;
+const lockTries = 5;
+const lockPauseMs = 2000;
 /** For a change of definitions that is under way. */
 const instanceWaitSeconds = 60;
 /** An agent that hangs while it holds the lock loses its session, and with it the lock. */
 const frozenIdleSeconds = 10;
 const lookEveryMs = 4;
+/** Of one program. */
+const seatsMax = 3;
 /** ER_LOCK_WAIT_TIMEOUT (server error reference). */
 const lockWaitTimeout = 1205;
 
@@ -56,6 +58,7 @@ export class Freezer {
   readonly #name: string;
   readonly #groups: ReaderGroup[] = [];
   readonly #stop: () => void;
+  #isClosed = false;
   /** By seat: the connection that stood there. It reads on in that transaction until it ends. */
   readonly #stood = new Map<string, number>();
 
@@ -85,8 +88,7 @@ export class Freezer {
         cause: error,
       });
     }
-    const name = `qz.${snapshotId.slice(-8)}`;
-    return new Freezer(connection, endpoint, name, keepAlive(connection, onLost));
+    return new Freezer(connection, endpoint, nameOf(snapshotId), keepAlive(connection, onLost));
   }
 
   get connection(): MysqlConnection {
@@ -213,10 +215,32 @@ export class Freezer {
     return await connectMysql(this.#endpoint, signal);
   }
 
-  /** Definitions and accounts may change again. */
+  /** Definitions and accounts may change again. May be called twice. */
   async close(): Promise<void> {
     this.#stop();
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     await this.#connection.close();
+  }
+}
+
+function nameOf(snapshotId: string): string {
+  return `qz.${snapshotId.slice(-8)}`;
+}
+
+/** Ends what the dump programs of a killed agent still do on the server. `roles`: as in their groups. */
+export async function killLeftReaders(
+  connection: MysqlConnection,
+  snapshotId: string,
+  roles: readonly string[],
+): Promise<void> {
+  for (const role of roles) {
+    for (let seat = 0; seat < seatsMax; seat += 1) {
+      const name = `${nameOf(snapshotId)}.${role}.${seat}`;
+      const [row] = await connection.query('SELECT IS_USED_LOCK(?) AS id', [name]);
+      // It may end by itself just now.
+      if (Number(row?.id ?? 0) > 0) await connection.query(`KILL ${Number(row?.id)}`).catch(() => undefined);
+    }
   }
 }
 

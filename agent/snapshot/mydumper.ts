@@ -92,6 +92,8 @@ class Run {
       this.#context.logger.info(sentence, { component: 'snapshot' });
     }
     const dumped = await this.#dump(plan);
+    // Everything is on this host's disk: definitions may change again.
+    await this.#freezer.close();
     if (isUnfit(dumped)) return dumped;
     const { frozen, counted } = dumped;
     const found = await findDataFiles(this.#data, plan.tables);
@@ -207,7 +209,7 @@ class Run {
     const omitFile = this.#path('omit');
     await writeFile(omitFile, plan.others.map(({ db, name }) => `${db}.${name}\n`).join(''), { mode: 0o600 });
     let hasEnded = false;
-    const first = this.#freezer.join({ role: 'm', readers: threads, hasLeader: true, hasEnded: () => hasEnded });
+    const first = this.#freezer.join({ role: 'mydumper', readers: threads, hasLeader: true, hasEnded: () => hasEnded });
     const args = mydumperArguments(this.#programs.mydumper, {
       optionFile: await this.#options('mydumper', clientOptions(endpoint, [['client', 'init-command', first]])),
       outputDir: this.#data,
@@ -225,7 +227,7 @@ class Run {
 
   /** Into `NAME.sql`, in one consistent read. `ignored`: tables, as `db.table`. */
   async #prepareMysqldump(
-    name: string,
+    name: 'accounts' | 'rest',
     args: readonly string[],
     ignored: readonly string[],
     signal: AbortSignal,

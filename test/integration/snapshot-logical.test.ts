@@ -1,8 +1,9 @@
 /** Logical snapshots by mydumper: whole, of one instant under load, and by mysqldump where it would lose something. */
-import { readdir } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type SnapshotReport, takeSnapshot } from '../../agent/snapshot/snapshot.ts';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
@@ -133,12 +134,10 @@ async function newestFiles(): Promise<string[]> {
   return (await readManifest(lab.store, newest?.id ?? '')).files.map(({ path }) => path);
 }
 
-async function restored(work: (connection: MysqlConnection) => Promise<void>): Promise<void> {
-  await lab.archive();
-  const report = await restore(lab.request(join(await servers.folder(), 'into'), 'latest'));
+async function restored(to: string, work: (connection: MysqlConnection) => Promise<void>): Promise<void> {
+  const report = await restore(lab.request(join(await servers.folder(), 'into'), to));
   const connection = await connectRestored(report.socket);
   try {
-    expect(report.gtids).toBe((await executedGtids(lab.source)).toLowerCase());
     await work(connection);
   } finally {
     await connection.close();
@@ -149,22 +148,209 @@ async function restored(work: (connection: MysqlConnection) => Promise<void>): P
 /** A dump spells out the character set that SHOW CREATE TABLE had left out. */
 const plain = (found: readonly string[]) => found.map((line) => line.replaceAll(' CHARACTER SET utf8mb4', ''));
 
+/** Inserts, deletes and pairs of rows in two tables, each in one transaction, until stopped. Resolves to how many. */
+function writers(count: number): () => Promise<number> {
+  let stop = false;
+  let done = 0;
+  const running = Array.from({ length: count }, async () => {
+    const writer = await lab.source.connect();
+    while (!stop) {
+      await writer.query('START TRANSACTION');
+      await writer.query('INSERT INTO plain.pair_a (pad) VALUES (UUID())');
+      await writer.query('INSERT INTO plain.pair_b VALUES (LAST_INSERT_ID())');
+      await writer.query('DELETE FROM plain.bulk WHERE id = LAST_INSERT_ID()');
+      await writer.query('UPDATE plain.moves SET n = n + IF(id = 1, 1, -1) WHERE id IN (1, 2)');
+      await writer.query('COMMIT');
+      done += 1;
+    }
+    await writer.close();
+  });
+  running.push(definer(() => stop));
+  return async () => {
+    stop = true;
+    await Promise.all(running);
+    return done;
+  };
+}
+
+/** Definitions and accounts that cannot be made twice, and direct changes of a system table. */
+async function definer(isStopped: () => boolean): Promise<void> {
+  const writer = await lab.source.connect();
+  for (let n = 0; !isStopped(); n += 1) {
+    await writer.query(`CREATE USER late_${n} IDENTIFIED BY 'x'`);
+    await writer.query(`GRANT SELECT ON plain.* TO late_${n}`);
+    await writer.query(`CREATE TABLE plain.late_${n} (id INT PRIMARY KEY)`);
+    await writer.query(`INSERT INTO plain.late_${n} VALUES (${n})`);
+    await writer.query(`ALTER TABLE plain.late_${n} ADD COLUMN m INT DEFAULT ${n}`);
+    await writer.query('INSERT INTO mysql.time_zone (use_leap_seconds) VALUES ("N")');
+    if (n > 3) await writer.query(`DROP TABLE plain.late_${n - 3}`);
+    if (n > 3) await writer.query(`DROP USER late_${n - 3}`);
+  }
+  await writer.close();
+}
+
 describe('by mydumper', () => {
-  test('every row, definition, account and GTID comes back, from its files and those of mysqldump beside it', async () => {
+  let quiet: { report: SnapshotReport; lines: string[]; counter: unknown; files: string[]; said: string };
+
+  test('is taken of the instant that it names, beside mysqldump for what it would lose', async () => {
+    const { connection } = lab.source;
     const report = await take();
     expect(report.madeBy).toMatch(/^mydumper \d+\.\d+\.\d+, mysqldump \d+\.\d+\.\d+$/);
-    expect(lines.join('\n')).toMatch(/would lose: .*invisible columns.*plain\.hidden/);
     expect(await readdir(scratchDir)).toEqual([]);
     expect(report.gtidsAfter.toString()).toBe((await executedGtids(lab.source)).toLowerCase());
-    const files = await newestFiles();
-    expect([files[0], files.at(-1)]).toEqual(['schema.sql', 'after.sql']);
-    expect(files.filter((path) => /^data\/\d{6}\.sql$/.test(path)).length).toBeGreaterThan(4);
-    const expected = await fingerprint(lab.source.connection);
-    const [counter] = await lab.source.connection.query("SHOW TABLE STATUS FROM plain LIKE 'zero'");
-    await restored(async (connection) => {
-      expect(plain(await fingerprint(connection))).toEqual(plain(expected));
-      const [same] = await connection.query("SHOW TABLE STATUS FROM plain LIKE 'zero'");
-      expect(same?.Auto_increment).toBe(counter?.Auto_increment);
+    const [row] = await connection.query("SHOW TABLE STATUS FROM plain LIKE 'zero'");
+    const found = { counter: row?.Auto_increment, files: await newestFiles(), said: lines.join('\n') };
+    quiet = { report, lines: await fingerprint(connection), ...found };
+    expect(quiet.said).toMatch(/would lose: .*invisible columns.*plain\.hidden/);
+    expect([quiet.files[0], quiet.files.at(-1)]).toEqual(['schema.sql', 'after.sql']);
+    expect(quiet.files.filter((path) => /^data\/\d{6}\.sql$/.test(path)).length).toBeGreaterThan(4);
+  }, 120_000);
+
+  test('under load the rows are those of the GTIDs: replayed on, they give the source, row for row', async () => {
+    const { connection } = lab.source;
+    await connection.query('CREATE TABLE plain.pair_a (id INT AUTO_INCREMENT PRIMARY KEY, pad CHAR(36))');
+    await connection.query('CREATE TABLE plain.pair_b (id INT PRIMARY KEY)');
+    const stop = writers(4);
+    const before = GtidSet.parse(await executedGtids(lab.source));
+    let report: SnapshotReport;
+    try {
+      report = await take();
+    } finally {
+      expect(await stop()).toBeGreaterThan(20);
+    }
+    expect(report.madeBy).toContain('mydumper');
+    expect(report.gtidsAfter.equals(report.gtidsBefore)).toBe(true);
+    expect(report.gtidsAfter.subtract(before).count).toBeGreaterThan(0);
+    const expected = await fingerprint(connection);
+    const gtids = GtidSet.parse(await executedGtids(lab.source));
+    expect(gtids.subtract(report.gtidsAfter).count).toBeGreaterThan(20);
+    await lab.archive();
+    await restored('latest', async (copy) => {
+      expect(plain(await fingerprint(copy))).toEqual(plain(expected));
+      const [pairs] = await copy.query(
+        'SELECT COUNT(*) AS n, COUNT(b.id) AS both_there FROM plain.pair_a a LEFT JOIN plain.pair_b b USING (id)',
+      );
+      expect(pairs?.both_there).toBe(pairs?.n);
     });
   }, 300_000);
+
+  test('every row, definition, account and counter comes back', async () => {
+    const last = /(\d+)$/.exec(quiet.report.gtidsAfter.toString())?.[1];
+    await restored(`gtid:${lab.sourceUuid}:${last}`, async (copy) => {
+      expect(plain(await fingerprint(copy))).toEqual(plain(quiet.lines));
+      const [same] = await copy.query("SHOW TABLE STATUS FROM plain LIKE 'zero'");
+      expect(same?.Auto_increment).toBe(quiet.counter);
+    });
+  }, 300_000);
+});
+
+/** A program of that name, first on PATH, for one test. */
+async function withMydumper<T>(script: string, work: () => Promise<T>): Promise<T> {
+  const folder = await servers.folder();
+  const path = process.env.PATH ?? '';
+  const { paths } = await ensureTools(['mydumper']);
+  const text = script.replaceAll('REAL', paths.mydumper ?? '');
+  await writeFile(join(folder, 'mydumper'), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+  process.env.PATH = `${folder}:${path}`;
+  try {
+    return await work();
+  } finally {
+    process.env.PATH = path;
+  }
+}
+
+const asksOnly = 'case "$*" in *--version*|*--help*) exec REAL "$@";; esac';
+const findOutput = 'for a in "$@"; do case "$a" in --outputdir=*) out=$(echo "$a" | cut -d= -f2-);; esac; done';
+
+describe('mysqldump makes the snapshot instead', () => {
+  test.each([
+    ['lacks an option', 'REAL "$@" | grep -v omit-from-file', /does not know --omit-from-file/],
+    ['fails', `${asksOnly}; echo "** (x:1): CRITICAL **: 1:2: no mood" >&2; exit 1`, /failed \(exit 1\): no mood/],
+    [
+      'loses a row',
+      `${asksOnly}; ${findOutput}; REAL "$@" && sed -i '5d' "$out/plain.parted.sql"`,
+      /1 of 2 rows of plain.parted/,
+    ],
+    [
+      'loses a column',
+      `${asksOnly}; ${findOutput}; REAL "$@" && sed -i 's/,\`b\`)/)/' "$out/plain.dots.and spaces.sql"`,
+      /leave out b/,
+    ],
+    ['breaks off', `${asksOnly}; ${findOutput}; REAL "$@" && truncate -s -9 "$out/plain.parted.sql"`, /it breaks off/],
+    [
+      'loses a file',
+      `${asksOnly}; ${findOutput}; REAL "$@" && rm "$out/plain.blobs.sql"`,
+      /0 of 3 rows of plain.blobs/,
+    ],
+    ['opens more connections than known', `${asksOnly}; exec REAL "$@" --threads=3`, /NO_SEAT_IS_FREE/],
+  ])(
+    'when mydumper %s',
+    async (_what, script, reason) => {
+      const report = await withMydumper(script, () => take());
+      expect(lines.join('\n')).toMatch(reason);
+      expect(report.madeBy).toMatch(/^mysqldump /);
+      expect(await newestFiles()).toEqual(['dump.sql']);
+      expect(await readdir(scratchDir)).toEqual([]);
+    },
+    60_000,
+  );
+
+  test('when tables are not InnoDB, by name', async () => {
+    await lab.source.connection.query('CREATE TABLE plain.isam (id INT PRIMARY KEY) ENGINE = MyISAM');
+    try {
+      expect((await take()).madeBy).toMatch(/^mysqldump /);
+      expect(lines.join('\n')).toContain('plain.isam (MyISAM)');
+    } finally {
+      await lab.source.connection.query('DROP TABLE plain.isam');
+    }
+  }, 60_000);
+
+  test('when the account may not hold definitions still', async () => {
+    const { connection } = lab.source;
+    await connection.query("CREATE USER weak IDENTIFIED BY 'sEcret-word'");
+    const needed = 'SELECT, SHOW VIEW, TRIGGER, EVENT, PROCESS, RELOAD, REPLICATION CLIENT, LOCK TABLES, SHOW_ROUTINE';
+    await connection.query(`GRANT ${needed} ON *.* TO weak`);
+    const weak = { ...source, user: 'weak', password: 'sEcret-word' };
+    try {
+      expect((await take({ source: weak })).madeBy).toMatch(/^mysqldump /);
+      expect(lines.join('\n')).toContain('BACKUP_ADMIN');
+      await connection.query('REVOKE RELOAD ON *.* FROM weak');
+      await connection.query('GRANT BACKUP_ADMIN ON *.* TO weak');
+      const error = await take({ source: weak }).then(
+        () => null,
+        (reason: unknown) => reason,
+      );
+      expect(error).toMatchObject({ exitCode: 2, message: expect.stringContaining('RELOAD') });
+      expect(JSON.stringify([lines, error])).not.toContain('sEcret');
+      expect(await readdir(scratchDir)).toEqual([]);
+    } finally {
+      await connection.query('DROP USER weak');
+    }
+  }, 60_000);
+});
+
+describe('writes go on', () => {
+  test('when mydumper never begins to read: the snapshot is given up after seconds', async () => {
+    const before = (await listCompleteSnapshots(lab.store, { source: madeSource })).length;
+    const began = performance.now();
+    const taken = withMydumper(`${asksOnly}; exec sleep 60`, () => take());
+    await expect(taken).rejects.toMatchObject({ code: 'QZ4512', exitCode: 4 });
+    expect(performance.now() - began).toBeLessThan(20_000);
+    await lab.source.connection.query('REPLACE INTO plain.`таблица имя` VALUES (10, NOW())', [], 1000);
+    await lab.source.connection.query('CREATE TABLE plain.soon (id INT)', [], 1000);
+    await lab.source.connection.query('DROP TABLE plain.soon');
+    expect(await readdir(scratchDir)).toEqual([]);
+    expect(await listCompleteSnapshots(lab.store, { source: madeSource })).toHaveLength(before);
+  }, 60_000);
+
+  test('when a statement keeps the lock away: writers wait a second at a time, then it is given up', async () => {
+    const holder = await lab.source.connect();
+    await holder.query('LOCK TABLES plain.empty WRITE');
+    try {
+      await expect(take()).rejects.toMatchObject({ code: 'QZ4511', exitCode: 4 });
+      await lab.source.connection.query('REPLACE INTO plain.`таблица имя` VALUES (11, NOW())', [], 1000);
+    } finally {
+      await holder.close();
+    }
+  }, 60_000);
 });
