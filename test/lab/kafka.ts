@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import kafkajs from 'kafkajs';
 import { freePort } from '../../core/mysql/mysqld.ts';
+import { selfSignedCertificate } from '../../core/stream/certificate.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
 import type { Advertise, LabService, ServiceContext, ServiceFacts } from './service.ts';
 
@@ -49,6 +50,8 @@ export interface KafkaLabOptions {
   dir?: string;
   /** Over the lab's own, by Kafka's names. */
   settings?: Record<string, string>;
+  /** Clients come by TLS and log in by SCRAM-SHA-512: `lab.secured` says how. */
+  secure?: boolean;
   /** Asked with each broker's port before anything is started. */
   advertise?: Advertise;
   /** What was used before in this folder: ports are worth keeping. */
@@ -61,6 +64,8 @@ export class KafkaLab implements AsyncDisposable {
   readonly dir: string;
   readonly ports: readonly BrokerPorts[];
   readonly #options: KafkaLabOptions;
+  /** Null where clients come as they are. */
+  readonly secured: Secured | null;
   readonly #server: string;
   readonly #children: (ChildProcess | null)[];
 
@@ -69,6 +74,7 @@ export class KafkaLab implements AsyncDisposable {
     this.ports = ports;
     this.#server = server;
     this.#options = options;
+    this.secured = options.secure ? secrets() : null;
     this.#children = ports.map(() => null);
   }
 
@@ -130,7 +136,8 @@ export class KafkaLab implements AsyncDisposable {
   /** How many brokers this one knows of; 0 while it does not answer. */
   async #knownTo(index: number): Promise<number> {
     const kafka = new kafkajs.Kafka({
-      brokers: [`${host}:${this.ports[index]?.client}`],
+      // The brokers' own listener, which is open to this machine in every case.
+      brokers: [`${host}:${this.ports[index]?.internal}`],
       logLevel: kafkajs.logLevel.NOTHING,
       retry: { retries: 0 },
     });
@@ -169,11 +176,14 @@ export class KafkaLab implements AsyncDisposable {
     const own = this.ports[index];
     if (own === undefined) throw new RangeError(`there is no broker ${index + 1}`);
     await mkdir(folder, { recursive: true });
-    const settings = { ...commonSettings, ...this.#placed(own, index), ...this.#options.settings };
+    const secure = this.secured === null ? {} : await secureSettings(folder, this.secured);
+    const settings = { ...commonSettings, ...this.#placed(own, index), ...secure, ...this.#options.settings };
     const lines = Object.entries(settings).map(([name, value]) => `${name}=${value}\n`);
     await writeFile(file, lines.join(''));
     if (existsSync(join(folder, 'data/meta.properties'))) return;
     const args = ['format', '-t', await this.#clusterId(), '-c', file];
+    if (this.secured !== null)
+      args.push('--add-scram', `SCRAM-SHA-512=[name=${this.secured.user},password=${this.secured.password}]`);
     const output = openSync(join(folder, 'format.log'), 'w');
     const child = spawn(program, args, { stdio: ['ignore', output, output] });
     const [code] = (await once(child, 'exit')) as [number | null];
@@ -222,6 +232,33 @@ export class KafkaLab implements AsyncDisposable {
     this.#options.onProcess?.(`broker ${index + 1}`, child.pid ?? 0);
     this.#children[index] = child;
   }
+}
+
+/** How clients of a secured cluster come in. */
+export interface Secured {
+  user: string;
+  password: string;
+  /** PEM of the authority of the brokers' certificate, which is its own. */
+  ca: string;
+  key: string;
+}
+
+function secrets(): Secured {
+  const { certPem, keyPem } = selfSignedCertificate('qazyna lab', 2);
+  return { user: 'qazyna', password: randomBytes(12).toString('hex'), ca: certPem, key: keyPem };
+}
+
+async function secureSettings(folder: string, { ca, key }: Secured): Promise<Record<string, string>> {
+  const store = join(folder, 'broker.pem');
+  await writeFile(store, `${key}${ca}`, { mode: 0o600 });
+  return {
+    'listener.security.protocol.map': 'CLIENT:SASL_SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT',
+    'sasl.enabled.mechanisms': 'SCRAM-SHA-512',
+    'listener.name.client.scram-sha-512.sasl.jaas.config':
+      'org.apache.kafka.common.security.scram.ScramLoginModule required;',
+    'ssl.keystore.type': 'PEM',
+    'ssl.keystore.location': store,
+  };
 }
 
 async function choosePorts({ brokers, ports: before, advertise }: KafkaLabOptions): Promise<BrokerPorts[]> {
