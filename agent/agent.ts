@@ -45,8 +45,8 @@ export interface AgentOptions {
   archives: readonly AgentArchive[];
   /** Where history stands in the archives: a log that is new goes on from there. */
   continued: ChainState | null;
-  /** How long bytes may gather before they become an entry, ms. */
-  flushMs: number;
+  /** How long bytes may gather before they become an entry, and whether they wait at all while nothing is under way. */
+  gather: { maxMs: number; alsoWhenIdle: boolean };
   snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
   alarms: Alarms;
   logger: Logger;
@@ -148,7 +148,7 @@ export class Agent {
   }
 
   async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
-    const { endpoint, start, flushMs, logger, log } = this.#options;
+    const { endpoint, start, gather, logger, log } = this.#options;
     const { range, gtids, sourceUuid, chainId } = writer.state;
     const prefixCrc = await capturedPrefixCrc(log, writer.state, signal);
     const options = {
@@ -156,7 +156,8 @@ export class Agent {
       chainId,
       resume: range === null ? null : { sourceUuid, range, gtids, prefixCrc },
       start,
-      flushMs,
+      flushMs: gather.maxMs,
+      ...(gather.alsoWhenIdle ? {} : { isIdle: () => writer.isIdle }),
       logger,
       onConnection: (trouble: QazynaError | null) => {
         this.#capture.state = trouble === null ? 'running' : 'connecting';

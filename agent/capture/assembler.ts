@@ -130,6 +130,10 @@ export class Assembler implements EventSink {
     return this.#headHash === null;
   }
 
+  get isBetweenTransactions(): boolean {
+    return this.transactionStart === this.#position;
+  }
+
   /** Cut what is pending into an entry. */
   flush(): void {
     this.#builder.cut(this.#position, this.transactionStart);

@@ -31,6 +31,8 @@ export interface CaptureOptions {
   maxEntryBytes?: number;
   /** … or so many ms after its first byte (default 10). */
   flushMs?: number;
+  /** … or at the end of a transaction, when this says that nothing is on its way to the log. Left out: never for that. */
+  isIdle?: () => boolean;
   /** "Complete through" is asked for, and heartbeats are asked of the source, this often (default 1000). */
   heartbeatMs?: number;
   /** Bytes assembled but not yet taken by the caller, at most (default 4 MiB). */
@@ -197,7 +199,7 @@ class Capture {
   }
 
   async #stream({ assembler, dump }: Session): Promise<void> {
-    const flushMs = this.#options.flushMs ?? defaults.flushMs;
+    const { flushMs = defaults.flushMs, isIdle = () => false } = this.#options;
     let pendingSinceMs = 0;
     for (;;) {
       const untilMs = pendingSinceMs > 0 && assembler.mayFlush ? pendingSinceMs + flushMs : performance.now() + 1000;
@@ -205,7 +207,8 @@ class Capture {
       const nowMs = performance.now();
       if (assembler.builder.pendingBytes === 0) pendingSinceMs = 0;
       else if (pendingSinceMs === 0) pendingSinceMs = nowMs;
-      if (assembler.mayFlush && pendingSinceMs > 0 && nowMs >= pendingSinceMs + flushMs) {
+      const isDue = nowMs >= pendingSinceMs + flushMs || (assembler.isBetweenTransactions && isIdle());
+      if (assembler.mayFlush && pendingSinceMs > 0 && isDue) {
         assembler.flush();
         pendingSinceMs = 0;
       }

@@ -107,6 +107,11 @@ export class ChainWriter {
     return this.#state;
   }
 
+  /** Nothing is on its way: what is appended now goes out at once. */
+  get isIdle(): boolean {
+    return this.#waiting.length === 0;
+  }
+
   /** Resolves when all of them are accepted, in order. Rejects for good once this writer was superseded or fenced. */
   append(drafts: readonly EntryDraft[]): Promise<void> {
     if (this.#stopped !== null) return Promise.reject(this.#stopped);
