@@ -7,6 +7,9 @@
  * there is none, or when the gate (a named lock of ours) is shut. The gate is shut before the global lock is let go: nobody can
  * come in addition, or too late, unseen.
  *
+ * The global lock comes first, then the one for definitions. The other way round a statement that waits for the second while it
+ * holds the first would be the victim of a deadlock; this way we are, and try again (sql/mdl.cc, get_deadlock_weight).
+ *
  * Facts: FLUSH TABLES WITH READ LOCK and LOCK INSTANCE FOR BACKUP (MySQL manual, both pages), GET_LOCK and IS_USED_LOCK
  * (locking functions), performance_schema.events_transactions_current: AUTOCOMMIT is NO from START TRANSACTION on.
  */
@@ -23,6 +26,7 @@ const frozenMaxMs = 5000;
 const lockWaitSeconds = 1;
 const lockTries = 5;
 const lockPauseMs = 2000;
+const deadlockPauseMs = 100;
 /** For a change of definitions that is under way. */
 const instanceWaitSeconds = 60;
 /** An agent that hangs while it holds the lock loses its session, and with it the lock. */
@@ -30,8 +34,10 @@ const frozenIdleSeconds = 10;
 const lookEveryMs = 4;
 /** Of one program. */
 const seatsMax = 3;
-/** ER_LOCK_WAIT_TIMEOUT (server error reference). */
-const lockWaitTimeout = 1205;
+/** ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK (server error reference). */
+const [lockWaitTimeout, lockDeadlock] = [1205, 1213];
+/** How often it may be tried for one snapshot. */
+export const attemptsMax = 3;
 
 /** One dump program. */
 export interface ReaderGroup {
@@ -51,7 +57,7 @@ export interface Frozen extends SourceInstant {
   waitedMs: number;
 }
 
-/** A connection that holds definitions and accounts still, from `open` to `close`, and once all writes. */
+/** A connection that holds all writes for a moment, and definitions and accounts from then on until `close`. */
 export class Freezer {
   readonly #connection: MysqlConnection;
   readonly #endpoint: MysqlEndpoint;
@@ -69,17 +75,19 @@ export class Freezer {
     this.#stop = stop;
   }
 
-  /** Throws QZ4510 when a change of definitions does not end in time, QZ2116 without BACKUP_ADMIN. */
+  /** `attempt`: 0, 1, 2. Throws QZ4510 when a change of definitions does not end in time, QZ2116 without BACKUP_ADMIN. */
   static async open(
-    endpoint: MysqlEndpoint,
-    snapshotId: string,
+    { endpoint, id }: { endpoint: MysqlEndpoint; id: string },
+    attempt: number,
     signal: AbortSignal,
     onLost: (error: unknown) => void,
   ): Promise<Freezer> {
     const connection = await connectMysql(endpoint, signal);
     try {
       await connection.query(`SET SESSION wait_timeout = 86400, lock_wait_timeout = ${instanceWaitSeconds}`);
+      // Waited out here, where writes do not wait with us: a long ALTER would keep the global lock away.
       await connection.query('LOCK INSTANCE FOR BACKUP', [], (instanceWaitSeconds + 10) * 1000);
+      await connection.query('UNLOCK INSTANCE');
     } catch (error) {
       await connection.close();
       if (errnoOf(error) !== lockWaitTimeout) throw error;
@@ -88,7 +96,7 @@ export class Freezer {
         cause: error,
       });
     }
-    return new Freezer(connection, endpoint, nameOf(snapshotId), keepAlive(connection, onLost));
+    return new Freezer(connection, endpoint, nameOf(id, attempt), keepAlive(connection, onLost));
   }
 
   get connection(): MysqlConnection {
@@ -140,13 +148,16 @@ export class Freezer {
     await this.#connection.query(`SET SESSION lock_wait_timeout = ${lockWaitSeconds}`);
     for (let attempt = 1; ; attempt += 1) {
       try {
-        return void (await this.#connection.query('FLUSH TABLES WITH READ LOCK', [], frozenMaxMs * 2));
+        await this.#connection.query('FLUSH TABLES WITH READ LOCK', [], frozenMaxMs * 2);
+        await this.#connection.query('LOCK INSTANCE FOR BACKUP', [], frozenMaxMs);
+        return;
       } catch (error) {
-        if (errnoOf(error) !== lockWaitTimeout) throw error;
+        const errno = errnoOf(error);
+        if (errno !== lockWaitTimeout && errno !== lockDeadlock) throw error;
         // Half of it may be held by now, and would keep writes waiting.
         await this.#connection.query('UNLOCK TABLES');
-        if (attempt < lockTries) await sleep(lockPauseMs);
-        else throw noLock(this.#connection.name, error);
+        if (attempt === lockTries) throw noLock(this.#connection.name, error);
+        await sleep(errno === lockDeadlock ? deadlockPauseMs : lockPauseMs);
       }
     }
   }
@@ -224,8 +235,8 @@ export class Freezer {
   }
 }
 
-function nameOf(snapshotId: string): string {
-  return `qz.${snapshotId.slice(-8)}`;
+function nameOf(snapshotId: string, attempt: number): string {
+  return `qz.${snapshotId.slice(-8)}.${attempt}`;
 }
 
 /** Ends what the dump programs of a killed agent still do on the server. `roles`: as in their groups. */
@@ -234,12 +245,15 @@ export async function killLeftReaders(
   snapshotId: string,
   roles: readonly string[],
 ): Promise<void> {
-  for (const role of roles) {
-    for (let seat = 0; seat < seatsMax; seat += 1) {
-      const name = `${nameOf(snapshotId)}.${role}.${seat}`;
-      const [row] = await connection.query('SELECT IS_USED_LOCK(?) AS id', [name]);
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    const seats = roles.flatMap((role) =>
+      Array.from({ length: seatsMax }, (_, seat) => `${nameOf(snapshotId, attempt)}.${role}.${seat}`),
+    );
+    const columns = seats.map((seat, index) => `IS_USED_LOCK('${seat}') AS s${index}`);
+    const [row] = await connection.query(`SELECT ${columns.join(', ')}`);
+    for (const id of Object.values(row ?? {})) {
       // It may end by itself just now.
-      if (Number(row?.id ?? 0) > 0) await connection.query(`KILL ${Number(row?.id)}`).catch(() => undefined);
+      if (Number(id ?? 0) > 0) await connection.query(`KILL ${Number(id)}`).catch(() => undefined);
     }
   }
 }

@@ -80,7 +80,12 @@ async function watchesTransactions(connection: MysqlConnection): Promise<boolean
   return Number(watched?.parts) === 4;
 }
 
-/** Asked while no definition can change. */
+/** Everything but estimates, as a text: two plans with the same are for the same definitions. */
+export function definitionsOf({ schemas, tables, others }: MydumperPlan): string {
+  const named = tables.map(({ db, name, columns }) => [db, name, ...columns]);
+  return JSON.stringify([schemas, named, others.map(({ db, name }) => [db, name])]);
+}
+
 export async function planTables(connection: MysqlConnection, program: Mydumper): Promise<MydumperPlan | Unfit> {
   const schemas = await connection.query(
     `SELECT schema_name AS name FROM information_schema.schemata WHERE schema_name NOT IN ${systemSchemas} ORDER BY 1`,

@@ -7,7 +7,7 @@
  * Files: `schema.sql`, `data/NNNNN.sql` in any order or at once, `after.sql` (FORMAT.md).
  */
 import { createReadStream } from 'node:fs';
-import { mkdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readerOfParts } from '../../core/chunks/chunk-pipeline.ts';
 import { isKind, transientError } from '../../core/errors/error.ts';
@@ -19,8 +19,18 @@ import type { CopiedFile, EngineContext, EngineCopy } from './engine.ts';
 import { dumpIntoFile, startDump } from './logical-child.ts';
 import { baseOf, freeBytes } from './logical-folder.ts';
 import { type DataFile, findDataFiles, PieceReader, piecesOf, sessionHead } from './mydumper-files.ts';
-import { Freezer, type Frozen } from './mydumper-freeze.ts';
-import { isUnfit, judge, keyOf, type MydumperPlan, planTables, quoted, reasons, type Unfit } from './mydumper-plan.ts';
+import { attemptsMax, Freezer, type Frozen } from './mydumper-freeze.ts';
+import {
+  definitionsOf,
+  isUnfit,
+  judge,
+  keyOf,
+  type MydumperPlan,
+  planTables,
+  quoted,
+  reasons,
+  type Unfit,
+} from './mydumper-plan.ts';
 import { type Mydumper, mydumperArguments } from './mydumper-program.ts';
 import { readInstant } from './source-facts.ts';
 
@@ -44,12 +54,23 @@ export async function copyByMydumper(
 ): Promise<EngineCopy | Unfit> {
   const unfit = await judge(context, programs.mydumper);
   if (unfit !== null) return unfit;
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    const own = join(folder, String(attempt));
+    await mkdir(own, { mode: 0o700 });
+    const copied = await copyOnce(context, programs, own, attempt);
+    if (copied !== 'definitions changed') return copied;
+    await rm(own, { recursive: true, force: true });
+  }
+  return { unfit: `definitions changed at each of ${attemptsMax} attempts to begin` };
+}
+
+async function copyOnce(context: EngineContext, programs: Programs, folder: string, attempt: number) {
   const lost = new AbortController();
   const signal = AbortSignal.any([context.signal, lost.signal]);
   const onLost = (cause: unknown) => lost.abort(connectionLost(cause));
   let freezer: Freezer;
   try {
-    freezer = await Freezer.open(context.endpoint, context.id, signal, onLost);
+    freezer = await Freezer.open(context, attempt, signal, onLost);
   } catch (error) {
     if (!isKind(error, 'configuration') || error.code !== 'QZ2116') throw error;
     return { unfit: `the account may not hold definitions still: ${error.message}` };
@@ -81,20 +102,20 @@ class Run {
     this.#freezer = freezer;
   }
 
-  async go(): Promise<EngineCopy | Unfit> {
+  async go(): Promise<EngineCopy | Unfit | 'definitions changed'> {
     const { mydumper } = this.#programs;
     const plan = await planTables(this.#freezer.connection, mydumper);
     if (isUnfit(plan)) return plan;
     const noRoom = await this.#room(plan);
     if (noRoom !== null) return noRoom;
+    const dumped = await this.#dump(plan);
+    // Everything is on this host's disk: definitions may change again.
+    await this.#freezer.close();
+    if (dumped === 'definitions changed' || isUnfit(dumped)) return dumped;
     if (plan.others.length > 0) {
       const sentence = `mysqldump dumps what mydumper ${mydumper.version} would lose: ${reasons(plan.others)}`;
       this.#context.logger.info(sentence, { component: 'snapshot' });
     }
-    const dumped = await this.#dump(plan);
-    // Everything is on this host's disk: definitions may change again.
-    await this.#freezer.close();
-    if (isUnfit(dumped)) return dumped;
     const { frozen, counted } = dumped;
     const found = await findDataFiles(this.#data, plan.tables);
     if (isUnfit(found)) return found;
@@ -134,7 +155,9 @@ class Run {
   }
 
   /** From the lock to the last row; everything on the disk of this host afterwards. */
-  async #dump(plan: MydumperPlan): Promise<{ frozen: Frozen; counted: Map<string, number> } | Unfit> {
+  async #dump(
+    plan: MydumperPlan,
+  ): Promise<{ frozen: Frozen; counted: Map<string, number> } | Unfit | 'definitions changed'> {
     const abort = new AbortController();
     const signal = AbortSignal.any([this.#context.signal, abort.signal]);
     const counter = await this.#freezer.connectBeside(signal);
@@ -159,6 +182,13 @@ class Run {
         () => problem !== null,
       );
       this.#context.logger.debug('writes were held up for the dump', { component: 'snapshot', ms: frozen.heldMs });
+      // From now on they cannot: what was planned before the lock must still be so.
+      const now = await planTables(this.#freezer.connection, this.#programs.mydumper);
+      if (isUnfit(now) || definitionsOf(now) !== definitionsOf(plan)) {
+        abort.abort(new Error('definitions changed'));
+        await Promise.all(running);
+        return 'definitions changed';
+      }
       run(this.#dumpDefinitions(plan, signal));
       const counts = countRows(counter, plan);
       run(counts);
