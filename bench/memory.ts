@@ -1,9 +1,10 @@
 /**
- * Memory: the peak resident set of capture → local log while a 1 GB transaction and a 500 MB event pass through, measured
+ * Memory: the peak resident set of capture → log, local and Kafka, while a 1 GB transaction and a 500 MB event pass through, measured
  * by the kernel (VmHWM) in a process that does nothing else.
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { KafkaLab } from '../test/lab/kafka.ts';
 import type { CaptureOutcome } from './capture-child.ts';
 import { CaptureSource } from './capture-source.ts';
 import { atMost, type BenchContext, type Figure } from './figure.ts';
@@ -30,20 +31,30 @@ export async function run(context: BenchContext): Promise<Figure[]> {
     log(`and one event: ${Math.round(bytes / 1e6)} MB`);
     const child = new CompiledChild(join(import.meta.dirname, 'capture-child.ts'), workDir, signal);
     await child.warm();
-    const peaks: number[] = [];
-    for (let round = 0; round < rounds; round++) {
-      const logDir = join(workDir, 'log');
-      await rm(logDir, { recursive: true, force: true });
-      await mkdir(logDir);
-      const args = [String(source.port), logDir, end.file, String(end.position)];
-      const { seconds, stdout } = await child.run(args, workDir);
-      const outcome = JSON.parse(stdout) as CaptureOutcome;
-      peaks.push(outcome.peakRssBytes / 1e6);
-      log(
-        `peak ${Math.round(outcome.peakRssBytes / 1e6)} MB (idle ${Math.round(outcome.idleRssBytes / 1e6)}), ${seconds.toFixed(1)} s`,
-      );
-    }
-    return [atMost('agent RSS under a 1 GB transaction and a 500 MB event', 'MB', peaks, maxMegabytes)];
+    const peaksOf = async (what: string, brokers: readonly string[]): Promise<number[]> => {
+      const peaks: number[] = [];
+      for (let round = 0; round < rounds; round++) {
+        const logDir = join(workDir, 'log');
+        await rm(logDir, { recursive: true, force: true });
+        await mkdir(logDir);
+        const args = [String(source.port), logDir, end.file, String(end.position), brokers.join(',')];
+        const { seconds, stdout } = await child.run(args, workDir);
+        const outcome = JSON.parse(stdout) as CaptureOutcome;
+        peaks.push(outcome.peakRssBytes / 1e6);
+        log(
+          `${what}: peak ${Math.round(outcome.peakRssBytes / 1e6)} MB (idle ${Math.round(outcome.idleRssBytes / 1e6)}), ${seconds.toFixed(1)} s`,
+        );
+      }
+      return peaks;
+    };
+    const what = 'agent RSS under a 1 GB transaction and a 500 MB event';
+    const local = await peaksOf('local log', []);
+    await using kafka = await KafkaLab.start({ brokers: 1, dir: join(workDir, 'kafka'), signal });
+    const topic = await peaksOf('Kafka', kafka.bootstrap);
+    return [
+      atMost(`${what}, local log`, 'MB', local, maxMegabytes),
+      atMost(`${what}, Kafka log`, 'MB', topic, maxMegabytes),
+    ];
   } finally {
     await source.close();
   }
