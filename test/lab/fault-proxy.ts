@@ -1,23 +1,34 @@
 /**
  * A TCP proxy that misbehaves as it is told, for any protocol: connections refused, swallowed, reset, slowed, cut, or an
- * answer lost after the request got through. What stands behind it must tell its clients the proxy's port.
+ * answer lost after the request got through. What stands behind it must tell its clients the proxy's port:
+ *
+ *   await using proxy = await FaultProxy.start(port);          // clients connect to proxy.port
+ *   await proxy.during({ kind: 'blackhole' }, work);           // or set(), reset()
+ *   KafkaLab.start({ brokers: 3, advertise: async (port) => (await FaultProxy.start(port)).port })
+ *
+ * `drawFaults(seed)` draws the same faults again for the same seed.
  */
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 
 const host = '127.0.0.1';
+const portionsPerSecond = 20;
 
 /**
- * `pass` · `refuse`: nobody listens · `blackhole`: taken, and nothing more is heard either way · `delay`: each part is held
- * back so long · `throttle`: not more than so many bytes a second, each way · `reset-after`: reset once so many bytes went
- * that way through a connection · `lose-answer`: what is asked gets through, the answer does not: reset instead.
+ * `pass` · `refuse`: nobody listens · `blackhole`: taken, and nothing is heard either way until the fault is over, as in a
+ * network that is parted · `delay`: each part is held back so long · `throttle`: not more than so many bytes a second, each
+ * way of each connection · `reset-after`: reset once so many bytes went that way through a connection · `lose-answer`: what is
+ * asked gets through, the answer does not: reset instead. With `times`: `pass` again after so many resets.
  */
 export type TcpFault =
-  | { kind: 'pass' | 'refuse' | 'blackhole' | 'lose-answer' }
+  | { kind: 'pass' | 'refuse' | 'blackhole' }
+  | { kind: 'lose-answer'; times?: number }
   | { kind: 'delay'; ms: number }
   | { kind: 'throttle'; bytesPerSecond: number }
-  | { kind: 'reset-after'; bytes: number; direction: 'up' | 'down' };
+  | { kind: 'reset-after'; bytes: number; direction: Direction; times?: number };
+
+/** `up`: from the client to the server. */
+type Direction = 'up' | 'down';
 
 export class FaultProxy implements AsyncDisposable {
   readonly target: number;
@@ -47,15 +58,18 @@ export class FaultProxy implements AsyncDisposable {
     return this.#fault;
   }
 
+  /** Connections of clients that are not over yet. */
+  get connections(): number {
+    return this.#pairs.size;
+  }
+
   /** From now on, for connections that are open as well. */
   async set(fault: TcpFault): Promise<void> {
     const refused = this.#fault.kind === 'refuse';
     this.#fault = fault;
     if (fault.kind === 'refuse' && !refused) {
       this.reset();
-      const closed = once(this.#server, 'close');
-      this.#server.close();
-      await closed;
+      await this.#close();
     }
     if (refused && fault.kind !== 'refuse') await this.#listen();
     for (const pair of this.#pairs) pair.wake();
@@ -78,10 +92,7 @@ export class FaultProxy implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.reset();
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    await closed;
+    if (this.#server.listening) await this.#close();
   }
 
   async #listen(): Promise<void> {
@@ -91,24 +102,43 @@ export class FaultProxy implements AsyncDisposable {
     if (typeof address === 'object' && address !== null) this.#port = address.port;
   }
 
+  async #close(): Promise<void> {
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    await closed;
+  }
+
   #take(client: Socket): void {
-    const pair = new Pair(client, connect({ port: this.target, host, allowHalfOpen: true }), () => this.#fault);
+    const server = connect({ port: this.target, host, allowHalfOpen: true });
+    const pair = new Pair(client, server, { present: () => this.#fault, used: (fault) => this.#used(fault) });
     this.#pairs.add(pair);
     void pair.run().finally(() => this.#pairs.delete(pair));
   }
+
+  /** A connection was reset by this fault. */
+  #used(fault: TcpFault): void {
+    if (fault !== this.#fault || !('times' in fault) || fault.times === undefined) return;
+    this.#fault = fault.times > 1 ? { ...fault, times: fault.times - 1 } : { kind: 'pass' };
+  }
+}
+
+interface Luck {
+  present(): TcpFault;
+  used(fault: TcpFault): void;
 }
 
 /** One client's connection and ours to the server. */
 class Pair {
   readonly #client: Socket;
   readonly #server: Socket;
-  readonly #fault: () => TcpFault;
-  #wake: (() => void)[] = [];
+  readonly #luck: Luck;
+  readonly #sleepers = new Set<() => void>();
+  #isReset = false;
 
-  constructor(client: Socket, server: Socket, fault: () => TcpFault) {
+  constructor(client: Socket, server: Socket, luck: Luck) {
     this.#client = client;
     this.#server = server;
-    this.#fault = fault;
+    this.#luck = luck;
     // What fails on one side ends both; there is nobody to tell.
     for (const socket of [client, server]) socket.setNoDelay(true).on('error', () => this.reset());
   }
@@ -118,38 +148,80 @@ class Pair {
   }
 
   reset(): void {
+    this.#isReset = true;
     for (const socket of [this.#client, this.#server]) if (!socket.destroyed) socket.resetAndDestroy();
     this.wake();
   }
 
   /** The fault is another one now. */
   wake(): void {
-    for (const resolve of this.#wake.splice(0)) resolve();
+    for (const done of this.#sleepers) done();
   }
 
-  async #pump(from: Socket, to: Socket, direction: 'up' | 'down'): Promise<void> {
+  async #pump(from: Socket, to: Socket, direction: Direction): Promise<void> {
     let passed = 0;
     try {
       for await (const part of from) {
-        const bytes = part as Buffer;
-        while (this.#fault().kind === 'blackhole' && !from.destroyed)
-          await new Promise<void>((resolve) => this.#wake.push(resolve));
-        const fault = this.#fault();
-        if (fault.kind === 'lose-answer' && direction === 'down') return this.reset();
-        if (fault.kind === 'delay') await sleep(fault.ms);
-        if (fault.kind === 'throttle') await sleep((bytes.length / fault.bytesPerSecond) * 1000);
-        if (fault.kind === 'reset-after' && fault.direction === direction && passed + bytes.length >= fault.bytes) {
-          to.write(bytes.subarray(0, Math.max(0, fault.bytes - passed)), () => this.reset());
-          return;
+        for (let rest = part as Buffer; rest.length > 0; ) {
+          const size = await this.#allowed(rest.length, passed, direction);
+          if (this.#isReset) return;
+          if (size > 0) await written(to, rest.subarray(0, size));
+          rest = rest.subarray(size);
+          passed += size;
+          const fault = this.#luck.present();
+          if (fault.kind === 'reset-after' && fault.direction === direction && passed >= fault.bytes)
+            return this.#resetBy(fault);
         }
-        passed += bytes.length;
-        if (!to.write(bytes)) await once(to, 'drain', { signal: AbortSignal.timeout(60_000) });
       }
+      await this.#untilHeard();
       to.end();
     } catch {
       this.reset();
     }
   }
+
+  /** How many of these bytes go on now; resolves when they may. */
+  async #allowed(size: number, passed: number, direction: Direction): Promise<number> {
+    await this.#untilHeard();
+    const fault = this.#luck.present();
+    if (fault.kind === 'lose-answer' && direction === 'down') this.#resetBy(fault);
+    if (fault.kind === 'delay') await this.#pause(fault.ms);
+    if (fault.kind === 'reset-after' && fault.direction === direction)
+      return Math.max(0, Math.min(size, fault.bytes - passed));
+    if (fault.kind !== 'throttle') return size;
+    const portion = Math.min(size, Math.ceil(fault.bytesPerSecond / portionsPerSecond));
+    await this.#pause((portion / fault.bytesPerSecond) * 1000);
+    return portion;
+  }
+
+  #resetBy(fault: TcpFault): void {
+    if (!this.#isReset) this.#luck.used(fault);
+    this.reset();
+  }
+
+  async #untilHeard(): Promise<void> {
+    while (this.#luck.present().kind === 'blackhole' && !this.#isReset) await this.#pause(null);
+  }
+
+  /** So long, or until the fault is another one. */
+  async #pause(ms: number | null): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.#sleepers.delete(done);
+        resolve();
+      };
+      const timer = ms === null ? undefined : setTimeout(done, ms);
+      this.#sleepers.add(done);
+    });
+  }
+}
+
+/** Resolves when the kernel has it, or rejects when the connection is over: so is a slow reader felt by the sender. */
+function written(to: Socket, bytes: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    to.write(bytes, (error) => (error ? reject(error) : resolve()));
+  });
 }
 
 /** Draws faults one after the other, always the same for one seed; `pass` comes between any two. */
