@@ -64,11 +64,19 @@ export class Freezer {
   readonly #name: string;
   readonly #groups: ReaderGroup[] = [];
   readonly #stop: () => void;
+  readonly #sessionMore: string;
   #isClosed = false;
   /** By seat: the connection that stood there. It reads on in that transaction until it ends. */
   readonly #stood = new Map<string, number>();
 
-  private constructor(connection: MysqlConnection, endpoint: MysqlEndpoint, name: string, stop: () => void) {
+  private constructor(
+    connection: MysqlConnection,
+    endpoint: MysqlEndpoint,
+    name: string,
+    sessionMore: string,
+    stop: () => void,
+  ) {
+    this.#sessionMore = sessionMore;
     this.#connection = connection;
     this.#endpoint = endpoint;
     this.#name = name;
@@ -83,7 +91,11 @@ export class Freezer {
     onLost: (error: unknown) => void,
   ): Promise<Freezer> {
     const connection = await connectMysql(endpoint, signal);
+    let sessionMore = '';
     try {
+      // mydumper looks for the rows that a table of EXPLAIN tells; 9.x prints a tree.
+      const [format] = await connection.query("SHOW VARIABLES LIKE 'explain_format'");
+      if (format !== undefined) sessionMore = ", SESSION explain_format = 'TRADITIONAL'";
       await connection.query(`SET SESSION wait_timeout = 86400, lock_wait_timeout = ${instanceWaitSeconds}`);
       // Waited out here, where writes do not wait with us: a long ALTER would keep the global lock away.
       await connection.query('LOCK INSTANCE FOR BACKUP', [], (instanceWaitSeconds + 10) * 1000);
@@ -96,7 +108,7 @@ export class Freezer {
         cause: error,
       });
     }
-    return new Freezer(connection, endpoint, nameOf(id, attempt), keepAlive(connection, onLost));
+    return new Freezer(connection, endpoint, nameOf(id, attempt), sessionMore, keepAlive(connection, onLost));
   }
 
   get connection(): MysqlConnection {
@@ -109,7 +121,7 @@ export class Freezer {
     const seats = this.#seatsOf(group).reduceRight((rest, seat) => `IF(GET_LOCK('${seat}', 0) = 1, 1, ${rest})`, '0');
     const mode = `IF(IS_USED_LOCK('${this.#name}.gate') IS NULL, 'THE_GATE_IS_SHUT', IF(${seats} = 1, '', 'NO_SEAT_IS_FREE'))`;
     const limits = `max_execution_time = 0, SESSION net_write_timeout = 3600, SESSION lock_wait_timeout = ${frozenMaxMs / 1000}`;
-    return `SET SESSION sql_mode = ${mode}, SESSION ${limits}`;
+    return `SET SESSION sql_mode = ${mode}, SESSION ${limits}${this.#sessionMore}`;
   }
 
   #seatsOf({ role, readers, hasLeader }: ReaderGroup): string[] {

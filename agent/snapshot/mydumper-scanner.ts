@@ -84,9 +84,10 @@ export class DataScanner {
       if (text[match[0].length] === '(') this.rows += 1;
     }
     this.#head = null;
-    this.#inLine = true;
-    // Back to just behind VALUES: the line break that ends this line may be the next byte.
-    return at + Math.max(0, closing + ') VALUES'.length - before);
+    // Back to just behind VALUES, where the line may end at once; unless that byte came with an earlier part.
+    const next = closing + ') VALUES'.length;
+    this.#inLine = before <= next || head[next] !== lineBreak;
+    return at + Math.max(0, next - before);
   }
 
   #checkColumns(table: string, list: string): void {
