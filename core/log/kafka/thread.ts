@@ -8,7 +8,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { BrokerFault, type BrokersOptions, type Fetched } from './brokers.ts';
 import type { Call, FetchedMessage, Reply } from './thread-messages.ts';
 
-const tidyEveryBytes = 1024 * 1024;
+const tidyEveryBytes = 512 * 1024;
 
 // These would have kafkajs print what it sends and receives, passwords included.
 for (const name of ['KAFKAJS_DEBUG_PROTOCOL_BUFFERS', 'KAFKAJS_DEBUG_EXTENDED_PROTOCOL_BUFFERS', 'KAFKAJS_LOG_LEVEL'])
