@@ -9,6 +9,7 @@ import { configurationError } from '../../core/errors/error.ts';
 import { isExecutable, programsOnPath } from '../../core/mysql/program.ts';
 import { run, unpackPackages } from './apt.ts';
 import { ensureFolder, exists, type Say } from './cache.ts';
+import { trustStoreOf } from './trust-store.ts';
 
 const goMinor = 26;
 const javaMajor = 17;
@@ -50,7 +51,10 @@ export async function ensureMaven(javaHome: string, say: Say): Promise<{ path: s
   const env: NodeJS.ProcessEnv = { ...process.env, JAVA_HOME: javaHome };
   // The distribution's own has no authorities of its own, but for those that we put there.
   const trust = join(javaHome, trustStoreName);
-  if (await exists(trust)) env.MAVEN_OPTS = `${env.MAVEN_OPTS ?? ''} -Djavax.net.ssl.trustStore=${trust}`.trim();
+  if (await exists(trust)) {
+    const place = `-Djavax.net.ssl.trustStore=${trust} -Djavax.net.ssl.trustStoreType=jks`;
+    env.MAVEN_OPTS = `${env.MAVEN_OPTS ?? ''} ${place}`.trim();
+  }
   const [present] = await programsOnPath('mvn');
   if (present !== undefined) return { path: present, env };
   const folder = await ensureFolder('maven-1', (part) => unpackLinked([['maven']], part, say), say);
@@ -64,18 +68,10 @@ async function unpackJava(folder: string, say: Say): Promise<void> {
   await unpackLinked([['openjdk-21-jre-headless', 'openjdk-17-jre-headless', 'openjdk-25-jre-headless']], folder, say);
   const home = await javaHomeIn(folder);
   // The package leaves this to a script that runs at installation.
-  const certificates = (await readFile(authorities, 'utf8').catch(() => '')).match(
-    /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g,
-  );
-  say(`giving Java the ${certificates?.length ?? 0} authorities of this machine`);
-  const file = join(folder, 'authority.pem');
-  for (const [index, certificate] of (certificates ?? []).entries()) {
-    await writeFile(file, certificate);
-    const store = ['-keystore', join(home, trustStoreName), '-storepass', trustStorePassword];
-    const args = ['-importcert', '-noprompt', '-alias', String(index), '-file', file, ...store];
-    await run(join(home, 'bin/keytool'), args);
-  }
-  await rm(file, { force: true });
+  const pem = await readFile(process.env.SSL_CERT_FILE ?? authorities, 'utf8').catch(() => '');
+  const { bytes, count } = trustStoreOf(pem, trustStorePassword);
+  say(`giving Java the ${count} authorities of this machine`);
+  await writeFile(join(home, trustStoreName), bytes);
 }
 
 async function javaHomeIn(folder: string): Promise<string> {
