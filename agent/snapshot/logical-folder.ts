@@ -2,7 +2,7 @@
  * The folder that one logical snapshot works in: option files and, with mydumper, the dump. Below snapshots.scratch_dir, else
  * in the system's folder for temporary files; removed in every case, and by the next snapshot when this one is killed.
  */
-import { lstat, mkdir, readdir, rm, statfs } from 'node:fs/promises';
+import { lstat, mkdir, readdir, readFile, rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
@@ -49,8 +49,24 @@ export async function removeLeftovers(context: EngineContext): Promise<void> {
     const left = context.scratchDir === '' ? inTemporary.exec(name) : inScratch.exec(name);
     if (left === null || (left[2] !== undefined && !(await isAbandoned(folder, Number(left[2]))))) continue;
     await killLeftReaders(context.connection, left[1] ?? '', dumpRoles);
+    await killLeftPrograms(folder);
     context.logger.info('removing what an unfinished snapshot left behind', { component: 'snapshot', folder: name });
     await rm(folder, { recursive: true, force: true, maxRetries: 2 });
+  }
+}
+
+/** Dump programs whose agent was killed; their command lines name files in its folder. */
+async function killLeftPrograms(folder: string): Promise<void> {
+  for (const name of await readdir('/proc').catch(() => [])) {
+    const pid = Number(name);
+    if (!Number.isInteger(pid) || pid === process.pid) continue;
+    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (!line.split('\0').some((argument) => argument.startsWith(`--defaults-file=${folder}/`))) continue;
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has just ended, or is not ours to kill.
+    }
   }
 }
 

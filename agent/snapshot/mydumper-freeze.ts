@@ -32,6 +32,8 @@ const instanceWaitSeconds = 60;
 /** An agent that hangs while it holds the lock loses its session, and with it the lock. */
 const frozenIdleSeconds = 10;
 const lookEveryMs = 4;
+const desertedEveryMs = 1000;
+const desertedMaxMs = 15_000;
 /** Of one program. */
 const seatsMax = 3;
 /** ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK (server error reference). */
@@ -219,6 +221,22 @@ export class Freezer {
     const [row] = await this.#connection.query(`SELECT ${columns.join(', ')}`);
     const found = seats.map((seat, index): [string, number] => [seat, Number(row?.[`s${index}`] ?? 0)]);
     return new Map(found.filter(([, id]) => id > 0));
+  }
+
+  /**
+   * Until the program has ended. Throws QZ4513 when it lives on without a connection: 0.10 can wait for its own threads for
+   * ever, and definitions would wait with it.
+   */
+  async watch({ role, hasEnded, ...rest }: ReaderGroup, signal: AbortSignal): Promise<void> {
+    const seats = this.#seatsOf({ role, hasEnded, ...rest });
+    for (let desertedMs = 0; desertedMs < desertedMaxMs; ) {
+      await sleep(desertedEveryMs, undefined, { signal }).catch(() => undefined);
+      if (hasEnded() || signal.aborted) return;
+      const { size } = await this.#holdersOf(seats);
+      desertedMs = size === 0 ? desertedMs + desertedEveryMs : 0;
+    }
+    const sentence = `${role} has no connection any more, and does not end.`;
+    throw transientError('QZ4513', sentence, 'mysqldump is used in its place.');
   }
 
   /** A killed program's statement can go on in the server, and hold what it holds, until it next writes to its client. */

@@ -239,7 +239,8 @@ class Run {
     const omitFile = this.#path('omit');
     await writeFile(omitFile, plan.others.map(({ db, name }) => `${db}.${name}\n`).join(''), { mode: 0o600 });
     let hasEnded = false;
-    const first = this.#freezer.join({ role: 'mydumper', readers: threads, hasLeader: true, hasEnded: () => hasEnded });
+    const group = { role: 'mydumper', readers: threads, hasLeader: true, hasEnded: () => hasEnded };
+    const first = this.#freezer.join(group);
     const args = mydumperArguments(this.#programs.mydumper, {
       optionFile: await this.#options('mydumper', clientOptions(endpoint, [['client', 'init-command', first]])),
       outputDir: this.#data,
@@ -250,8 +251,10 @@ class Run {
       omitSchemas: plan.omitSchemas,
     });
     return async () => {
-      await this.#runMydumper(args, signal);
-      hasEnded = true;
+      const dumped = this.#runMydumper(args, signal).then(() => {
+        hasEnded = true;
+      });
+      await Promise.all([dumped, this.#freezer.watch(group, signal)]);
     };
   }
 

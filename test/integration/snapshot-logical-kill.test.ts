@@ -1,6 +1,6 @@
 /** Logical snapshots killed at random: nothing half done counts, nothing stays locked, and the next one cleans up. */
 import { spawn } from 'node:child_process';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -44,6 +44,16 @@ async function next(name: string) {
   }
 }
 
+/** Command lines that name something in the folder. */
+async function programsIn(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (/my(sql)?dump/.test(line) && line.includes(`${folder}/`)) found.push(line);
+  }
+  return found;
+}
+
 test(`killed at ${kills} random moments: no half snapshot, no lock, no folder, no dump that goes on`, async () => {
   const seed = Number(process.env.QZ_SEED ?? Math.floor(Math.random() * 2 ** 31));
   process.stderr.write(`QZ_SEED=${seed}\n`);
@@ -75,6 +85,7 @@ test(`killed at ${kills} random moments: no half snapshot, no lock, no folder, n
       "SELECT processlist_id AS id FROM performance_schema.threads WHERE type = 'FOREGROUND'",
     );
     expect(sessions.length).toBeLessThan(6);
+    expect(await programsIn(lab.scratchDir)).toEqual([]);
   }
   expect(midway).toBeGreaterThan(0);
 }, 300_000);

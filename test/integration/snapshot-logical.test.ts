@@ -285,6 +285,7 @@ describe('mysqldump makes the snapshot instead', () => {
       `${asksOnly}; ${findOutput}; REAL "$@" && rm "$out/plain.blobs.sql"`,
       /0 of 3 rows of plain.blobs/,
     ],
+    ['does not end', `${asksOnly}; REAL "$@"; exec sleep 100`, /no connection any more, and does not end/],
     ['opens more connections than known', `${asksOnly}; exec REAL "$@" --threads=3`, /NO_SEAT_IS_FREE/],
   ])(
     'when mydumper %s',
