@@ -27,7 +27,7 @@ const owners: Record<string, RegExp> = {
   '@vlasky/zongji': /^restore-tool\/history\/zongji/,
   winston: /^core\/logging\//,
   'p-retry': /^core\/errors\/retry\.ts$/,
-  kafkajs: /^core\/log\/kafka\/kafkajs-brokers\.ts$|^test\/(made\/kafka-admin|lab\/kafka)\.ts$/,
+  kafkajs: /^core\/log\/kafka\/kafkajs-brokers\.ts$|^test\/made\/kafka-admin\.ts$/,
   '@aws-sdk/client-s3': /^core\/archive\/s3-client\.ts$/,
   yaml: /^core\/config\/|^test\//,
   commander: /^cli\/|^test\/lab\/|^bench\//,

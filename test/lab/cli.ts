@@ -68,9 +68,10 @@ async function up(flags: Flags): Promise<number> {
 
 async function status(flags: Flags): Promise<number> {
   const services = await labStatus(flags.dir);
-  const text = services.map(({ name, running, pids, facts }) =>
-    running ? `${name} runs (pid ${pids.join(', ')}) on ${facts.host}:${facts.port}` : `${name} does not run`,
-  );
+  const text = services.map(({ name, running, pids, stopped, facts }) => {
+    if (running) return `${name} runs (pid ${pids.join(', ')}) on ${facts.host}:${facts.port}`;
+    return pids.length > 0 ? `${name}: ${stopped.join(', ')} of it does not run` : `${name} does not run`;
+  });
   print(flags, { services }, text.length > 0 ? text : ['nothing was started here']);
   return services.length > 0 && services.every(({ running }) => running) ? 0 : attention;
 }
@@ -108,9 +109,7 @@ for (const { name, about, run } of verbs) {
     command.option('--fresh', 'stop and remove what is there first');
     command.option('--stock', 'the server’s own settings, no account qazyna');
     command.addOption(
-      new Option('--kafka <brokers>', 'a Kafka log in place of local files')
-        .choices(['0', '1', '3'])
-        .argParser(brokerCount),
+      new Option('--kafka <brokers>', 'a Kafka log of 1 or 3 brokers in place of local files').argParser(brokerCount),
     );
     command.option('--s3', 'the archive offsite in an S3 server in place of a folder');
     command.option('--faults', 'a fault proxy before each server');

@@ -10,14 +10,15 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import kafkajs from 'kafkajs';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { selfSignedCertificate } from '../../core/stream/certificate.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
+import { brokersKnownTo } from './kafka-wire.ts';
+import { isFree, labPort } from './ports.ts';
 import type { Advertise, LabService, ServiceContext, ServiceFacts } from './service.ts';
 
 const readyWithinMs = 60_000;
 const pollMs = 100;
+const answerWithinMs = 2_000;
 const host = '127.0.0.1';
 
 /** For tests: death is noticed in seconds, and large messages pass. Topics say the rest themselves. */
@@ -34,6 +35,9 @@ const commonSettings: Record<string, string> = {
   'replica.fetch.max.bytes': '20971520',
   'broker.session.timeout.ms': '3000',
   'broker.heartbeat.interval.ms': '500',
+  'log.retention.check.interval.ms': '500',
+  'log.initial.task.delay.ms': '200',
+  'file.delete.delay.ms': '100',
 };
 
 interface BrokerPorts {
@@ -56,6 +60,8 @@ export interface KafkaLabOptions {
   advertise?: Advertise;
   /** What was used before in this folder: ports are worth keeping. */
   ports?: readonly BrokerPorts[];
+  /** Whether `broker 1` and so on was started before, by whomever, and still runs: such a one is left alone. */
+  isRunning?: (what: string) => boolean;
   onProcess?: (what: string, pid: number) => void;
   signal?: AbortSignal;
 }
@@ -83,11 +89,13 @@ export class KafkaLab implements AsyncDisposable {
     const { paths } = await ensureTools(['kafka-server', 'kafka-storage']);
     const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'qazyna-kafka-')));
     await mkdir(dir, { recursive: true });
-    const ports = await choosePorts(options);
+    const isMissing = (index: number) => options.isRunning?.(nameOf(index)) !== true;
+    const ports = await choosePorts(options, isMissing);
+    const missing = ports.flatMap((_, index) => (isMissing(index) ? [index] : []));
     const lab = new KafkaLab(dir, ports, paths['kafka-server'] ?? '', options);
     try {
-      await Promise.all(ports.map((_, index) => lab.#format(index, paths['kafka-storage'] ?? '')));
-      await Promise.all(ports.map((_, index) => lab.#spawn(index)));
+      await Promise.all(missing.map((index) => lab.#format(index, paths['kafka-storage'] ?? '')));
+      await Promise.all(missing.map((index) => lab.#spawn(index)));
       await lab.untilReady();
       return lab;
     } catch (error) {
@@ -103,8 +111,8 @@ export class KafkaLab implements AsyncDisposable {
 
   /** kill -9, or another signal; resolves when it has ended. SIGSTOP and SIGCONT only send. */
   async kill(index: number, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-    const child = this.#children[index];
-    if (child == null || child.exitCode !== null || child.signalCode !== null) return;
+    const child = this.#children[index] ?? null;
+    if (child === null || !isAlive(child)) return;
     const ended = once(child, 'exit');
     child.kill(signal);
     if (signal !== 'SIGSTOP' && signal !== 'SIGCONT') await ended;
@@ -117,38 +125,17 @@ export class KafkaLab implements AsyncDisposable {
     await this.untilReady();
   }
 
-  /** Until every broker that runs answers by itself, and knows as many in the cluster. */
+  /** Until every broker that this lab runs answers by itself, and knows as many in the cluster. */
   async untilReady(): Promise<void> {
-    const running = this.#children.flatMap((child, index) =>
-      child !== null && child.exitCode === null && child.signalCode === null ? [index] : [],
-    );
+    const running = this.#children.flatMap((child, index) => (isAlive(child) ? [index] : []));
     const deadline = performance.now() + readyWithinMs;
     for (const index of running) {
-      while ((await this.#knownTo(index)) < running.length) {
+      while ((await brokersKnownTo(this.ports[index]?.internal ?? 0, answerWithinMs)) < running.length) {
         this.#options.signal?.throwIfAborted();
-        if (this.#children[index]?.exitCode !== null || performance.now() > deadline)
+        if (!isAlive(this.#children[index] ?? null) || performance.now() > deadline)
           throw new Error(`broker ${index + 1} did not join; see ${join(this.#folder(index), 'broker.log')}`);
         await sleep(pollMs);
       }
-    }
-  }
-
-  /** How many brokers this one knows of; 0 while it does not answer. */
-  async #knownTo(index: number): Promise<number> {
-    const kafka = new kafkajs.Kafka({
-      // The brokers' own listener, which is open to this machine in every case.
-      brokers: [`${host}:${this.ports[index]?.internal}`],
-      logLevel: kafkajs.logLevel.NOTHING,
-      retry: { retries: 0 },
-    });
-    const admin = kafka.admin();
-    try {
-      await admin.connect();
-      return (await admin.describeCluster()).brokers.length;
-    } catch {
-      return 0;
-    } finally {
-      await admin.disconnect().catch(() => undefined);
     }
   }
 
@@ -229,7 +216,7 @@ export class KafkaLab implements AsyncDisposable {
     });
     await once(child, 'spawn');
     closeSync(output);
-    this.#options.onProcess?.(`broker ${index + 1}`, child.pid ?? 0);
+    this.#options.onProcess?.(nameOf(index), child.pid ?? 0);
     this.#children[index] = child;
   }
 }
@@ -261,23 +248,44 @@ async function secureSettings(folder: string, { ca, key }: Secured): Promise<Rec
   };
 }
 
-async function choosePorts({ brokers, ports: before, advertise }: KafkaLabOptions): Promise<BrokerPorts[]> {
+function nameOf(index: number): string {
+  return `broker ${index + 1}`;
+}
+
+function isAlive(child: ChildProcess | null): boolean {
+  return child !== null && child.exitCode === null && child.signalCode === null;
+}
+
+/** Those of before, but for a port that somebody has by now. */
+async function choosePorts(
+  { brokers, ports: before, advertise }: KafkaLabOptions,
+  isMissing: (index: number) => boolean,
+): Promise<BrokerPorts[]> {
   const ports: BrokerPorts[] = [];
   for (let index = 0; index < (before?.length ?? brokers); index += 1) {
-    const own = before?.[index] ?? {
-      client: await freePort(),
-      internal: await freePort(),
-      controller: await freePort(),
-      advertised: undefined,
-    };
-    ports.push({ ...own, advertised: (await advertise?.(own.client, own.advertised)) ?? own.client });
+    const own = before?.[index];
+    if (own !== undefined && (!isMissing(index) || (await areFree(own)))) ports.push(own);
+    else ports.push({ client: await labPort(), internal: await labPort(), controller: await labPort(), advertised: 0 });
+  }
+  for (const own of ports) {
+    own.advertised = (await advertise?.(own.client, own.advertised || undefined)) ?? own.client;
   }
   return ports;
+}
+
+async function areFree({ client, internal, controller }: BrokerPorts): Promise<boolean> {
+  return (await isFree(client)) && (await isFree(internal)) && (await isFree(controller));
+}
+
+/** As they are recorded in the lab's folder; none when nothing is. */
+export function brokerPorts({ ports }: ServiceFacts): BrokerPorts[] {
+  return typeof ports === 'string' ? (JSON.parse(ports) as BrokerPorts[]) : [];
 }
 
 /** The brokers as a part of the lab. */
 export class KafkaService implements LabService {
   readonly name = 'kafka';
+  readonly startsOnlyMissing = true;
   readonly #brokers: number;
   readonly #advertise: Advertise | undefined;
   /** Set once it runs and was started by this very process. */
@@ -289,14 +297,14 @@ export class KafkaService implements LabService {
   }
 
   async start(context: ServiceContext): Promise<ServiceFacts> {
-    const { dir, before, signal, onProcess } = context;
-    const ports = typeof before.ports === 'string' ? (JSON.parse(before.ports) as BrokerPorts[]) : undefined;
+    const { dir, before, signal, onProcess, isRunning } = context;
     this.handle = await KafkaLab.start({
       brokers: this.#brokers,
       dir,
       signal,
       onProcess,
-      ...(ports === undefined ? {} : { ports }),
+      isRunning,
+      ...(before.ports === undefined ? {} : { ports: brokerPorts(before) }),
       ...(this.#advertise === undefined ? {} : { advertise: this.#advertise }),
     });
     const [first] = this.handle.ports;

@@ -3,41 +3,26 @@
  * is ready, so that `down` stops exactly what was started, also after the lab itself was killed, and nothing else.
  */
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { lockFile } from '../../core/archive/file-lock.ts';
 import { configurationError } from '../../core/errors/error.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { freePort, type MysqldHandle } from '../../core/mysql/mysqld.ts';
+import type { MysqldHandle } from '../../core/mysql/mysqld.ts';
 import { FaultDesk, FaultService } from './fault-desk.ts';
-import { type KafkaLab, KafkaService } from './kafka.ts';
+import { brokerPorts, type KafkaLab, KafkaService } from './kafka.ts';
 import { MysqlService, type MysqlServiceOptions } from './mysql.ts';
-import { endProcess, identify, isRunning, type ProcessIdentity } from './processes.ts';
+import { labPort } from './ports.ts';
+import { endProcess, identify, isRunning } from './processes.ts';
 import { type S3Lab, S3Service } from './s3.ts';
 import type { Advertise, LabService, ServiceFacts } from './service.ts';
+import { type LabState, lastOfEach, readState, type ServiceState, stateFile, writeState } from './state.ts';
 
 const stopDeadlineMs = 60_000;
 const brokerDeadlineMs = 3_000;
-const stateFile = 'lab.json';
 const secretMode = 0o600;
-
-interface RecordedProcess extends ProcessIdentity {
-  what: string;
-}
-
-interface ServiceState {
-  facts: ServiceFacts;
-  processes: RecordedProcess[];
-}
-
-interface LabState {
-  /** Marks the folder as a lab's: only such a folder is ever emptied. */
-  lab: 1;
-  httpPort: number;
-  services: Record<string, ServiceState>;
-}
 
 export interface LabOptions {
   /** Default: a new folder in the system's temporary folder, removed by `stop`. */
@@ -56,7 +41,10 @@ export interface LabOptions {
 
 export interface ServiceStatus {
   name: string;
+  /** All of it. */
   running: boolean;
+  /** Which of its processes should run and do not. */
+  stopped: string[];
   pids: number[];
   facts: ServiceFacts;
 }
@@ -106,18 +94,19 @@ export class Lab implements AsyncDisposable {
     this.#removeAfter = removeAfter;
   }
 
-  /** Starts what is not running yet; data of an earlier run in the same folder stays. Errors: QZ2830, those of mysqld. */
+  /** Starts what is not running yet; data of an earlier run in the same folder stays. Errors: QZ2830, QZ2831, those of mysqld. */
   static async start(options: LabOptions = {}): Promise<Lab> {
     const dir = options.dir ? resolve(options.dir) : await mkdtemp(join(tmpdir(), 'qazyna-lab-'));
     await requireLabFolder(dir);
     await mkdir(dir, { recursive: true });
     await using _lock = await lockFile(`${dir}.lock`);
     if (options.fresh) await empty(dir);
-    const state = readState(dir) ?? { lab: 1, httpPort: await freePort(), services: {} };
+    const state = readState(dir) ?? { lab: 1, httpPort: await labPort(), services: {} };
     writeState(dir, state);
     try {
-      const lab = new Lab(dir, await startParts(dir, state, options), state.httpPort, options.dir === undefined);
-      await lab.#writeConfig(factsOf(state));
+      const parts = await startParts(dir, state, options);
+      const lab = new Lab(dir, parts, state.httpPort, options.dir === undefined);
+      await lab.#writeConfig(Number(parts.facts.faults?.mysql ?? lab.mysql.port));
       return lab;
     } catch (error) {
       await stopAll(dir);
@@ -136,13 +125,11 @@ export class Lab implements AsyncDisposable {
     return this.stop();
   }
 
-  async #writeConfig(facts: LabFacts): Promise<void> {
+  async #writeConfig(mysqlPort: number): Promise<void> {
     for (const folder of ['log', 'state', 'scratch', 'archives/onsite', 'archives/offsite']) {
       await mkdir(join(this.dir, folder), { recursive: true });
     }
-    const { port } = this.mysql;
-    const told = (await this.faults?.before('mysql', port)) ?? port;
-    await writeFile(this.configFile, configText(this.dir, told, this.httpPort, facts));
+    await writeFile(this.configFile, configText(this.dir, mysqlPort, this.httpPort, this.facts));
   }
 }
 
@@ -158,9 +145,11 @@ interface LabParts {
 
 /** What is wanted now, and what was started here before. */
 async function startParts(dir: string, state: LabState, options: LabOptions): Promise<LabParts> {
-  const signal = options.signal ?? new AbortController().signal;
+  const stop = new AbortController();
+  const signal = AbortSignal.any([stop.signal, ...(options.signal === undefined ? [] : [options.signal])]);
   const start = (service: LabService) => startService(dir, state, service, signal);
-  const isWanted = (name: string, now: boolean) => now || state.services[name] !== undefined;
+  const isWanted = (name: string, now: boolean) => now || state.services[name]?.facts.host !== undefined;
+  requireSameBrokers(dir, state, options.kafka ?? 0);
   let faults: FaultDesk | null = null;
   if (isWanted('faults', options.faults === true)) {
     await start(new FaultService());
@@ -171,13 +160,51 @@ async function startParts(dir: string, state: LabState, options: LabOptions): Pr
   const mysql = new MysqlService(options.mysql);
   const kafka = new KafkaService(options.kafka ?? 0, advertise('kafka'));
   const s3 = new S3Service(advertise('s3'));
-  await Promise.all([
-    start(mysql),
-    isWanted('kafka', (options.kafka ?? 0) > 0) ? start(kafka) : null,
-    isWanted('s3', options.s3 === true) ? start(s3) : null,
-  ]);
+  const wanted: LabService[] = [mysql];
+  if (isWanted('kafka', (options.kafka ?? 0) > 0)) wanted.push(kafka);
+  if (isWanted('s3', options.s3 === true)) wanted.push(s3);
+  await allTogether(wanted, start, stop);
+  if (faults !== null) await standBefore(faults, dir, state);
   const facts = factsOf(state);
   return { mysql: await mysqlOf(dir, state, mysql.handle), kafka: kafka.handle, s3: s3.handle, faults, facts };
+}
+
+/** When one fails the others are called off, and waited for: what they started is recorded by then. */
+async function allTogether(
+  services: readonly LabService[],
+  start: (service: LabService) => Promise<void>,
+  stop: AbortController,
+): Promise<void> {
+  const failures: unknown[] = [];
+  const failed = (error: unknown) => {
+    failures.push(error);
+    stop.abort(error);
+  };
+  await Promise.all(services.map((service) => start(service).catch(failed)));
+  if (failures.length > 0) throw failures[0];
+}
+
+/** A proxy before each service, on the port of before: those of a process that was killed are gone. */
+async function standBefore(faults: FaultDesk, dir: string, state: LabState): Promise<void> {
+  const { mysql, kafka, s3, faults: own } = factsOf(state);
+  if (own === undefined) return;
+  if (kafka !== undefined) {
+    for (const { client, advertised } of brokerPorts(kafka)) await faults.before('kafka', client, advertised);
+  }
+  if (s3 !== undefined) await faults.before('s3', Number(s3.servicePort), Number(s3.port));
+  own.mysql = await faults.before('mysql', Number(mysql?.port), Number(own.mysql) || undefined);
+  writeState(dir, state);
+}
+
+function requireSameBrokers(dir: string, state: LabState, wanted: number): void {
+  const facts = state.services.kafka?.facts ?? {};
+  const present = brokerPorts(facts).length;
+  if (wanted === 0 || present === 0 || wanted === present) return;
+  throw configurationError(
+    'QZ2831',
+    `The lab in ${dir} has ${present} Kafka broker${present === 1 ? '' : 's'}, not ${wanted}.`,
+    'Add --fresh to begin anew, or name another folder.',
+  );
 }
 
 function factsOf(state: LabState): LabFacts {
@@ -193,11 +220,13 @@ function offsiteUrl(dir: string, { s3 }: LabFacts): string {
 /** What is recorded in `dir` and what of it runs. Errors: QZ2830 not a lab's folder. */
 export async function labStatus(dir: string): Promise<ServiceStatus[]> {
   return Object.entries(stateOf(dir).services).map(([name, { facts, processes }]) => {
-    const running = processes.filter(isRunning);
+    const stopped = lastOfEach(processes).filter((process) => !isRunning(process));
+    const pids = processes.filter(isRunning).map(({ pid }) => pid);
     return {
       name,
-      running: running.some(({ what }) => !what.includes('--initialize')),
-      pids: running.map(({ pid }) => pid),
+      running: pids.length > 0 && stopped.length === 0,
+      stopped: stopped.map(({ what }) => what),
+      pids,
       facts,
     };
   });
@@ -214,14 +243,20 @@ export async function stopLab(dir: string): Promise<string[]> {
 async function startService(dir: string, state: LabState, service: LabService, signal: AbortSignal): Promise<void> {
   const record: ServiceState = state.services[service.name] ?? { facts: {}, processes: [] };
   state.services[service.name] = record;
-  if (record.facts.host !== undefined && record.processes.some(isRunning)) return;
-  for (const process of record.processes) await endProcess(process, stopDeadlineMs);
-  record.processes = [];
+  const cameUp = record.facts.host !== undefined;
+  const last = lastOfEach(record.processes);
+  if (cameUp && last.length > 0 && last.every(isRunning)) return;
+  if (!cameUp || service.startsOnlyMissing !== true) {
+    for (const process of record.processes) await endProcess(process, stopDeadlineMs);
+  }
+  record.processes = record.processes.filter(isRunning);
+  const running = new Set(record.processes.map(({ what }) => what));
   record.facts = await service.start({
     dir: join(dir, service.name),
     before: record.facts,
     signal,
     secret: (name) => secretOf(dir, name),
+    isRunning: (what) => running.has(what),
     onProcess: (what, pid) => {
       const identity = identify(pid);
       if (identity) record.processes.push({ what, ...identity });
@@ -320,22 +355,6 @@ function stateOf(dir: string): LabState {
     `${dir} is not the folder of a lab.`,
     'Give the folder that `up --dir` was given.',
   );
-}
-
-function readState(dir: string): LabState | null {
-  try {
-    const state: unknown = JSON.parse(readFileSync(join(dir, stateFile), 'utf8'));
-    return typeof state === 'object' && state !== null && 'lab' in state ? (state as LabState) : null;
-  } catch {
-    return null;
-  }
-}
-
-/** Synchronous and atomic: it is called between a process's start and anything that could fail. */
-function writeState(dir: string, state: LabState): void {
-  const path = join(dir, stateFile);
-  writeFileSync(`${path}.part`, `${JSON.stringify(state, null, 2)}\n`);
-  renameSync(`${path}.part`, path);
 }
 
 async function requireLabFolder(dir: string): Promise<void> {

@@ -10,8 +10,8 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
+import { keptPort, labPort } from './ports.ts';
 import type { Advertise, LabService, ServiceContext, ServiceFacts } from './service.ts';
 
 const readyWithinMs = 10_000;
@@ -58,7 +58,7 @@ export class S3Lab implements AsyncDisposable {
     const { paths } = await ensureTools(['versitygw']);
     const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'qazyna-s3-')));
     for (const name of ['iam', `data/${labBucket}`]) await mkdir(join(dir, name), { recursive: true });
-    const ports = options.ports ?? { service: await freePort(), admin: await freePort() };
+    const ports = options.ports ?? { service: await labPort(), admin: await labPort() };
     const root = options.root ?? { user: 'lab-root', secret: 'a-secret-of-the-lab' };
     const lab = new S3Lab(dir, root, ports, paths.versitygw ?? '', options);
     try {
@@ -164,12 +164,12 @@ export class S3Service implements LabService {
 
   async start(context: ServiceContext): Promise<ServiceFacts> {
     const { dir, before, signal, onProcess, secret } = context;
-    const ports =
-      typeof before.servicePort === 'number'
-        ? { ports: { service: before.servicePort, admin: Number(before.adminPort) } }
-        : {};
+    const ports = {
+      service: await keptPort(Number(before.servicePort) || undefined),
+      admin: await keptPort(Number(before.adminPort) || undefined),
+    };
     const root = { user: 'lab', secret: await secret('s3') };
-    this.handle = await S3Lab.start({ dir, root, signal, onProcess, ...ports });
+    this.handle = await S3Lab.start({ dir, root, signal, onProcess, ports });
     await writeS3Credentials(join(dir, 'credentials'), root);
     const { service, admin } = this.handle.ports;
     const port = (await this.#advertise?.(service, Number(before.port) || undefined)) ?? service;

@@ -9,12 +9,16 @@ export interface ServiceContext {
   signal: AbortSignal;
   /** Every process is reported the moment it is started, before it is ready: `down` must find it whatever comes next. */
   onProcess(what: string, pid: number): void;
+  /** Whether a process that was reported so still runs (only of a service that `startsOnlyMissing`). */
+  isRunning(what: string): boolean;
   /** A password of this lab, made at first use and kept in a file that only we can read. */
   secret(name: string): Promise<string>;
 }
 
 export interface LabService {
   readonly name: string;
+  /** Several processes, of which those that still run are left alone; others are stopped before they are started again. */
+  readonly startsOnlyMissing?: boolean;
   /** Returns when the service answers. Facts hold no secrets: endpoints, files, versions. */
   start(context: ServiceContext): Promise<ServiceFacts>;
 }
