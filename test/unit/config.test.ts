@@ -94,7 +94,12 @@ describe('a good configuration', () => {
       sasl: { mechanism: 'scram-sha-512', user: 'q', passwordFile: '/k' },
     });
     const [archive] = config.archives;
-    expect(archive).toMatchObject({ name: 's3', place: 's3://agama-backups/prod/', dir: null, failureDomain: 'other_host' });
+    expect(archive).toMatchObject({
+      name: 's3',
+      place: 's3://agama-backups/prod/',
+      dir: null,
+      failureDomain: 'other_host',
+    });
     const url = new URL(archive?.url ?? '');
     expect([url.host, url.pathname]).toEqual(['agama-backups', '/prod/']);
     expect(Object.fromEntries(url.searchParams)).toEqual({
