@@ -10,6 +10,7 @@
  */
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { labPort } from './ports.ts';
 
 const host = '127.0.0.1';
 const portionsPerSecond = 20;
@@ -96,10 +97,9 @@ export class FaultProxy implements AsyncDisposable {
   }
 
   async #listen(): Promise<void> {
+    this.#port ||= await labPort();
     this.#server.listen(this.#port, host);
     await once(this.#server, 'listening');
-    const address = this.#server.address();
-    if (typeof address === 'object' && address !== null) this.#port = address.port;
   }
 
   async #close(): Promise<void> {
@@ -224,21 +224,28 @@ function written(to: Socket, bytes: Buffer): Promise<void> {
   });
 }
 
-/** Draws faults one after the other, always the same for one seed; `pass` comes between any two. */
-export function* drawFaults(seed: number): Generator<TcpFault, never> {
+/** One fault each, from what `below(bound)` draws. */
+export type FaultMaker<T> = (below: (bound: number) => number) => T;
+
+export const tcpFaults: readonly FaultMaker<TcpFault>[] = [
+  () => ({ kind: 'refuse' }),
+  () => ({ kind: 'blackhole' }),
+  () => ({ kind: 'lose-answer' }),
+  (below) => ({ kind: 'delay', ms: 1 + below(300) }),
+  (below) => ({ kind: 'throttle', bytesPerSecond: 1000 * (1 + below(1000)) }),
+  (below) => ({ kind: 'reset-after', bytes: 1 + below(100_000), direction: below(2) === 0 ? 'up' : 'down' }),
+];
+
+/** Draws faults one after the other, always the same for one seed; `pass` comes before each. */
+export function* drawFaults<T = never>(
+  seed: number,
+  makers: readonly FaultMaker<T | TcpFault>[] = tcpFaults,
+): Generator<T | TcpFault, never> {
   const next = seededRandom(seed);
   const below = (bound: number) => Math.floor(next() * bound);
-  const faults: (() => TcpFault)[] = [
-    () => ({ kind: 'refuse' }),
-    () => ({ kind: 'blackhole' }),
-    () => ({ kind: 'lose-answer' }),
-    () => ({ kind: 'delay', ms: 1 + below(300) }),
-    () => ({ kind: 'throttle', bytesPerSecond: 1000 * (1 + below(1000)) }),
-    () => ({ kind: 'reset-after', bytes: 1 + below(100_000), direction: below(2) === 0 ? 'up' : 'down' }),
-  ];
   for (;;) {
     yield { kind: 'pass' };
-    yield faults[below(faults.length)]?.() ?? { kind: 'pass' };
+    yield makers[below(makers.length)]?.(below) ?? { kind: 'pass' };
   }
 }
 

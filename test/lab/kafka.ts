@@ -18,6 +18,7 @@ import type { Advertise, LabService, ServiceContext, ServiceFacts } from './serv
 
 const readyWithinMs = 60_000;
 const pollMs = 100;
+const lastLines = 5;
 const answerWithinMs = 2_000;
 const host = '127.0.0.1';
 
@@ -133,7 +134,7 @@ export class KafkaLab implements AsyncDisposable {
       while ((await brokersKnownTo(this.ports[index]?.internal ?? 0, answerWithinMs)) < running.length) {
         this.#options.signal?.throwIfAborted();
         if (!isAlive(this.#children[index] ?? null) || performance.now() > deadline)
-          throw new Error(`broker ${index + 1} did not join; see ${join(this.#folder(index), 'broker.log')}`);
+          throw await failure(`${nameOf(index)} did not join`, join(this.#folder(index), 'broker.log'));
         await sleep(pollMs);
       }
     }
@@ -175,7 +176,8 @@ export class KafkaLab implements AsyncDisposable {
     const child = spawn(program, args, { stdio: ['ignore', output, output] });
     const [code] = (await once(child, 'exit')) as [number | null];
     closeSync(output);
-    if (code !== 0) throw new Error(`the storage of broker ${index + 1} could not be made; see ${folder}/format.log`);
+    if (code !== 0)
+      throw await failure(`the storage of ${nameOf(index)} could not be made`, join(folder, 'format.log'));
   }
 
   #placed({ client, advertised, internal, controller }: BrokerPorts, index: number): Record<string, string> {
@@ -200,7 +202,7 @@ export class KafkaLab implements AsyncDisposable {
       const file = join(this.dir, 'cluster-id');
       const present = await readFile(file, 'utf8').catch(() => '');
       if (present !== '') return present.trim();
-      const id = randomBytes(16).toString('base64url');
+      const id = clusterIdOf(randomBytes(16));
       await writeFile(file, `${id}\n`);
       return id;
     })();
@@ -246,6 +248,18 @@ async function secureSettings(folder: string, { ca, key }: Secured): Promise<Rec
     'ssl.keystore.type': 'PEM',
     'ssl.keystore.location': store,
   };
+}
+
+/** With the program's last words: the folder may be gone when somebody reads this. */
+async function failure(sentence: string, log: string): Promise<Error> {
+  const lines = (await readFile(log, 'utf8').catch(() => '')).trim().split('\n');
+  return new Error(`${sentence}: ${lines.slice(-lastLines).join('\n')}`);
+}
+
+/** As Kafka writes ids. One that begins with `-` its programs take for an option: the first bit is cleared. */
+export function clusterIdOf(bytes: Buffer): string {
+  bytes.writeUInt8(bytes.readUInt8(0) & 0x7f, 0);
+  return bytes.toString('base64url');
 }
 
 function nameOf(index: number): string {

@@ -102,6 +102,7 @@ export class Lab implements AsyncDisposable {
     await using _lock = await lockFile(`${dir}.lock`);
     if (options.fresh) await empty(dir);
     const state = readState(dir) ?? { lab: 1, httpPort: await labPort(), services: {} };
+    requireSameBrokers(dir, state, options.kafka ?? 0);
     writeState(dir, state);
     try {
       const parts = await startParts(dir, state, options);
@@ -149,7 +150,6 @@ async function startParts(dir: string, state: LabState, options: LabOptions): Pr
   const signal = AbortSignal.any([stop.signal, ...(options.signal === undefined ? [] : [options.signal])]);
   const start = (service: LabService) => startService(dir, state, service, signal);
   const isWanted = (name: string, now: boolean) => now || state.services[name]?.facts.host !== undefined;
-  requireSameBrokers(dir, state, options.kafka ?? 0);
   let faults: FaultDesk | null = null;
   if (isWanted('faults', options.faults === true)) {
     await start(new FaultService());
