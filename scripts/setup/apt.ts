@@ -226,7 +226,7 @@ async function apt(config: string, program: string, args: string[], cwd: string)
 
 /** ENOSPC when the disk is full; else transient QZ4804 with the program's last words, all of them as its cause. */
 function failure(program: string, text: string): Error {
-  if (/No space left on device|Disk quota exceeded/.test(text)) {
+  if (/no space left on device|disk quota exceeded/i.test(text)) {
     return Object.assign(new Error(`${program}: no space left`), { code: 'ENOSPC' });
   }
   return transientError(

@@ -1,4 +1,5 @@
 /** Programs that tests, demo and bench need: what PATH has is used first, the rest is fetched once into the cache. */
+import { randomBytes } from 'node:crypto';
 import { chmod, readdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
@@ -135,7 +136,7 @@ async function wrap(name: string, launcher: string): Promise<string> {
   const text = `#!/bin/sh\n# Made by qazyna's set-up: ${name} with what it was fetched with.\n${launcher}`;
   await openCache();
   if ((await readFile(wrapper, 'utf8').catch(() => '')) === text) return wrapper;
-  const part = `${wrapper}.${process.pid}.part`;
+  const part = `${wrapper}.${randomBytes(4).toString('hex')}.part`;
   await writeFile(part, text);
   await chmod(part, 0o755);
   await rename(part, wrapper);
