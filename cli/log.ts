@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { errorCode } from '../core/archive/store-error.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config, KafkaLogConfig } from '../core/config/config.ts';
-import { readSecret } from '../core/config/secrets.ts';
+import { readSecret, secretPlace } from '../core/config/secrets.ts';
 import { configurationError, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import { KafkaLog, type KafkaLogOptions } from '../core/log/kafka/log.ts';
@@ -102,23 +102,23 @@ async function kafkaSecrets(
   environment: NodeJS.ProcessEnv,
 ): Promise<Required<Pick<KafkaLogOptions, 'tls' | 'sasl'>>> {
   const pem: { ca?: string; cert?: string; key?: string } = {};
-  if (tls?.caFile !== undefined) pem.ca = await readPem(tls.caFile);
-  if (tls?.certFile !== undefined) pem.cert = await readPem(tls.certFile);
-  if (tls?.keyFile !== undefined) pem.key = await readPem(tls.keyFile);
+  if (tls?.caFile !== undefined) pem.ca = await readPem(tls.caFile, environment);
+  if (tls?.certFile !== undefined) pem.cert = await readPem(tls.certFile, environment);
+  if (tls?.keyFile !== undefined) pem.key = await readPem(tls.keyFile, environment);
   if (sasl === null) return { tls: tls === null ? null : pem, sasl: null };
   const { mechanism, user, passwordFile } = sasl;
   const password = await readSecret(passwordFile, { warn: (sentence) => logger.warn(sentence), environment });
   return { tls: tls === null ? null : pem, sasl: { mechanism, user, password } };
 }
 
-async function readPem(file: string): Promise<string> {
+async function readPem(file: string, environment: NodeJS.ProcessEnv): Promise<string> {
   try {
-    return await readFile(file, 'utf8');
+    return await readFile(await secretPlace(file, environment), 'utf8');
   } catch (error) {
     throw configurationError(
       'QZ2035',
       `The file ${file}, named in log.kafka.tls, cannot be read: ${errorCode(error)}.`,
-      'Check the path and that this account may read it.',
+      'Check the path and that this account may read it; under systemd give it with LoadCredential=.',
       { cause: error },
     );
   }

@@ -84,6 +84,8 @@ async function runJest(selection: string[], env: NodeJS.ProcessEnv, outputFile: 
     process.execPath,
     [
       '--disable-warning=ExperimentalWarning',
+      // Of kafkajs, which sets timers that lie in the past; the programs keep it quiet by themselves (core/log/kafka/thread.ts).
+      '--disable-warning=TimeoutNegativeWarning',
       '--experimental-vm-modules',
       join(root, 'node_modules/jest/bin/jest.js'),
       '--json',

@@ -4,6 +4,7 @@
  */
 import { open, readFile } from 'node:fs/promises';
 import { getCACertificates } from 'node:tls';
+import { secretPlace } from '../config/secrets.ts';
 import { configurationError } from '../errors/error.ts';
 import type { S3Place } from './s3-place.ts';
 import { errorCode, errorText } from './store-error.ts';
@@ -21,7 +22,10 @@ const lookEveryMs = 1000;
 const section = 'default';
 
 export class CredentialsFile {
-  readonly #path: string;
+  readonly #named: string;
+  /** Where it is read: a systemd credential of the same name goes before. */
+  #path: string;
+  readonly #environment: NodeJS.ProcessEnv;
   readonly #warn: (sentence: string) => void;
   #keys: AccessKeys | null = null;
   /** Tells one state of the file from another. */
@@ -29,9 +33,11 @@ export class CredentialsFile {
   #lookedMs = Number.NEGATIVE_INFINITY;
   #warned = false;
 
-  constructor(path: string, warn: (sentence: string) => void) {
+  constructor(path: string, warn: (sentence: string) => void, environment: NodeJS.ProcessEnv = process.env) {
+    this.#named = path;
     this.#path = path;
     this.#warn = warn;
+    this.#environment = environment;
   }
 
   /** The present keys. Throws QZ2419 naming the file when it cannot be read or holds none. */
@@ -60,6 +66,7 @@ export class CredentialsFile {
   }
 
   async #read(): Promise<AccessKeys> {
+    this.#path = await secretPlace(this.#named, this.#environment);
     const handle = await open(this.#path, 'r').catch((error: unknown) => {
       throw this.#refuse(`cannot be read (${errorCode(error)})`, error);
     });
@@ -105,7 +112,7 @@ export class CredentialsFile {
     return configurationError(
       'QZ2419',
       `The credentials file ${this.#path} ${why}.`,
-      `Write it like ~/.aws/credentials: [${section}], then aws_access_key_id = … and aws_secret_access_key = …; this account must be able to read it.`,
+      `Write it like ~/.aws/credentials: [${section}], then aws_access_key_id = … and aws_secret_access_key = …; this account must be able to read it, under systemd by LoadCredential=.`,
       cause === undefined ? {} : { cause },
     );
   }
@@ -117,7 +124,7 @@ export async function authorities({ endpoint, caFile }: S3Place): Promise<string
     return endpoint?.protocol === 'http:' ? [] : [...getCACertificates('default'), ...getCACertificates('system')];
   }
   try {
-    const text = await readFile(caFile, 'utf8');
+    const text = await readFile(await secretPlace(caFile), 'utf8');
     if (!text.includes('-----BEGIN CERTIFICATE-----')) throw Object.assign(new Error(), { code: 'no PEM certificate' });
     return [text];
   } catch (error) {

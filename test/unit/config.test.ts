@@ -532,6 +532,14 @@ describe('files', () => {
     await expect(readSecret(path, { environment: {} })).rejects.toMatchObject({ code: 'QZ2017' });
   });
 
+  test('an empty credential is one that was not given', async () => {
+    const path = join(folder, 'elsewhere.password');
+    const credentials = await mkdtemp(join(folder, 'credentials-'));
+    await writeFile(path, 'the file itself\n', { mode: 0o600 });
+    await writeFile(join(credentials, 'elsewhere.password'), '\n');
+    expect(await readSecret(path, { environment: { CREDENTIALS_DIRECTORY: credentials } })).toBe('the file itself');
+  });
+
   test('an unreadable, empty or many-lined secret is refused without its text', async () => {
     const path = join(folder, 'bad');
     await expect(readSecret(folder, { environment: {} })).rejects.toMatchObject({ code: 'QZ2017', exitCode: 2 });

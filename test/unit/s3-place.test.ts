@@ -121,6 +121,23 @@ describe('credentials files', () => {
       await expect(new CredentialsFile(tmpdir(), () => undefined).keys()).rejects.toMatchObject({ code: 'QZ2419' });
     }));
 
+  test('a systemd credential of the same name is preferred, unless it is empty', () =>
+    within(async (file) => {
+      const credentials = await mkdtemp(join(tmpdir(), 'qazyna-credentials-'));
+      try {
+        await writeFile(file, text('file'), { mode: 0o600 });
+        const keys = async () =>
+          (await new CredentialsFile(file, () => undefined, { CREDENTIALS_DIRECTORY: credentials }).keys()).accessKeyId;
+        expect(await keys()).toBe('file');
+        await writeFile(join(credentials, 'keys'), text('systemd'), { mode: 0o600 });
+        expect(await keys()).toBe('systemd');
+        await writeFile(join(credentials, 'keys'), '\n');
+        expect(await keys()).toBe('file');
+      } finally {
+        await rm(credentials, { recursive: true });
+      }
+    }));
+
   test('keys that were read stay while the file is written anew', () =>
     within(async (file, warnings, keys) => {
       await writeFile(file, text('one'), { mode: 0o600 });
