@@ -47,6 +47,8 @@ export interface AgentOptions {
   continued: ChainState | null;
   /** How long bytes may gather before they become an entry, and whether they wait at all while nothing is under way. */
   gather: { maxMs: number; alsoWhenIdle: boolean };
+  /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
+  isLogShared: boolean;
   snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
   alarms: Alarms;
   logger: Logger;
@@ -148,7 +150,7 @@ export class Agent {
   }
 
   async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
-    const { endpoint, start, gather, logger, log } = this.#options;
+    const { endpoint, start, gather, isLogShared, logger, log } = this.#options;
     const { range, gtids, sourceUuid, chainId } = writer.state;
     const prefixCrc = await capturedPrefixCrc(log, writer.state, signal);
     const options = {
@@ -156,6 +158,7 @@ export class Agent {
       chainId,
       resume: range === null ? null : { sourceUuid, range, gtids, prefixCrc },
       start,
+      isLogShared,
       flushMs: gather.maxMs,
       ...(gather.alsoWhenIdle ? {} : { isIdle: () => writer.isIdle }),
       logger,

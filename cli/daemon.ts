@@ -134,6 +134,7 @@ class Daemon {
       endpoint,
       start: source.start,
       gather: gather[this.#config.log.kind],
+      isLogShared: this.#config.log.kind === 'kafka',
       log,
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),

@@ -26,6 +26,8 @@ export interface CaptureOptions {
   /** End of the chain; null for its very beginning, which `start` then chooses. */
   resume: ResumePoint | null;
   start: 'oldest' | 'current';
+  /** Whoever writes for this chain writes to the very log that ours does: an older agent is fenced by our claim. */
+  isLogShared?: boolean;
   logger: Logger;
   /** An entry is cut at so many bytes (default 1 MiB) … */
   maxEntryBytes?: number;
@@ -167,11 +169,11 @@ class Capture {
   }
 
   async #open(stop: AbortController, signal: AbortSignal): Promise<Session> {
-    const { endpoint, start, logger } = this.#options;
+    const { endpoint, start, logger, isLogShared = false } = this.#options;
     const side = await connectMysql(endpoint, signal);
     try {
       const { facts, begin } = await checkSource(side, endpoint, this.#resume, start, signal);
-      if (this.#isFirstSession) await checkNoSecondAgent(side, this.#identity);
+      if (this.#isFirstSession) await checkNoSecondAgent(side, this.#identity, { isFenced: isLogShared });
       const gtids = begin.gtids?.clone() ?? new GtidSet();
       const assembler = new Assembler({ ...begin, slabs: this.#slabs }, gtids);
       const { serverId } = this.#identity;

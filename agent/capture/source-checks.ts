@@ -217,9 +217,14 @@ export function replicaHost(): string {
 
 /**
  * Refuses when another agent of this chain reads from the source already (chain entries settle who may append; this tells the
- * operator early). A dead process of this host does not count. Needs REPLICATION SLAVE.
+ * operator early). A dead process of this host does not count. With `isFenced` the other one's claim is known to be older than
+ * ours, in the very log that both write to: it leaves once it sees that, and is waited for. Needs REPLICATION SLAVE.
  */
-export async function checkNoSecondAgent(connection: MysqlConnection, identity: ReplicaIdentity): Promise<void> {
+export async function checkNoSecondAgent(
+  connection: MysqlConnection,
+  identity: ReplicaIdentity,
+  { isFenced }: { isFenced: boolean },
+): Promise<void> {
   const { serverVersion } = connection;
   const old = /^8\.0\.(\d+)/.exec(serverVersion);
   const statement = old && Number(old[1]) < 22 ? 'SHOW SLAVE HOSTS' : 'SHOW REPLICAS';
@@ -227,9 +232,16 @@ export async function checkNoSecondAgent(connection: MysqlConnection, identity: 
     const uuid = String(row.Replica_UUID ?? row.Slave_UUID ?? '').toLowerCase();
     const host = String(row.Host ?? '');
     if (uuid !== identity.uuid || host === identity.host || isDeadNeighbour(host)) continue;
+    const sentence = `Another agent of this source is connected to ${connection.name} already (${host}).`;
+    if (isFenced)
+      throw transientError(
+        'QZ4129',
+        sentence,
+        'It is waited for: this one claimed the log after it, and it stops as soon as it sees that. If it is frozen, stop it, or KILL its connection in MySQL.',
+      );
     throw configurationError(
       'QZ2127',
-      `Another agent of this source is connected to ${connection.name} already (${host}).`,
+      sentence,
       'Run one agent for each source: stop the other one. After a lost host, its connection ends within minutes.',
     );
   }

@@ -2,6 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { isKind } from '../../core/errors/error.ts';
 import { topicPlan } from '../../core/log/kafka/topic.ts';
 import type { ChainLog } from '../../core/log/types.ts';
 import { KafkaLab } from '../lab/kafka.ts';
@@ -27,13 +28,16 @@ async function moves(load: Load): Promise<void> {
   });
 }
 
-/** The error that ends a follower. */
+/** What ends a reader for good; passing faults it tries again after, as the shipper does. */
 async function followedToItsEnd(log: ChainLog): Promise<unknown> {
-  try {
-    for await (const _ of log.read(0, { follow: true, signal: never }));
-    return null;
-  } catch (error) {
-    return error;
+  for (;;) {
+    try {
+      for await (const _ of log.read(0, { follow: true, signal: never }));
+      return null;
+    } catch (error) {
+      if (!isKind(error, 'transient')) return error;
+      await sleep(100);
+    }
   }
 }
 

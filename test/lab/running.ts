@@ -40,9 +40,10 @@ export class RunningDaemon {
   readonly #stderr: () => string;
   readonly #exited: Promise<unknown>;
 
-  constructor(lab: Lab, environment: NodeJS.ProcessEnv = {}) {
+  /** `verb`: which daemon, with its own options. */
+  constructor(lab: Lab, environment: NodeJS.ProcessEnv = {}, verb: readonly string[] = ['run']) {
     this.#lab = lab;
-    this.#child = spawn(process.execPath, [qazyna, 'run', '--config', lab.configFile], {
+    this.#child = spawn(process.execPath, [qazyna, ...verb, '--config', lab.configFile], {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...environment },
     });
