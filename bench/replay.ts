@@ -13,10 +13,10 @@ import { silentLogger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection } from '../core/mysql/connection.ts';
 import { Mysqld, type MysqldHandle, type MysqldOptions } from '../core/mysql/mysqld.ts';
 import { findMysqlProgram } from '../core/mysql/program.ts';
+import { replayOptions } from '../core/restore/server-options.ts';
 import { openFilesSource } from '../core/stream/files-source.ts';
 import { startStreamServer } from '../core/stream/server.ts';
 import type { BinlogSource } from '../core/stream/types.ts';
-import { replayOptions } from '../restore-tool/restore/server-options.ts';
 import { type BenchContext, comparedTo, type Figure } from './figure.ts';
 
 export const name = 'replay';

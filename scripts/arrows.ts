@@ -17,6 +17,7 @@ const layers = [
   ['log', 'archive'],
   ['chunks', 'history'],
   ['snapshot', 'stream'],
+  ['restore'],
 ];
 const programs = ['agent', 'shipper', 'restore-tool'];
 const users = ['cli', 'test', 'bench', 'scripts'];

@@ -5,8 +5,8 @@
 import { lstat, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
-import type { EventRecord } from './events.ts';
-import { atPlace } from './place-error.ts';
+import type { EventRecord } from '../../core/restore/events.ts';
+import { atPlace } from '../../core/restore/place-error.ts';
 import { type RestoreStep, restoreSteps } from './types.ts';
 
 export const journalFile = '.qazyna-restore.json';

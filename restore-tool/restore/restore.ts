@@ -12,20 +12,26 @@ import { ArchiveHistory } from '../../core/history/open.ts';
 import { chooseSnapshot, type PlannedCut, planCut } from '../../core/history/plan.ts';
 import { HistorySource } from '../../core/history/source.ts';
 import { defaultOsUser, freePort, Mysqld } from '../../core/mysql/mysqld.ts';
+import { giveEventsTheirStatus, recordEvents } from '../../core/restore/events.ts';
+import { fetchSnapshot } from '../../core/restore/fetch.ts';
+import { journalName } from '../../core/restore/fetch-journal.ts';
+import { loadDump } from '../../core/restore/load-dump.ts';
+import { atPlace } from '../../core/restore/place-error.ts';
+import { replay, requireEqual } from '../../core/restore/replay.ts';
+import { type ScratchOptions, startScratchServer } from '../../core/restore/scratch-server.ts';
+import {
+  finalOptions,
+  layoutOptions,
+  optionFileText,
+  relayLogName,
+  replayOptions,
+} from '../../core/restore/server-options.ts';
+import { giveTo, pathsIn, requireReachable, requireRoom, type TargetPaths } from '../../core/restore/target.ts';
+import { requireVersion } from '../../core/restore/versions.ts';
 import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
-import { giveEventsTheirStatus, recordEvents } from './events.ts';
-import { fetchSnapshot } from './fetch.ts';
-import { journalName } from './fetch-journal.ts';
 import { isDone, newState, type RestoreState, readState, requireSame, writeState } from './journal.ts';
-import { loadDump } from './load-dump.ts';
-import { atPlace } from './place-error.ts';
-import { replay, requireEqual } from './replay.ts';
-import { type ScratchOptions, startScratchServer } from './scratch-server.ts';
-import { finalOptions, layoutOptions, optionFileText, relayLogName, replayOptions } from './server-options.ts';
-import { giveTo, pathsIn, requireReachable, requireRoom, type TargetPaths } from './target.ts';
 import type { RestoreProgress, RestoreReport, RestoreRequest, RestoreStep } from './types.ts';
-import { requireVersion } from './versions.ts';
 
 /** Errors: QZ206x (the instant), QZ26xx (folder, mysqld), QZ341x (gaps), QZ35xx and QZ34xx (damage), QZ36xx, QZ46xx. */
 export async function restore(request: RestoreRequest): Promise<RestoreReport> {

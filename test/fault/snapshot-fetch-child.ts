@@ -1,8 +1,8 @@
 /** Fetches a snapshot and prints how far it is, slowly enough to be killed: `<archive> <snapshot> <dir>`. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openDirectoryStore } from '../../core/archive/directory.ts';
+import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { readManifest } from '../../core/snapshot/manifest.ts';
-import { fetchSnapshot } from '../../restore-tool/restore/fetch.ts';
 
 const [root = '', id = '', dir = ''] = process.argv.slice(2);
 const store = await openDirectoryStore(root, { create: false });

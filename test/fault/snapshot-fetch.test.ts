@@ -21,9 +21,9 @@ import { type DirectoryStore, openDirectoryStore } from '../../core/archive/dire
 import { chunkBytes } from '../../core/chunks/chunk.ts';
 import { packKey } from '../../core/chunks/pack.ts';
 import { QazynaError } from '../../core/errors/error.ts';
+import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { completeKey, listSnapshots, manifestKey, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
-import { fetchSnapshot } from '../../restore-tool/restore/fetch.ts';
 import { type MadeUpFile, storeFiles } from '../integration/snapshot-files.ts';
 
 const signal = new AbortController().signal;

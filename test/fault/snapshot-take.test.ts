@@ -8,8 +8,8 @@ import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
 import { listPacks } from '../../core/chunks/open.ts';
 import { QazynaError } from '../../core/errors/error.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { listSnapshots } from '../../core/snapshot/manifest.ts';
-import { fetchSnapshot } from '../../restore-tool/restore/fetch.ts';
 import { fill, newestManifest, request, SnapshotLab } from '../integration/snapshot-lab.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
 

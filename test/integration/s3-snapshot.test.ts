@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
 import { openStore } from '../../core/archive/open.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { fetchSnapshot } from '../../restore-tool/restore/fetch.ts';
+import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
 import { nastyRound, nastySchema } from '../lab/nasty.ts';
 import { S3World } from '../made/s3.ts';

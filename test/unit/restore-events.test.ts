@@ -1,7 +1,7 @@
 /** What statements say about events, and which mysqld may take over which snapshot. */
 import { describe, expect, test } from '@jest/globals';
-import { parseEventStatement } from '../../restore-tool/restore/event-statements.ts';
-import { requireVersion } from '../../restore-tool/restore/versions.ts';
+import { parseEventStatement } from '../../core/restore/event-statements.ts';
+import { requireVersion } from '../../core/restore/versions.ts';
 
 const set = (key: string, status: string | null, isNew: boolean, renamedTo: string | null = null) => ({
   kind: 'set',

@@ -5,9 +5,9 @@ import { constants } from 'node:fs';
 import { chown, lstat, readdir, stat, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { configurationError, transientError } from '../../core/errors/error.ts';
-import { osAccount } from '../../core/mysql/mysqld.ts';
-import { formatBytes } from '../../core/progress/format.ts';
+import { configurationError, transientError } from '../errors/error.ts';
+import { osAccount } from '../mysql/mysqld.ts';
+import { formatBytes } from '../progress/format.ts';
 import { atPlace } from './place-error.ts';
 
 /** sun_path of unix(7), less the closing NUL and mysqld's own suffixes (`.lock`). */

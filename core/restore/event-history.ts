@@ -7,10 +7,10 @@ import {
   headerBytes,
   parseFormatDescription,
   trailerBytes,
-} from '../../core/binlog/events.ts';
-import { parseGtid } from '../../core/binlog/gtid-event.ts';
-import type { GtidSet } from '../../core/binlog/gtid-set.ts';
-import type { BinlogSource } from '../../core/stream/types.ts';
+} from '../binlog/events.ts';
+import { parseGtid } from '../binlog/gtid-event.ts';
+import type { GtidSet } from '../binlog/gtid-set.ts';
+import type { BinlogSource } from '../stream/types.ts';
 import { type EventStatus, parseEventStatement } from './event-statements.ts';
 
 /** Of a Query event behind the common header: thread, time, length of the database, error, length of status variables. */

@@ -5,7 +5,7 @@
 import { readdir, rm, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { findMysqlProgram } from '../../core/mysql/program.ts';
+import { findMysqlProgram } from '../mysql/program.ts';
 import { type ClientOptions, runFile } from './load-dump-client.ts';
 import { atPlace } from './place-error.ts';
 import { type ScratchOptions, startScratchServer } from './scratch-server.ts';

@@ -1,6 +1,6 @@
 /** The options of the server being restored: as it replays (fast), and as it is handed over (durable). */
 import { totalmem } from 'node:os';
-import type { MysqldOptions } from '../../core/mysql/mysqld.ts';
+import type { MysqldOptions } from '../mysql/mysqld.ts';
 
 /** Base name of the replay's relay logs, in the data folder. */
 export const relayLogName = 'qazyna-relay';

@@ -2,8 +2,8 @@
  * Which mysqld may open which data. Facts: MySQL 8.4 and 9.x Reference Manual, "Upgrade Paths" and "Downgrading": within a
  * series forward; LTS to the next LTS or to the innovation releases before it; within an LTS series also backward.
  */
-import { configurationError } from '../../core/errors/error.ts';
-import type { SnapshotEngine } from '../../core/snapshot/types.ts';
+import { configurationError } from '../errors/error.ts';
+import type { SnapshotEngine } from '../snapshot/types.ts';
 
 const ltsSeries = new Set(['8.4', '9.7']);
 

@@ -4,10 +4,10 @@
  * own definer and settings. Those that were replicated to the source itself stay as they were there.
  * Facts: `Event_parse_data::check_originator_id`, sql/event_parse_data.cc; manual, "Replication of Invoked Features".
  */
-import { GtidSet } from '../../core/binlog/gtid-set.ts';
-import type { Logger } from '../../core/logging/logger.ts';
-import type { MysqlConnection } from '../../core/mysql/connection.ts';
-import type { BinlogSource } from '../../core/stream/types.ts';
+import { GtidSet } from '../binlog/gtid-set.ts';
+import type { Logger } from '../logging/logger.ts';
+import type { MysqlConnection } from '../mysql/connection.ts';
+import type { BinlogSource } from '../stream/types.ts';
 import { type EventBaseline, statusesAtCut } from './event-history.ts';
 import { type EventStatus, eventKey } from './event-statements.ts';
 

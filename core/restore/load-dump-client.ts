@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { createReadStream } from 'node:fs';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { integrityError, transientError } from '../../core/errors/error.ts';
+import { integrityError, transientError } from '../errors/error.ts';
 
 const stderrBytesMax = 16 * 1024;
 const readBytes = 1024 * 1024;

@@ -5,15 +5,15 @@
 import { constants } from 'node:fs';
 import { chmod, type FileHandle, lstat, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { ObjectStore } from '../../core/archive/store.ts';
-import { errorCode } from '../../core/archive/store-error.ts';
-import { chunkBytes } from '../../core/chunks/chunk.ts';
-import type { ChunkRef } from '../../core/chunks/chunk-list.ts';
-import { type ChunkRun, inRuns, readRun } from '../../core/chunks/chunk-reader.ts';
-import { openChunkKey } from '../../core/chunks/open.ts';
-import { configurationError, integrityError } from '../../core/errors/error.ts';
-import { isSafePath } from '../../core/snapshot/codec.ts';
-import type { SnapshotFile, SnapshotManifest } from '../../core/snapshot/types.ts';
+import type { ObjectStore } from '../archive/store.ts';
+import { errorCode } from '../archive/store-error.ts';
+import { chunkBytes } from '../chunks/chunk.ts';
+import type { ChunkRef } from '../chunks/chunk-list.ts';
+import { type ChunkRun, inRuns, readRun } from '../chunks/chunk-reader.ts';
+import { openChunkKey } from '../chunks/open.ts';
+import { configurationError, integrityError } from '../errors/error.ts';
+import { isSafePath } from '../snapshot/codec.ts';
+import type { SnapshotFile, SnapshotManifest } from '../snapshot/types.ts';
 import { FetchJournal, journalName } from './fetch-journal.ts';
 import { atPlace } from './place-error.ts';
 

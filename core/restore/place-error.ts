@@ -1,6 +1,6 @@
 /** What went wrong in the target folder, sorted into the kinds. */
-import { errorCode, errorText } from '../../core/archive/store-error.ts';
-import { configurationError, QazynaError, transientError } from '../../core/errors/error.ts';
+import { errorCode, errorText } from '../archive/store-error.ts';
+import { configurationError, QazynaError, transientError } from '../errors/error.ts';
 
 export async function atPlace<T>(dir: string, work: () => Promise<T>): Promise<T> {
   try {

@@ -5,10 +5,10 @@
 import { randomBytes } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { transientError } from '../../core/errors/error.ts';
-import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
-import type { Mysqld, MysqldHandle, MysqldOptions } from '../../core/mysql/mysqld.ts';
+import { GtidSet } from '../binlog/gtid-set.ts';
+import { transientError } from '../errors/error.ts';
+import { connectMysql, type MysqlConnection } from '../mysql/connection.ts';
+import type { Mysqld, MysqldHandle, MysqldOptions } from '../mysql/mysqld.ts';
 import type { TargetPaths } from './target.ts';
 
 const stopDeadlineMs = 300_000;

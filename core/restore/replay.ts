@@ -4,12 +4,12 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { integrityError, isKind, QazynaError, transientError } from '../../core/errors/error.ts';
-import type { Logger } from '../../core/logging/logger.ts';
-import type { MysqlRow } from '../../core/mysql/connection.ts';
-import { type StreamServer, startStreamServer } from '../../core/stream/server.ts';
-import type { BinlogSource } from '../../core/stream/types.ts';
+import type { GtidSet } from '../binlog/gtid-set.ts';
+import { integrityError, isKind, QazynaError, transientError } from '../errors/error.ts';
+import type { Logger } from '../logging/logger.ts';
+import type { MysqlRow } from '../mysql/connection.ts';
+import { type StreamServer, startStreamServer } from '../stream/server.ts';
+import type { BinlogSource } from '../stream/types.ts';
 import type { ScratchServer } from './scratch-server.ts';
 
 const pollMs = 200;

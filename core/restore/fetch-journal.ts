@@ -5,7 +5,7 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { configurationError } from '../../core/errors/error.ts';
+import { configurationError } from '../errors/error.ts';
 
 export const journalName = 'qazyna-fetch.journal';
 const syncEveryMs = 1000;
