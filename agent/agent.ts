@@ -151,13 +151,14 @@ export class Agent {
 
   async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
     const { endpoint, start, gather, isLogShared, logger, log } = this.#options;
-    const { range, gtids, sourceUuid, chainId } = writer.state;
+    const { range, gtids, sourceUuid, chainId, generation } = writer.state;
     const prefixCrc = await capturedPrefixCrc(log, writer.state, signal);
     const options = {
       endpoint,
       chainId,
       resume: range === null ? null : { sourceUuid, range, gtids, prefixCrc },
       start,
+      forkSet: range === null && generation > 1 ? gtids : null,
       isLogShared,
       flushMs: gather.maxMs,
       ...(gather.alsoWhenIdle ? {} : { isIdle: () => writer.isIdle }),

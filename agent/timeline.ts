@@ -11,7 +11,7 @@ import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts, type SourceFacts } from '../core/mysql/source-facts.ts';
 import { readFileHead } from './capture/file-head.ts';
-import { checkSettings } from './capture/source-checks.ts';
+import { checkSettings, unloggedGtids } from './capture/source-checks.ts';
 
 const firstEventAt = 4;
 const eventsPerPage = 10_000;
@@ -103,6 +103,7 @@ async function provenShared(
   const head = await readFileHead(endpoint, range.file, signal);
   if (!head.sha256.equals(range.fileHeadSha256)) return new GtidSet();
   const shared = head.gtidsBefore.clone();
+  shared.addAll(await unloggedGtids(facts, endpoint, signal));
   for await (const gtid of gtidsIn(connection, range.file, range.boundary)) shared.addAll(gtid);
   // One that was captured in part is not in the chain's set.
   return shared.intersect(before.gtids);

@@ -21,7 +21,7 @@ import {
   parsePreviousGtids,
   parseRotate,
 } from '../../core/binlog/events.ts';
-import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { followingFile } from '../../core/chain/fold.ts';
 import { integrityError, transientError } from '../../core/errors/error.ts';
 import type { EventSink } from '../../core/mysql/packets.ts';
@@ -50,6 +50,8 @@ export interface AssemblerStart {
   captured: number;
   /** Complete transactions before; null when this is the first file of a chain, whose Previous_gtids then decide. */
   gtids: GtidSet | null;
+  /** Executed by the source but in none of its binlogs: it belongs to what each file begins with. */
+  unlogged?: GtidSet;
   headSha256: Buffer;
   /** CRC-32 of the bytes [boundary, captured); null when unknown. */
   prefixCrc: number | null;
@@ -71,6 +73,7 @@ export class Assembler implements EventSink {
   #described = false;
   #headHash: ReturnType<typeof createHash> | null = null;
   #knowsGtids: boolean;
+  readonly #unlogged: GtidSet;
   /** Where the dump began, when inside a file. */
   readonly #resumedAt: number;
   /** The last event of the file was seen. */
@@ -92,6 +95,7 @@ export class Assembler implements EventSink {
     this.#position = start.boundary;
     this.#resumedAt = start.boundary;
     this.#knowsGtids = start.gtids !== null;
+    this.#unlogged = start.unlogged ?? new GtidSet();
     this.#builder = new EntryBuilder({ sourceUuid: start.sourceUuid, gtids, slabs: start.slabs });
     this.#builder.open({
       file: start.file,
@@ -331,6 +335,7 @@ export class Assembler implements EventSink {
     if (this.#headHash === null && this.#position === this.#resumedAt) return;
     if (this.#headHash === null) throw this.#refuse('QZ3232', 'Previous_gtids is not its second event');
     const before = parsePreviousGtids(event, this.#builder.checksum);
+    before.addAll(this.#unlogged);
     const known = this.#builder.gtids;
     if (!this.#knowsGtids) {
       known.addAll(before);

@@ -26,6 +26,8 @@ export interface CaptureOptions {
   /** End of the chain; null for its very beginning, which `start` then chooses. */
   resume: ResumePoint | null;
   start: 'oldest' | 'current';
+  /** What the present timeline began with, while nothing of it was captured. */
+  forkSet?: GtidSet | null;
   /** Whoever writes for this chain writes to the very log that ours does: an older agent is fenced by our claim. */
   isLogShared?: boolean;
   logger: Logger;
@@ -169,10 +171,10 @@ class Capture {
   }
 
   async #open(stop: AbortController, signal: AbortSignal): Promise<Session> {
-    const { endpoint, start, logger, isLogShared = false } = this.#options;
+    const { endpoint, start, forkSet = null, logger, isLogShared = false } = this.#options;
     const side = await connectMysql(endpoint, signal);
     try {
-      const { facts, begin } = await checkSource(side, endpoint, this.#resume, start, signal);
+      const { facts, begin } = await checkSource(side, endpoint, this.#resume, { start, forkSet }, signal);
       if (this.#isFirstSession) await checkNoSecondAgent(side, this.#identity, { isFenced: isLogShared });
       const gtids = begin.gtids?.clone() ?? new GtidSet();
       const assembler = new Assembler({ ...begin, slabs: this.#slabs }, gtids);

@@ -3,7 +3,7 @@
  * all, and that the source still has the history that was captured ("Connecting to the source").
  */
 import { hostname } from 'node:os';
-import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { configurationError, integrityError, transientError } from '../../core/errors/error.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { type BinlogFile, binlogStatus, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
@@ -11,6 +11,7 @@ import { readFileHead, readOpenTransaction, type SourceFileHead } from './file-h
 import { compareFiles } from './file-name.ts';
 import type { OpenTransaction, ResumePoint } from './types.ts';
 
+const firstEventAt = 4;
 const timelineHint = 'Find out why, then go on with `qazyna timeline new --reason …`: next timeline, new snapshot.';
 
 export interface CaptureStart {
@@ -19,11 +20,20 @@ export interface CaptureStart {
   /** Event boundary to dump from, and the first byte not captured yet. */
   boundary: number;
   captured: number;
-  /** Null when the file is the first of a chain: then its Previous_gtids decide. */
+  /** Null when the file is the first of a chain or timeline: then its Previous_gtids decide. */
   gtids: GtidSet | null;
+  /** Executed, but in none of the server's binlogs since they began: part of what each of its files begins with. */
+  unlogged: GtidSet;
   headSha256: Buffer;
   prefixCrc: number | null;
   open: OpenTransaction | null;
+}
+
+export interface StartRule {
+  /** Where the very first capture begins. */
+  start: 'oldest' | 'current';
+  /** What a new timeline began with: its capture begins at the file that follows exactly this, where there is one. */
+  forkSet: GtidSet | null;
 }
 
 /** Where and how capture may begin. Throws QZ212x (settings), QZ321x/QZ325x (history), QZ2116 (grants). */
@@ -31,15 +41,33 @@ export async function checkSource(
   connection: MysqlConnection,
   endpoint: MysqlEndpoint,
   resume: ResumePoint | null,
-  start: 'oldest' | 'current',
+  rule: StartRule,
   signal: AbortSignal,
 ): Promise<{ facts: SourceFacts; begin: CaptureStart }> {
   const facts = await readSourceFacts(connection);
   checkSettings(facts, connection.name);
-  const begin = resume
-    ? await checkHistory(facts, endpoint, resume, connection.name, signal)
-    : await firstStart(connection, facts, endpoint, start, signal);
-  return { facts, begin };
+  if (resume) {
+    const begin = await checkHistory(facts, endpoint, resume, connection.name, signal);
+    return { facts, begin: { ...begin, unlogged: await unloggedGtids(facts, endpoint, signal) } };
+  }
+  const unlogged = await unloggedGtids(facts, endpoint, signal);
+  const file = await firstFile(connection, facts, endpoint, { ...rule, unlogged }, signal);
+  const begin = { sourceUuid: facts.serverUuid, file, boundary: firstEventAt, captured: firstEventAt, unlogged };
+  return { facts, begin: { ...begin, gtids: null, headSha256: Buffer.alloc(32), prefixCrc: null, open: null } };
+}
+
+/**
+ * What a server that was made from a copy (a clone, a dump, a restore) has executed without ever logging it: Previous_gtids
+ * leaves it out (gtids_only_in_table, sql/rpl_gtid_state.cc), gtid_purged holds it beside what the oldest file begins with.
+ */
+export async function unloggedGtids(
+  facts: SourceFacts,
+  endpoint: MysqlEndpoint,
+  signal: AbortSignal,
+): Promise<GtidSet> {
+  const [oldest] = facts.files;
+  if (oldest === undefined || facts.gtidPurged.isEmpty) return new GtidSet();
+  return facts.gtidPurged.subtract((await readFileHead(endpoint, oldest.name, signal)).gtidsBefore);
 }
 
 /** Configuration errors, each with its remedy. */
@@ -82,27 +110,32 @@ export function checkSettings(facts: SourceFacts, server: string): void {
     );
 }
 
-async function firstStart(
+async function firstFile(
   connection: MysqlConnection,
   facts: SourceFacts,
   endpoint: MysqlEndpoint,
-  start: 'oldest' | 'current',
+  { start, forkSet, unlogged }: StartRule & { unlogged: GtidSet },
   signal: AbortSignal,
-): Promise<CaptureStart> {
-  const file =
-    start === 'current'
-      ? (await binlogStatus(connection)).file
-      : await oldestWithGtids(facts.files, (name) => readFileHead(endpoint, name, signal), connection.name);
-  return {
-    sourceUuid: facts.serverUuid,
-    file,
-    boundary: 4,
-    captured: 4,
-    gtids: null,
-    headSha256: Buffer.alloc(32),
-    prefixCrc: null,
-    open: null,
-  };
+): Promise<string> {
+  const head = (name: string) => readFileHead(endpoint, name, signal);
+  const following = forkSet === null ? null : await fileBehind(facts.files, forkSet.subtract(unlogged), head);
+  if (following !== null) return following;
+  if (start === 'current') return (await binlogStatus(connection)).file;
+  return await oldestWithGtids(facts.files, head, connection.name);
+}
+
+/** The newest file that begins with exactly these; null when none does. */
+async function fileBehind(
+  files: readonly BinlogFile[],
+  gtids: GtidSet,
+  head: (file: string) => Promise<SourceFileHead>,
+): Promise<string | null> {
+  for (const { name } of [...files].reverse()) {
+    const { gtidsBefore } = await head(name);
+    if (gtidsBefore.equals(gtids)) return name;
+    if (!gtidsBefore.containsAll(gtids)) return null;
+  }
+  return null;
 }
 
 /**
@@ -133,7 +166,7 @@ async function checkHistory(
   resume: ResumePoint,
   server: string,
   signal: AbortSignal,
-): Promise<CaptureStart> {
+): Promise<Omit<CaptureStart, 'unlogged'>> {
   const { range } = resume;
   if (facts.serverUuid !== resume.sourceUuid)
     throw integrityError(
