@@ -1,7 +1,7 @@
 /** `qazyna shipper [--archive NAME]`: brings what the log holds into archives. */
 import { type Command, InvalidArgumentError } from 'commander';
+import { parseListen } from '../core/config/keys.ts';
 import { nearestWord } from '../core/config/nearest.ts';
-import { parseListen } from '../core/config/schema.ts';
 import { configurationError } from '../core/errors/error.ts';
 import { runDaemon } from './daemon.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';

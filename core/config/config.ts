@@ -3,7 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { relative, resolve } from 'node:path';
 import { configurationError, type QazynaError } from '../errors/error.ts';
 import { type Complaint, complaints } from './complaints.ts';
-import { type ConfigFile, configSchema, folderOfFileUrl, parseListen, s3Keys } from './schema.ts';
+import { folderOfFileUrl, parseListen } from './keys.ts';
+import { type ConfigFile, configSchema, s3Keys } from './schema.ts';
 import { parseYamlFile, type YamlFile } from './yaml-file.ts';
 
 export const defaultConfigPath = '/etc/qazyna/config.yaml';
@@ -50,6 +51,27 @@ export interface KafkaLogConfig {
   sasl: { mechanism: 'scram-sha-512' | 'scram-sha-256' | 'plain'; user: string; passwordFile: string } | null;
 }
 
+export interface StandbyConfig {
+  dir: string;
+  bind: { host: string; port: number };
+  mysqldPath: string | null;
+  osUser: string | null;
+  serverOptions: Record<string, string | number | boolean>;
+  /** Name of the archive it is filled from. */
+  archive: string;
+  listen: { host: string; port: number };
+  replicaUser: string;
+  replicaPasswordFile: string | null;
+  failover: {
+    automatic: boolean;
+    afterMs: number;
+    drainDeadlineMs: number;
+    notAgainWithinMs: number;
+    fence: string[] | null;
+    hooks: string[][];
+  };
+}
+
 export interface Config {
   /** The file it was read from, for messages. */
   file: string;
@@ -58,6 +80,8 @@ export interface Config {
   /** In the order of the file; at least one. */
   archives: ArchiveConfig[];
   snapshots: { engine: 'clone' | 'logical'; everyMs: number; scratchDir: string | null };
+  /** Null where there is none. */
+  standby: StandbyConfig | null;
   http: { host: string; port: number };
 }
 
@@ -145,7 +169,31 @@ function toConfig(file: string, raw: ConfigFile): Config {
       everyMs: snapshots.every,
       scratchDir: snapshots.scratch_dir === undefined ? null : resolve(snapshots.scratch_dir),
     },
+    standby: raw.standby === undefined ? null : toStandby(raw.standby, Object.keys(archives)[0] ?? ''),
     http: parseListen(http.listen) ?? { host: '127.0.0.1', port: 9309 },
+  };
+}
+
+function toStandby(raw: NonNullable<ConfigFile['standby']>, firstArchive: string): StandbyConfig {
+  const { failover } = raw;
+  return {
+    dir: resolve(raw.dir),
+    bind: parseListen(raw.bind) ?? { host: '127.0.0.1', port: 3306 },
+    mysqldPath: raw.mysqld ?? null,
+    osUser: raw.user ?? null,
+    serverOptions: raw.server_options,
+    archive: raw.archive ?? firstArchive,
+    listen: parseListen(raw.listen) ?? { host: '127.0.0.1', port: 3310 },
+    replicaUser: raw.replica_user,
+    replicaPasswordFile: raw.replica_password_file ?? null,
+    failover: {
+      automatic: failover.automatic,
+      afterMs: failover.after,
+      drainDeadlineMs: failover.drain_deadline,
+      notAgainWithinMs: failover.not_again_within,
+      fence: failover.fence ?? null,
+      hooks: failover.hooks,
+    },
   };
 }
 
@@ -203,7 +251,16 @@ function crossComplaints(config: Config, yaml: YamlFile): Complaint[] {
     ...archiveComplaints(config, yaml),
     ...folderComplaints(config, yaml),
     ...acknowledgeComplaints(config, yaml),
+    ...standbyComplaints(config, yaml),
   ];
+}
+
+function standbyComplaints(config: Config, yaml: YamlFile): Complaint[] {
+  const { standby, archives, file } = config;
+  if (standby === null || archives.some(({ name }) => name === standby.archive)) return [];
+  const sentence = `\`standby.archive\` names ${standby.archive}, which is no archive of this file`;
+  const hint = `Name one of ${archives.map(({ name }) => name).join(', ')}, or leave it out.`;
+  return [wrong(yaml, file, ['standby', 'archive'], sentence, hint)];
 }
 
 function wrong(yaml: YamlFile, file: string, path: readonly string[], sentence: string, hint: string): Complaint {
@@ -249,6 +306,7 @@ function folderComplaints(config: Config, yaml: YamlFile): Complaint[] {
       dir === null ? [] : [{ path: ['archives', name, 'url'], dir: resolve(dir) }],
     ),
   ];
+  if (config.standby !== null) folders.push({ path: ['standby', 'dir'], dir: config.standby.dir });
   const scratch = config.snapshots.scratchDir;
   if (scratch !== null) folders.push({ path: ['snapshots', 'scratch_dir'], dir: scratch });
   const found: Complaint[] = [];

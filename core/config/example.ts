@@ -1,6 +1,7 @@
 /** `qazyna config example`: a whole configuration with a comment on each key, written from the schema itself. */
 import type { z } from 'zod';
-import { configSchema, type KeyMeta } from './schema.ts';
+import type { KeyMeta } from './keys.ts';
+import { configSchema } from './schema.ts';
 import { shapeOf } from './shape.ts';
 
 const lineWidth = 100;
@@ -55,7 +56,7 @@ function record(schema: z.ZodType, example: Record<string, unknown>, indent: str
 }
 
 function scalar(value: unknown): string {
-  return typeof value === 'string' && /^[^[].*[:#]/.test(value) ? JSON.stringify(value) : String(value);
+  return typeof value === 'string' && /^[^[{].*[:#]/.test(value) ? JSON.stringify(value) : String(value);
 }
 
 function comment(text: string, indent: string): string[] {

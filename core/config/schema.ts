@@ -5,133 +5,24 @@
  * Every key has a description (one or two sentences, printed as a comment), an example, and every value an "expected"
  * sentence that a wrong one is answered with.
  */
-import { isAbsolute } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
-import { durationExamples, parseDurationMs, parseSizeBytes, sizeExamples } from './quantities.ts';
-
-export interface KeyMeta {
-  description: string;
-  /** What `config example` writes; a key without one is an object whose own keys are written. */
-  example?: string | number | Record<string, unknown>;
-  /** The example stands as a comment: most files do without this key. */
-  seldom?: boolean;
-}
-
-/** Describe a key: for help, for the example, and for error messages. */
-function key<T extends z.ZodType>(schema: T, description: string, example?: KeyMeta['example']): T {
-  return schema.meta(example === undefined ? { description } : { description, example });
-}
-
-function text(expected: string, pattern: RegExp) {
-  return z.string({ error: expected }).regex(pattern, { error: expected });
-}
-
-function oneOf<const T extends readonly [string, ...string[]]>(values: T) {
-  return z.enum(values, { error: `one of ${values.join(', ')}` });
-}
-
-function absolutePath() {
-  const expected = 'an absolute path such as /var/lib/qazyna/log';
-  return z.string({ error: expected }).refine((path) => isAbsolute(path) && !path.includes('\0'), { error: expected });
-}
-
-function durationMs(minMs: number) {
-  const expected = `a duration with its unit (${durationExamples}), at least ${minMs < 1000 ? `${minMs}ms` : `${minMs / 1000}s`}`;
-  return z.string({ error: expected }).transform((value, context) => {
-    const ms = parseDurationMs(value);
-    if (ms !== null && ms >= minMs) return ms;
-    context.addIssue({ code: 'custom', message: expected });
-    return z.NEVER;
-  });
-}
-
-function sizeBytes(minBytes: number) {
-  const expected = `a size with its unit (${sizeExamples}), at least ${minBytes / 2 ** 20}MiB`;
-  return z.string({ error: expected }).transform((value, context) => {
-    const bytes = parseSizeBytes(value);
-    if (bytes !== null && bytes >= minBytes) return bytes;
-    context.addIssue({ code: 'custom', message: expected });
-    return z.NEVER;
-  });
-}
-
-/** `file:///srv/qazyna` → its folder; null for anything else. */
-export function folderOfFileUrl(url: string): string | null {
-  try {
-    const parsed = new URL(url);
-    if (parsed.protocol !== 'file:' || parsed.host !== '' || parsed.search !== '' || parsed.hash !== '') return null;
-    const folder = fileURLToPath(parsed);
-    return isAbsolute(folder) && folder !== '/' && !folder.includes('\0') ? folder : null;
-  } catch {
-    return null;
-  }
-}
-
-/** `s3://bucket/prefix` → its parts; the prefix may be empty. Bucket names as AWS has them (S3 User Guide, "Bucket naming rules"). */
-export function placeOfS3Url(url: string): { bucket: string; prefix: string } | null {
-  const match = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/((?:[A-Za-z0-9._=-]+\/)*[A-Za-z0-9._=-]*))?$/.exec(url);
-  return match?.[1] === undefined ? null : { bucket: match[1], prefix: (match[2] ?? '').replace(/\/$/, '') };
-}
-
-function archiveUrl() {
-  const expected = 'a URL such as file:///srv/qazyna or s3://bucket/prefix';
-  return z.string({ error: expected }).refine((url) => folderOfFileUrl(url) !== null || placeOfS3Url(url) !== null, {
-    error: expected,
-  });
-}
-
-function endpointUrl() {
-  const expected = 'a URL such as https://s3.eu-north-1.amazonaws.com, without path and credentials';
-  return z.string({ error: expected }).refine(
-    (text) => {
-      const url = URL.canParse(text) ? new URL(text) : null;
-      if (url === null || !/^https?:$/.test(url.protocol)) return false;
-      return url.username === '' && url.password === '' && url.pathname === '/' && url.search === '' && url.hash === '';
-    },
-    { error: expected },
-  );
-}
-
-function flag() {
-  return z.boolean({ error: 'true or false' });
-}
-
-function wholeNumber(min: number, max: number) {
-  const error = `a whole number from ${min} to ${max}`;
-  return z.number({ error }).int({ error }).min(min, { error }).max(max, { error });
-}
-
-/** `127.0.0.1:9309`, `localhost:9309`, `[::1]:9309`. */
-export function parseListen(value: string): { host: string; port: number } | null {
-  const match = /^(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9.-]{1,253})):(\d{1,5})$/.exec(value);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  return host !== undefined && port <= 65_535 ? { host, port } : null;
-}
-
-function listen() {
-  const expected = 'an address and port such as "127.0.0.1:9309"';
-  return z.string({ error: expected }).refine((value) => parseListen(value) !== null, { error: expected });
-}
-
-function port() {
-  const error = 'a port number from 1 to 65535';
-  return z.number({ error }).int({ error }).min(1, { error }).max(65_535, { error });
-}
-
-function brokers() {
-  const error = 'a list of 1 to 64 brokers such as ["k1:9092", "k2:9092"]';
-  const each = 'a host and port such as "k1:9092"';
-  const broker = z.string({ error: each }).refine((value) => (parseListen(value)?.port ?? 0) > 0, { error: each });
-  return z.array(broker, { error }).min(1, { error }).max(64, { error });
-}
-
-function mapping<T extends z.ZodRawShape>(shape: T) {
-  return z.strictObject(shape, {
-    error: (issue) => (issue.code === 'invalid_type' ? 'a mapping of keys to values' : undefined),
-  });
-}
+import {
+  absolutePath,
+  archiveUrl,
+  brokers,
+  durationMs,
+  endpointUrl,
+  flag,
+  key,
+  listen,
+  mapping,
+  oneOf,
+  port,
+  sizeBytes,
+  text,
+  wholeNumber,
+} from './keys.ts';
+import { standby } from './standby-keys.ts';
 
 const tls = mapping({
   mode: key(
@@ -381,6 +272,10 @@ export const configSchema = mapping({
     },
   ),
   snapshots: key(snapshots, 'Full copies, from which a restore starts.'),
+  standby: key(
+    standby.optional(),
+    'For `qazyna standby`, on each of the two hosts of a pair: its own MySQL server, kept warm, and when it takes over.',
+  ).meta({ seldom: true }),
   http: key(http.prefault({}), 'Status for people and monitoring.'),
 });
 
@@ -397,7 +292,6 @@ export const laterKeys: readonly { path: string; value?: string; instead: string
   })),
   { path: 'archives.*.encryption', instead: 'remove it, and keep the archive on an encrypted file system' },
   { path: 'archives.*.retention', instead: 'remove it: this version deletes nothing from an archive' },
-  { path: 'standby', instead: 'remove it' },
   { path: 'influxdb', instead: 'remove it' },
   { path: 'grafana', instead: 'remove it' },
   { path: 'metrics', instead: 'remove it and let Prometheus scrape http.listen at /metrics' },

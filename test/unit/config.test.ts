@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { configPath, loadConfig, parseConfig } from '../../core/config/config.ts';
 import { configExample } from '../../core/config/example.ts';
+import { folderOfFileUrl, parseListen } from '../../core/config/keys.ts';
 import { editDistance, nearestWord } from '../../core/config/nearest.ts';
 import { parseDurationMs, parseSizeBytes } from '../../core/config/quantities.ts';
-import { configSchema, folderOfFileUrl, parseListen } from '../../core/config/schema.ts';
+import { configSchema } from '../../core/config/schema.ts';
 import { mysqlEndpointOf, readSecret } from '../../core/config/secrets.ts';
 import { shapeOf } from '../../core/config/shape.ts';
 import { QazynaError } from '../../core/errors/error.ts';
@@ -72,6 +73,7 @@ describe('a good configuration', () => {
         },
       ],
       snapshots: { engine: 'clone', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
+      standby: null,
       http: { host: '127.0.0.1', port: 9309 },
     });
   });
@@ -108,6 +110,34 @@ describe('a good configuration', () => {
       path_style: 'true',
       credentials_file: '/etc/a&b',
     });
+  });
+
+  test('a standby: its folder is enough', () => {
+    const { standby, archives } = parseConfig(file, `${good}standby: { dir: /var/lib/qazyna/standby }\n`);
+    expect(standby).toEqual({
+      dir: '/var/lib/qazyna/standby',
+      bind: { host: '127.0.0.1', port: 3306 },
+      mysqldPath: null,
+      osUser: null,
+      serverOptions: {},
+      archive: archives[0]?.name,
+      listen: { host: '127.0.0.1', port: 3310 },
+      replicaUser: 'qazyna_replica',
+      replicaPasswordFile: null,
+      failover: {
+        automatic: false,
+        afterMs: 2000,
+        drainDeadlineMs: 30_000,
+        notAgainWithinMs: 3_600_000,
+        fence: null,
+        hooks: [],
+      },
+    });
+  });
+
+  test('a standby of an archive that is not there is refused', () => {
+    const text = `${good}standby: { dir: /var/lib/qazyna/standby, archive: nowhere }\n`;
+    expect(() => parseConfig(file, text)).toThrow(/names nowhere, which is no archive of this file/);
   });
 
   test('may be JSON, which is YAML', () => {
@@ -406,7 +436,6 @@ describe('keys of later versions are refused by name', () => {
         'qazyna", failure_domain: other_host',
       ),
     ],
-    ['standby', `${good}standby: { listen: "0.0.0.0:3310" }\n`],
     ['influxdb', `${good}influxdb: []\n`],
     ['grafana', `${good}grafana:\n`],
     ['metrics', `${good}metrics: { influxdb: {} }\n`],
