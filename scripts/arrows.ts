@@ -19,7 +19,7 @@ const layers = [
   ['snapshot', 'stream'],
   ['restore'],
 ];
-const programs = ['agent', 'shipper', 'restore-tool'];
+const programs = ['agent', 'shipper', 'standby', 'restore-tool'];
 const users = ['cli', 'test', 'bench', 'scripts'];
 const folders = ['core', ...programs, ...users];
 /** Third-party clients and the only places that may import them. */

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { textsAfter } from './code-texts.ts';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const folders = ['agent', 'bench', 'bin', 'cli', 'core', 'restore-tool', 'scripts', 'shipper', 'test/lab'];
+const folders = ['agent', 'bench', 'bin', 'cli', 'core', 'restore-tool', 'scripts', 'shipper', 'standby', 'test/lab'];
 const target = join(root, 'ops', 'errors.md');
 
 const kinds: Record<string, string> = {

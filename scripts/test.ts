@@ -26,6 +26,10 @@ const serverTools = [
   'kafka-server',
   'kafka-storage',
   'versitygw',
+  'named',
+  'nsupdate',
+  'dig',
+  'nginx',
 ] as const;
 
 /** What jest writes with `--json` (docs: "testResultsProcessor"), as far as it is used here. */

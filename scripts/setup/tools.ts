@@ -4,7 +4,7 @@ import { chmod, readdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
 import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/program.ts';
-import { type PackageChoice, unpackPackages } from './apt.ts';
+import { type PackageChoice, run, unpackPackages } from './apt.ts';
 import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
 import {
   buildVersitygw,
@@ -29,6 +29,10 @@ interface ToolPackage {
 const anyProgram = () => Promise.resolve(true);
 const isMysql = async (path: string) => (await mysqlVersion(path)) !== null;
 
+/** Where the module is a file of its own, a configuration must say where; the one that is fetched loads it by itself. */
+const hasStreamBuiltIn = async (path: string) =>
+  /--with-stream(?!\S)/.test(await run('sh', ['-c', '"$0" -V 2>&1', path]).catch(() => ''));
+
 const packages: Record<string, ToolPackage> = {
   mysql: unpacked(
     1,
@@ -41,6 +45,8 @@ const packages: Record<string, ToolPackage> = {
   ),
   mydumper: unpacked(2, [['mydumper']], ['mydumper', 'myloader'], anyProgram),
   sysbench: unpacked(2, [['sysbench']], ['sysbench'], anyProgram),
+  bind9: unpacked(1, [['bind9'], ['bind9-dnsutils', 'dnsutils']], ['named', 'nsupdate', 'dig'], anyProgram),
+  nginx: unpacked(1, [['nginx'], ['libnginx-mod-stream']], ['nginx'], hasStreamBuiltIn),
   kafka: {
     edition: kafkaVersion,
     programs: ['kafka-server', 'kafka-storage'],
@@ -161,7 +167,9 @@ function launcherText(name: string, prefix: string, program: string, loader: str
           `  *) ${exec} ${settings} "$@" ;;`,
           'esac',
         ]
-      : [...(isMysqlClient ? [] : environmentOf(prefix)), `${exec} "$@"`];
+      : name === 'nginx'
+        ? [`${exec} -g 'load_module ${prefix}/usr/lib/nginx/modules/ngx_stream_module.so;' "$@"`]
+        : [...(isMysqlClient ? [] : environmentOf(prefix)), `${exec} "$@"`];
   return `${lines.join('\n')}\n`;
 }
 

@@ -16,7 +16,7 @@ function given(files: Record<string, string>): string[] {
 
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'qazyna-arrows-'));
-  for (const folder of ['core', 'agent', 'shipper', 'restore-tool', 'cli', 'test', 'bench', 'scripts']) {
+  for (const folder of ['core', 'agent', 'shipper', 'standby', 'restore-tool', 'cli', 'test', 'bench', 'scripts']) {
     mkdirSync(join(root, folder));
   }
   writeFileSync(

@@ -85,7 +85,7 @@ describe('the documents', () => {
 
   test('every folder of the sources has its sentence in ARCHITECTURE.md', () => {
     const text = read('ARCHITECTURE.md');
-    const folders = ['agent', 'shipper', 'restore-tool', 'cli', 'scripts', 'ops', 'test', 'bench'].map(
+    const folders = ['agent', 'shipper', 'standby', 'restore-tool', 'cli', 'scripts', 'ops', 'test', 'bench'].map(
       (name) => `${name}/`,
     );
     const core = readdirSync(join(root, 'core')).filter((name) => readdirSync(join(root, 'core', name)).length > 0);
