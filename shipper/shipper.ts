@@ -3,7 +3,7 @@
  * moment, started twice, or pointed at a log that ran ahead for days: it goes on where the archive's chain ends.
  */
 import type { ObjectStore } from '../core/archive/store.ts';
-import { counts, fold } from '../core/chain/fold.ts';
+import { continuesAt, counts, fold } from '../core/chain/fold.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { integrityError, isKind } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
@@ -200,8 +200,7 @@ class Shipper {
 
   /** A new log may take over only from exactly where this archive stands. */
   #requireContinuation(archived: ChainState, begun: ChainState): void {
-    const sameEnd = archived.range?.file === begun.range?.file && archived.range?.end === begun.range?.end;
-    if (sameEnd && archived.generation === begun.generation && archived.gtids.equals(begun.gtids)) return;
+    if (continuesAt(archived, begun)) return;
     const { log, store } = this.#options;
     const at = (state: ChainState) =>
       state.range === null ? 'the beginning of a file' : `${state.range.file}:${state.range.end}`;

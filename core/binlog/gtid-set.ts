@@ -146,6 +146,13 @@ export class GtidSet {
     return result;
   }
 
+  /** A new set: those of one server, tagged and not. */
+  ofSource(uuid: string): GtidSet {
+    const result = new GtidSet();
+    for (const [key, ours] of this.#intervals) if (key.startsWith(uuid)) result.#intervals.set(key, [...ours]);
+    return result;
+  }
+
   equals(other: GtidSet): boolean {
     if (this.#intervals.size !== other.#intervals.size) return false;
     for (const [key, ours] of this.#intervals) {

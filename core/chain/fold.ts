@@ -51,6 +51,12 @@ export function counts(state: ChainState | null, { landed, entry }: LandedEntry)
   return entry.generation === state.generation + (opens ? 1 : 0);
 }
 
+/** Whether a new chain, begun with the state `begun`, goes on exactly where an older history stands. */
+export function continuesAt(older: ChainState, begun: ChainState): boolean {
+  const sameEnd = older.range?.file === begun.range?.file && older.range?.end === begun.range?.end;
+  return sameEnd && older.generation === begun.generation && older.gtids.equals(begun.gtids);
+}
+
 /** A chain begins with a claim. Where it continues an older history (a lost log), the claim carries where that stood. */
 function begin(entry: Entry): ChainState {
   return {

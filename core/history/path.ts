@@ -133,20 +133,40 @@ class PathBuilder {
 
 /** Shorten a run to its longest prefix whose GTIDs are all in `limit`. */
 async function truncate(history: ArchiveHistory, run: Run, limit: GtidSet, signal: AbortSignal): Promise<void> {
-  while (run.files.length > 0) {
-    const file = run.files.at(-1);
-    if (file === undefined || limit.containsAll(file.gtidsAfter)) break;
-    run.files.pop();
-    const before = run.files.at(-1)?.gtidsAfter ?? run.gtidsBefore;
-    if (!limit.containsAll(file.gtidsBefore)) continue;
-    const stop = await lastWithin(history, file, limit, signal);
-    if (stop.gtidsAdded.isEmpty) continue;
-    const kept = before.clone();
-    kept.addAll(stop.gtidsAdded);
-    run.files.push({ ...file, end: stop.position, gtidsAfter: kept });
-    break;
+  const { whole, part } = await keptWithin(run.files, limit, (file) => lastWithin(history, file, limit, signal));
+  const before = (run.files[whole - 1]?.gtidsAfter ?? run.gtidsBefore).clone();
+  const partial = part === null ? undefined : run.files[whole];
+  run.files.length = whole;
+  if (part !== null && partial !== undefined) {
+    before.addAll(part.gtidsAdded);
+    run.files.push({ ...partial, end: part.position, gtidsAfter: before });
   }
-  run.gtidsAfter = (run.files.at(-1)?.gtidsAfter ?? run.gtidsBefore).clone();
+  run.gtidsAfter = before.clone();
+}
+
+/** A prefix of a file: where it ends, and the GTIDs that it adds. */
+export interface FilePart {
+  position: number;
+  gtidsAdded: GtidSet;
+}
+
+/**
+ * How much of an ancestor its descendant has, which forked off with the set `limit`: so many whole files, and of the one
+ * after them this much, if anything.
+ */
+export async function keptWithin<File extends { gtidsBefore: GtidSet; gtidsAfter: GtidSet }>(
+  files: readonly File[],
+  limit: GtidSet,
+  within: (file: File) => Promise<FilePart>,
+): Promise<{ whole: number; part: FilePart | null }> {
+  for (let whole = files.length; whole > 0; whole -= 1) {
+    const file = files[whole - 1];
+    if (file === undefined || limit.containsAll(file.gtidsAfter)) return { whole, part: null };
+    if (!limit.containsAll(file.gtidsBefore)) continue;
+    const part = await within(file);
+    if (!part.gtidsAdded.isEmpty) return { whole: whole - 1, part };
+  }
+  return { whole: 0, part: null };
 }
 
 function forkGap(header: SegmentHeader, run: Run): HistoryGap {

@@ -2,9 +2,11 @@
 import { eventServerId, firstEventOffset, headerBytes } from '../binlog/events.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { readFileBytes } from './bytes.ts';
+import { ServedNames } from './names.ts';
 import type { ArchiveHistory } from './open.ts';
 import type { PathFile, Run } from './path.ts';
 import { readHead } from './scan.ts';
+import type { HistoryFile } from './timelines.ts';
 import type { Cut } from './types.ts';
 
 /** Shaped as `StreamFile` and `BinlogSource` of core/stream, which lies above this folder. */
@@ -42,11 +44,16 @@ export class HistorySource {
     planned: { cut: Cut; run: Run },
     signal: AbortSignal,
   ): Promise<HistorySource> {
-    const files = servedFiles(planned.run, planned.cut);
+    const files = servedFiles(history, planned.run, planned.cut);
     const last = files.at(-1);
     if (last === undefined) throw new Error('a cut without files was served');
     const { description } = await readHead(history, last.file, signal);
-    return new HistorySource(history, files, description.serverVersion, await serverIdsOf(history, files, signal));
+    const serverIds = await serverIdsOf(
+      history,
+      files.map(({ file }) => file),
+      signal,
+    );
+    return new HistorySource(history, files, description.serverVersion, serverIds);
   }
 
   /** Bytes to be read for everything from file `name` on (all files without it): for progress. */
@@ -69,14 +76,11 @@ export class HistorySource {
   }
 }
 
-/** Native names where they are unique; files of two timelines with the same name are told apart by their generation. */
-function servedFiles(run: Run, cut: Cut): Served[] {
+function servedFiles(history: ArchiveHistory, run: Run, cut: Cut): Served[] {
+  const names = new ServedNames(history.timelines);
   const last = run.files.findIndex(({ generation, file }) => generation === cut.generation && file === cut.file);
-  const files = run.files.slice(0, last + 1);
-  const uses = new Map<string, number>();
-  for (const { file } of files) uses.set(file, (uses.get(file) ?? 0) + 1);
-  return files.map((file, index) => ({
-    name: uses.get(file.file) === 1 ? file.file : `g${file.generation}-${file.file}`,
+  return run.files.slice(0, last + 1).map((file, index) => ({
+    name: names.nameOf(file.generation, file.file),
     gtidsBefore: file.gtidsBefore,
     gtidsAfter: index === last ? cut.gtids : file.gtidsAfter,
     file,
@@ -85,15 +89,15 @@ function servedFiles(run: Run, cut: Cut): Served[] {
 }
 
 /** Of the servers that wrote the files; the first and the last file of each generation tell. */
-async function serverIdsOf(
+export async function serverIdsOf(
   history: ArchiveHistory,
-  files: readonly Served[],
+  files: readonly HistoryFile[],
   signal: AbortSignal,
 ): Promise<ReadonlySet<number>> {
   const ids = new Set<number>();
-  for (const [index, { file }] of files.entries()) {
-    const isFirst = files[index - 1]?.file.generation !== file.generation;
-    const isLast = files[index + 1]?.file.generation !== file.generation;
+  for (const [index, file] of files.entries()) {
+    const isFirst = files[index - 1]?.generation !== file.generation;
+    const isLast = files[index + 1]?.generation !== file.generation;
     if (!isFirst && !isLast) continue;
     for await (const bytes of readFileBytes(history, file, firstEventOffset, signal, firstEventOffset + headerBytes)) {
       if (bytes.length >= headerBytes) ids.add(eventServerId(bytes, 0));

@@ -19,6 +19,7 @@ import { parseGtid } from '../binlog/gtid-event.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Channel } from './channel.ts';
+import { fileGone } from './choose-file.ts';
 import { artificialRotate, firstGtidEvent, formatDescription, heartbeat } from './control-events.ts';
 import { EventSink } from './event-sink.ts';
 import { eofPacket } from './packets.ts';
@@ -54,35 +55,6 @@ const soonMs = 20;
 const soonTries = 50;
 /** Real events never reach this (max_allowed_packet is 1 GiB, a Gtid-tagged one a little more). */
 const maxEventBytes = 0x7fffffff;
-
-/** The newest file before which the replica has everything; QZ3704 when that is gone, QZ3705 when the replica is ahead. */
-export function chooseFile(files: readonly StreamFile[], executed: GtidSet): StreamFile {
-  const last = files.at(-1);
-  if (last?.gtidsAfter) refuseIfAhead(last.gtidsAfter, executed);
-  const file = files.findLast((candidate) => executed.containsAll(candidate.gtidsBefore));
-  if (file !== undefined) return file;
-  const missing = files[0]?.gtidsBefore.subtract(executed).toString() ?? '';
-  throw integrityError(
-    'QZ3704',
-    'Cannot replicate because the source purged required binary logs. Replicate the missing transactions from ' +
-      'elsewhere, or provision a new replica from backup. ' +
-      `The GTID set sent by the replica lacks '${missing}', which this history does not hold.`,
-    'Seed the replica again from a newer snapshot.',
-  );
-}
-
-/** Only sources named in the history count: what a replica did on its own is its own affair. */
-function refuseIfAhead(history: GtidSet, executed: GtidSet): void {
-  const named = new Set(history.keys());
-  const beyond = executed.subtract(history);
-  const ahead = [...beyond.keys()].filter((key) => named.has(key));
-  if (ahead.length === 0) return;
-  throw integrityError(
-    'QZ3705',
-    `Replica has more GTIDs than this history, which ends earlier: ${beyond.toString()} lies beyond its end.`,
-    'The replica was fed from elsewhere, or the history was cut at an earlier instant: seed it again.',
-  );
-}
 
 export class Dump {
   readonly #channel: Channel;
@@ -158,7 +130,8 @@ export class Dump {
       const files = await this.#context.source.files();
       const at = files.findIndex((candidate) => candidate.name === this.#file.name);
       const next = files[at + 1];
-      if (at >= 0 && next !== undefined) return next;
+      if (next !== undefined && at >= 0) return next;
+      if (at < 0) throw fileGone(this.#file.name);
       if (this.#request.nonBlocking) return null;
       await this.#heartbeatIfDue();
       await this.#sink.flush();

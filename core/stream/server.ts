@@ -11,7 +11,8 @@ import type { Logger } from '../logging/logger.ts';
 import type { Credentials } from './auth.ts';
 import { type CertificateAndKey, selfSignedCertificate } from './certificate.ts';
 import { Channel } from './channel.ts';
-import { chooseFile, Dump, type DumpRequest } from './dump.ts';
+import { chooseFile, nothingYet } from './choose-file.ts';
+import { Dump, type DumpRequest } from './dump.ts';
 import { handshake } from './handshake.ts';
 import { errPacket, type ResultSet, serverError } from './packets.ts';
 import { type Replica, Session } from './session.ts';
@@ -240,7 +241,8 @@ class RunningServer implements StreamServer {
       );
     }
     const files = await source.files();
-    if (request.file === '' && request.gtids !== null) return chooseFile(files, request.gtids);
+    if (files.length === 0) throw nothingYet();
+    if (request.file === '' && request.gtids !== null) return chooseFile(source, files, request.gtids);
     if (request.position < firstEventOffset) {
       throw noSuchPlace('Client requested source to start replication from position < 4');
     }

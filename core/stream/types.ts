@@ -10,13 +10,23 @@ export interface StreamFile {
   gtidsAfter: GtidSet | null;
 }
 
+export interface HistoryReach {
+  /** Complete transactions so far. */
+  readonly gtids: GtidSet;
+  /** Those of `ahead` (not in `gtids`) that this history can never come to hold. */
+  lost(ahead: GtidSet): GtidSet;
+}
+
 export interface BinlogSource {
   /** Version text of the real source, e.g. `9.7.4`. */
   readonly serverVersion: string;
   /** server_ids found in the history: our own must differ from all, and a replica using one of them is refused. */
   readonly serverIds: ReadonlySet<number>;
 
-  /** Oldest first; never empty. */
+  /** Where a history that goes on has come to; absent where the last file's `gtidsAfter` says it. */
+  readonly reach?: HistoryReach;
+
+  /** Oldest first. Empty only while a history that goes on has no file from its beginning yet. */
   files(): Promise<readonly StreamFile[]>;
 
   /**

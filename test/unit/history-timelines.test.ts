@@ -84,7 +84,7 @@ describe('timelines', () => {
       const latest = await planCut(history, { type: 'latest' }, { signal: never });
       expect(latest.cut).toMatchObject({ generation: 2, file: 'binlog.000002', lastGtid: `${madeUuid}:137` });
       const files = await served(history, latest);
-      expect(files.map(({ name }) => name)).toEqual(['binlog.000001', 'g1-binlog.000002', 'g2-binlog.000002']);
+      expect(files.map(({ name }) => name)).toEqual(['binlog.000001', 'binlog.000002', 'g2-binlog.000002']);
       expect(files.map(({ after }) => after)).toEqual([`${madeUuid}:1-100`, `${madeUuid}:1-133`, `${madeUuid}:1-137`]);
       expect(files[0]?.bytes.equals(first.subarray(4))).toBe(true);
       const ends = transactionsIn(second.subarray(4), { file: 'x' }).map(({ end }) => end);
@@ -183,7 +183,7 @@ describe('a history that begins anew (RESET BINARY LOGS AND GTIDS)', () => {
       const history = await openHistory(store);
       const latest = await planCut(history, { type: 'latest' }, { signal: never });
       const files = await served(history, latest);
-      expect(files.map(({ name, after }) => [name, after])).toEqual([['binlog.000001', `${madeUuid}:1-7`]]);
+      expect(files.map(({ name, after }) => [name, after])).toEqual([['g2-binlog.000001', `${madeUuid}:1-7`]]);
       expect(files[0]?.bytes.equals(second.subarray(4))).toBe(true);
       const bounds = { gtidsBefore: new GtidSet(), gtidsAfter: new GtidSet(), finishedMicros: base };
       expect(() => chooseSnapshot(history, latest, [{ id: 'before', generation: 1, ...bounds }])).toThrow(

@@ -1,0 +1,443 @@
+/**
+ * The whole history as binlog files that grow: from an archive as far as it goes, and on from the log (or, without one, from
+ * the archive's chain as it grows). One follower reads what is new; it hands it to the replicas that wait for it, and those
+ * that are further behind read again what they need: from the archive, or from the log by number.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { linkProblem, readSegmentHeader, stateAfter } from '../archive/chain.ts';
+import { segmentKey } from '../archive/layout.ts';
+import { type DecodedHeader, damaged } from '../archive/segment.ts';
+import type { ObjectStore } from '../archive/store.ts';
+import { eventServerId, eventSize, firstEventOffset, headerBytes, parseFormatDescription } from '../binlog/events.ts';
+import { GtidSet } from '../binlog/gtid-set.ts';
+import { TransactionScanner } from '../binlog/scanner.ts';
+import { continuesAt, counts, fold } from '../chain/fold.ts';
+import type { ChainState, Entry, LandedEntry } from '../chain/types.ts';
+import { isKind, type QazynaError, transientError } from '../errors/error.ts';
+import { retrying } from '../errors/retry.ts';
+import { readFileBytes } from '../history/bytes.ts';
+import type { FilePart } from '../history/path.ts';
+import { readHead } from '../history/scan.ts';
+import { serverIdsOf } from '../history/source.ts';
+import type { ChainLog } from '../log/types.ts';
+import type { Logger } from '../logging/logger.ts';
+import { fileGone } from '../stream/choose-file.ts';
+import type { BinlogSource, HistoryReach, StreamFile } from '../stream/types.ts';
+import { type Archived, readArchived } from './archived.ts';
+import { beyondEnd, discarded, notReached, notYet, otherLog } from './errors.ts';
+import type { LiveFile } from './live-file.ts';
+import { LivePath } from './path.ts';
+import { RecentBodies } from './recent.ts';
+import { Waiters } from './waiters.ts';
+
+const defaultPollMs = 250;
+const defaultRefreshMs = 3_600_000;
+const idleTellMs = 1000;
+
+export interface LiveOptions {
+  /** Null: the archive's chain is followed, by polling. */
+  log: ChainLog | null;
+  store: ObjectStore;
+  sourceName: string;
+  /** Ends `run`, and every wait. */
+  signal: AbortSignal;
+  logger: Logger;
+  /** How often an archive that is followed is looked at. Default 250 ms. */
+  pollMs?: number;
+  /** How often the archive is read anew, so that the log may forget what it holds by now. Default an hour. */
+  refreshMs?: number;
+  /** Told each passing fault; null once it is over. */
+  onTrouble?: (error: QazynaError | null) => void;
+}
+
+export class LiveSource implements BinlogSource {
+  readonly serverIds: Set<number> = new Set();
+  readonly #options: LiveOptions;
+  readonly #closing = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #path: LivePath;
+  readonly #recent = new RecentBodies();
+  readonly #grown = new Waiters();
+  readonly #leftBehind = new GtidSet();
+  #serverVersion = '';
+  #archived: Archived | null = null;
+  #state: ChainState | null = null;
+  /** The log is another chain than what is known: it has to begin with a claim that continues it. */
+  #awaitsClaim = false;
+  #isTroubled = false;
+  /** The last segment, where the archive is followed. */
+  #lastSegment: DecodedHeader | null = null;
+  #refreshing: Promise<void> | null = null;
+
+  private constructor(options: LiveOptions) {
+    this.#options = options;
+    this.#signal = AbortSignal.any([options.signal, this.#closing.signal]);
+    this.#path = new LivePath((file, limit) => this.#within(file, limit));
+  }
+
+  /**
+   * Reads the archive's headers and the log's tail behind them; passing faults are waited out. Throws QZ3710 when neither
+   * leads to the present, QZ3711 when the log is another chain, and what reading a damaged archive or log throws.
+   */
+  static async open(options: LiveOptions): Promise<LiveSource> {
+    const source = new LiveSource(options);
+    const signal = source.#signal;
+    await source.#patiently('opening the history', async () => {
+      await source.#refresh(true);
+      while (!(await source.#readOn(false, signal)));
+    });
+    return source;
+  }
+
+  get serverVersion(): string {
+    return this.#serverVersion;
+  }
+
+  get state(): ChainState {
+    if (this.#state === null) throw new Error('the history has no state before its first claim');
+    return this.#state;
+  }
+
+  /** Resolves once an entry behind number `after` − 1 was taken in: `state.next > after`. Rejects when a signal aborts. */
+  async changed(after: number, signal: AbortSignal): Promise<ChainState> {
+    const either = AbortSignal.any([signal, this.#signal]);
+    for (;;) {
+      either.throwIfAborted();
+      if (this.#state !== null && this.#state.next > after) return this.#state;
+      await this.#grown.wait(idleTellMs, either);
+    }
+  }
+
+  /** Transactions of a source that writes no more, or that a fork left behind, can never come. */
+  get reach(): HistoryReach {
+    const { gtids, sourceUuid } = this.state;
+    return {
+      gtids,
+      lost: (ahead) => {
+        const lost = ahead.subtract(ahead.ofSource(sourceUuid));
+        lost.addAll(ahead.intersect(this.#leftBehind));
+        return lost;
+      },
+    };
+  }
+
+  async files(): Promise<readonly StreamFile[]> {
+    return this.#path.files.map(({ name, gtidsBefore, gtidsAfter, isComplete }) => ({
+      name,
+      gtidsBefore,
+      gtidsAfter: isComplete ? gtidsAfter : null,
+    }));
+  }
+
+  /**
+   * As BinlogSource says. Throws QZ4704, QZ4705 and QZ4706 where the connection has to be dropped (a fork or the end of a
+   * generation took back what was sent), QZ3709 when `from` lies beyond the end of a complete file.
+   */
+  async *read(name: string, from: number, signal: AbortSignal): AsyncGenerator<Buffer | null> {
+    const file = this.#path.find(name);
+    if (file === undefined) throw fileGone(name);
+    if (from > file.end) throw file.isComplete ? beyondEnd(name, from, file.end) : notYet(name, from, file.end);
+    const either = AbortSignal.any([signal, this.#signal]);
+    let position = from;
+    let toldMs = Number.NEGATIVE_INFINITY;
+    while (!either.aborted) {
+      if (file.isGone) throw fileGone(name);
+      if (position > file.end) throw discarded(name, position, file.end);
+      if (position < file.end) {
+        for await (const bytes of this.#bytes(file, position, either)) {
+          yield bytes;
+          position += bytes.length;
+        }
+        continue;
+      }
+      if (file.isComplete && this.#path.files.at(-1) !== file) return;
+      const waitedMs = performance.now() - toldMs;
+      if (waitedMs < idleTellMs) await this.#grown.wait(idleTellMs - waitedMs, either);
+      else {
+        toldMs = performance.now();
+        yield null;
+      }
+    }
+  }
+
+  /** Follows until the signal aborts. Rejects with integrity and configuration errors; passing faults are waited out. */
+  async run(): Promise<void> {
+    const stop = new AbortController();
+    const signal = AbortSignal.any([this.#signal, stop.signal]);
+    try {
+      await Promise.all([this.#follow(signal), this.#refreshNowAndThen(signal)]);
+    } catch (error) {
+      if (!this.#signal.aborted || isKind(error, 'integrity')) throw error;
+    } finally {
+      stop.abort();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#grown.wakeAll();
+    await this.#refreshing?.catch(() => undefined);
+  }
+
+  /** A fault after something was read is a new one, to be waited out from the shortest wait on. */
+  async #follow(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.#patiently('following the history', async () => {
+        const before = this.#state?.next;
+        try {
+          await this.#readOn(true, signal);
+        } catch (error) {
+          if (!isKind(error, 'transient') || this.#state?.next === before) throw error;
+          this.#told(error);
+        }
+      });
+    }
+  }
+
+  /** To the end, or until the signal aborts. False: it has to be tried again, from where the archive leads by now. */
+  async #readOn(follow: boolean, signal: AbortSignal): Promise<boolean> {
+    const { log, pollMs = defaultPollMs } = this.#options;
+    try {
+      if (log === null) await this.#takeSegments(follow ? pollMs : null, signal);
+      else await this.#takeEntries(log, follow, signal);
+      return true;
+    } catch (error) {
+      if (!isKind(error, 'integrity') || error.code !== 'QZ3313') throw error;
+      await this.#refresh(true, error);
+      return false;
+    }
+  }
+
+  async #patiently(what: string, work: () => Promise<void>): Promise<void> {
+    const { logger, sourceName } = this.#options;
+    await retrying(`${what} of ${sourceName}`, work, {
+      signal: this.#signal,
+      deadlineMs: Number.POSITIVE_INFINITY,
+      logger,
+      onFailure: (error) => isKind(error, 'transient') && this.#told(error),
+    });
+  }
+
+  #told(trouble: QazynaError | null): void {
+    if (trouble === null && !this.#isTroubled) return;
+    this.#isTroubled = trouble !== null;
+    this.#options.onTrouble?.(trouble);
+  }
+
+  async #takeEntries(log: ChainLog, follow: boolean, signal: AbortSignal): Promise<void> {
+    const from = await this.#startIn(log, signal);
+    for await (const landed of log.read(from, { follow, signal })) {
+      this.#told(null);
+      await this.#take(landed, log);
+    }
+  }
+
+  /** The number to read on from: behind what is known, or 0 of a new log that has to continue it. */
+  async #startIn(log: ChainLog, signal: AbortSignal): Promise<number> {
+    const chainId = (await log.checkpoint()).state?.chainId ?? (await this.#firstChainId(log, signal));
+    this.#awaitsClaim = this.#state === null || chainId !== this.#state.chainId;
+    return this.#awaitsClaim ? 0 : (this.#state?.next ?? 0);
+  }
+
+  async #firstChainId(log: ChainLog, signal: AbortSignal): Promise<string | null> {
+    for await (const { landed, entry } of log.read(0, { follow: false, signal })) {
+      if (landed === entry.number && entry.kind === 'claim') return entry.chainId;
+    }
+    return null;
+  }
+
+  async #take(landed: LandedEntry, log: ChainLog): Promise<void> {
+    const known = this.#state;
+    const before = this.#awaitsClaim ? null : known;
+    const isCounted = counts(before, landed);
+    const after = fold(before, landed);
+    if (after === null) return;
+    if (before === null && known !== null && !continuesAt(known, after)) {
+      throw otherLog(log.name, this.#options.store.url);
+    }
+    this.#awaitsClaim = false;
+    if (isCounted) await this.#takeEntry(landed.entry, known, after);
+    this.#state = after;
+    this.#grown.wakeAll();
+  }
+
+  async #takeEntry(entry: Entry, before: ChainState | null, after: ChainState): Promise<void> {
+    this.#noteFork(before, after);
+    const file = await this.#path.take(entry, after);
+    if (file === null) return;
+    file.addPoint(entry.start, entry.number);
+    this.#recent.add(file, entry.start, entry.body);
+    if (entry.start === firstEventOffset) this.#noteHead(entry.body);
+  }
+
+  #noteHead(body: Buffer): void {
+    if (body.length < headerBytes || body.length < eventSize(body, 0)) return;
+    this.serverIds.add(eventServerId(body, 0));
+    this.#serverVersion = parseFormatDescription(body.subarray(0, eventSize(body, 0))).serverVersion;
+  }
+
+  /** The archive's segments behind the last one known; with `pollMs`, looked for until the signal aborts. */
+  async #takeSegments(pollMs: number | null, signal: AbortSignal): Promise<void> {
+    const { store, sourceName } = this.#options;
+    while (!signal.aborted) {
+      const sequence = (this.#lastSegment?.header.sequence ?? -1) + 1;
+      const next = await readSegmentHeader(store, sourceName, sequence);
+      this.#told(null);
+      if (next !== null) await this.#takeSegment(next);
+      else if (pollMs === null) return;
+      else await sleep(pollMs, undefined, { signal });
+    }
+  }
+
+  async #takeSegment(next: DecodedHeader): Promise<void> {
+    const problem = linkProblem(this.#lastSegment, next);
+    if (problem !== null) throw damaged(segmentKey(this.#options.sourceName, next.header.sequence), problem);
+    const after = stateAfter(next.header);
+    this.#noteFork(this.#state, after);
+    const file = await this.#path.take(next.header, after);
+    file?.segments.push(next);
+    this.#state = after;
+    this.#lastSegment = next;
+    if (file !== null && next.header.start === firstEventOffset) await this.#noteServer([file]);
+    this.#grown.wakeAll();
+  }
+
+  #noteFork(before: ChainState | null, after: ChainState): void {
+    if (before === null || after.generation === before.generation) return;
+    this.#leftBehind.addAll(before.gtids.subtract(after.gtids));
+  }
+
+  async #noteServer(files: readonly LiveFile[]): Promise<void> {
+    const history = this.#archived?.history;
+    const archived = files.filter(({ segments }) => segments.length > 0);
+    const last = archived.at(-1);
+    if (history === undefined || last === undefined) return;
+    for (const id of await serverIdsOf(history, archived, this.#signal)) this.serverIds.add(id);
+    if (this.#path.files.at(-1) === last || this.#serverVersion === '') {
+      this.#serverVersion = (await readHead(history, last, this.#signal)).description.serverVersion;
+    }
+  }
+
+  /** Bytes of a file from `from` to what is there now, wherever they are. */
+  async *#bytes(file: LiveFile, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+    let position = from;
+    let isRefreshed = false;
+    while (position < file.end && !signal.aborted && !file.isGone) {
+      const before = position;
+      try {
+        for await (const bytes of this.#somewhere(file, position, signal)) {
+          const part = bytes.subarray(0, Math.max(0, file.end - position));
+          if (part.length === 0) break;
+          position += part.length;
+          isRefreshed = false;
+          yield part;
+        }
+        if (position === before && position < file.end && !signal.aborted) throw notShown(file.name, position);
+      } catch (error) {
+        // The archive may hold by now what the log has forgotten; and what was compacted stands elsewhere.
+        if (!isKind(error, 'integrity') || isRefreshed) throw error;
+        isRefreshed = true;
+        await this.#refresh(false, error);
+      }
+    }
+  }
+
+  #somewhere(file: LiveFile, position: number, signal: AbortSignal): AsyncIterable<Buffer> | Buffer[] {
+    const recent = this.#recent.find(file, position);
+    if (recent !== null) return [recent];
+    if (position < file.archivedEnd && this.#archived !== null) {
+      const to = Math.min(file.archivedEnd, file.end);
+      return readFileBytes(this.#archived.history, file, position, signal, to);
+    }
+    return this.#fromLog(file, position, signal);
+  }
+
+  /** Below the known end, what stands at its number in the file's own generation is what counted. */
+  async *#fromLog(file: LiveFile, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const { log } = this.#options;
+    const number = file.entryFor(from);
+    if (log === null || number === null) return;
+    let position = from;
+    for await (const { landed, entry } of log.read(number, { follow: false, signal })) {
+      const isOurs = landed === entry.number && entry.kind === 'events' && entry.generation === file.generation;
+      if (!isOurs || entry.file !== file.file || entry.end <= position) continue;
+      if (entry.start > position) return;
+      yield entry.body.subarray(position - entry.start);
+      position = entry.end;
+      if (position >= file.end) return;
+    }
+  }
+
+  /** The longest prefix of a file whose GTIDs are all in `limit`. */
+  async #within(file: LiveFile, limit: GtidSet): Promise<FilePart> {
+    const gtidsAdded = new GtidSet();
+    const stop = new AbortController();
+    let position = firstEventOffset;
+    const scanner = new TransactionScanner(
+      {
+        fileHead: ({ end }) => (position = end),
+        transactionEnd: ({ key, number, end }) => {
+          if (!limit.has(key, number)) stop.abort();
+          if (stop.signal.aborted) return;
+          gtidsAdded.add(key, number);
+          position = end;
+        },
+      },
+      { file: file.file },
+    );
+    for await (const bytes of this.#bytes(file, firstEventOffset, AbortSignal.any([this.#signal, stop.signal]))) {
+      scanner.push(bytes);
+    }
+    this.#signal.throwIfAborted();
+    return { position, gtidsAdded };
+  }
+
+  async #refreshNowAndThen(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(this.#options.refreshMs ?? defaultRefreshMs, undefined, { signal });
+      await this.#patiently('reading the archive', () => this.#refresh(false));
+    }
+  }
+
+  /** Reads the archive anew. `mayLead`: where it knows more than we do, go on from there. `because`: thrown if that is no help. */
+  async #refresh(mayLead: boolean, because: unknown = null): Promise<void> {
+    await this.#refreshing?.catch(() => undefined);
+    const refreshing = this.#readArchive(mayLead, because);
+    this.#refreshing = refreshing;
+    await refreshing.finally(() => {
+      this.#refreshing = null;
+    });
+  }
+
+  async #readArchive(mayLead: boolean, because: unknown): Promise<void> {
+    const { store, sourceName, log } = this.#options;
+    const archived = await readArchived(store, sourceName, { signal: this.#signal, logger: this.#options.logger });
+    if (archived === null) {
+      if (because !== null || log === null) throw because ?? notReached(store.url, null, null, 0);
+      return;
+    }
+    const { state, gap } = archived;
+    const isAhead = this.#state === null || (state.chainId === this.#state.chainId && state.next > this.#state.next);
+    if (mayLead && !isAhead && because !== null)
+      throw gap === null ? because : notReached(store.url, log?.name ?? null, gap, state.next);
+    const leads = mayLead && isAhead;
+    if (leads && log === null && gap !== null) throw notReached(store.url, null, gap, state.next);
+    this.#archived = archived;
+    this.#path.adopt(archived.files, archived.history.timelines, leads ? { range: state.range } : null);
+    this.#leftBehind.addAll(archived.leftBehind);
+    if (leads) {
+      this.#state = state;
+      this.#lastSegment = archived.last;
+    }
+    await this.#noteServer(this.#path.files);
+    this.#grown.wakeAll();
+  }
+}
+
+function notShown(name: string, position: number) {
+  return transientError(
+    'QZ4707',
+    `The bytes of ${name} from position ${position} on were seen, and are not shown now.`,
+    'They are asked for again when the replica comes back.',
+  );
+}

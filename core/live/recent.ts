@@ -1,0 +1,41 @@
+/** What the follower has just read, for the replicas that wait for it: a few MiB, whoever takes how long. */
+import type { LiveFile } from './live-file.ts';
+
+const maxBytes = 4 * 1024 * 1024;
+const maxBodies = 2048;
+
+interface Recent {
+  file: LiveFile;
+  start: number;
+  body: Buffer;
+}
+
+export class RecentBodies {
+  /** Oldest first. */
+  #bodies: Recent[] = [];
+  #bytes = 0;
+
+  /** The newest body is kept whatever its size (an entry's is at most 16 MiB). */
+  add(file: LiveFile, start: number, body: Buffer): void {
+    this.#bodies.push({ file, start, body });
+    this.#bytes += body.length;
+    if (this.#bytes <= maxBytes && this.#bodies.length <= maxBodies) return;
+    // Half of it at once: an array is cut rarely.
+    let first = 0;
+    while (
+      first < this.#bodies.length - 1 &&
+      (this.#bytes > maxBytes / 2 || this.#bodies.length - first > maxBodies / 2)
+    ) {
+      this.#bytes -= this.#bodies[first]?.body.length ?? 0;
+      first += 1;
+    }
+    this.#bodies = this.#bodies.slice(first);
+  }
+
+  /** Bytes of `file` from `position` on; null when they are not recent. */
+  find(file: LiveFile, position: number): Buffer | null {
+    const recent = this.#bodies.findLast((one) => one.file === file && one.start <= position);
+    const from = position - (recent?.start ?? 0);
+    return recent !== undefined && from < recent.body.length ? recent.body.subarray(from) : null;
+  }
+}

@@ -1,0 +1,24 @@
+/** Those who wait for the history to grow, each with a deadline of its own. */
+export class Waiters {
+  readonly #wakes = new Set<() => void>();
+
+  /** Resolves when something changed, after `timeoutMs`, or when the signal aborts: the caller looks again. */
+  wait(timeoutMs: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      if (signal.aborted) return resolve();
+      const wake = () => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', wake);
+        this.#wakes.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, timeoutMs);
+      signal.addEventListener('abort', wake, { once: true });
+      this.#wakes.add(wake);
+    });
+  }
+
+  wakeAll(): void {
+    for (const wake of [...this.#wakes]) wake();
+  }
+}

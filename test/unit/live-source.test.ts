@@ -1,0 +1,251 @@
+/** The whole history as growing files: any part of it archived, the rest in the log, read from anywhere while it grows. */
+import { describe, expect, test } from '@jest/globals';
+import type { ObjectStore } from '../../core/archive/store.ts';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { transactionsIn } from '../../core/binlog/scanner.ts';
+import { LiveSource } from '../../core/live/live-source.ts';
+import { silentLogger } from '../../core/logging/logger.ts';
+import { archive, madeSource, never, withStore } from '../made/archive.ts';
+import { makeBinlog } from '../made/binlog.ts';
+import { MadeChain, madeUuid } from '../made/chain.ts';
+import { MadeLog } from '../made/log.ts';
+import { makeSample, type Sample } from '../made/sample.ts';
+
+const otherUuid = '99999999-8888-7777-6666-555555555555';
+
+async function open(store: ObjectStore, log: MadeLog | null, work: (source: LiveSource) => Promise<void>) {
+  const source = await LiveSource.open({
+    log,
+    store,
+    sourceName: madeSource,
+    signal: never,
+    logger: silentLogger(),
+    pollMs: 5,
+  });
+  const running = source.run();
+  try {
+    await work(source);
+  } finally {
+    await source.close();
+    await running;
+  }
+}
+
+/** Bytes from `from` until the file ends, or as many as are wanted. */
+async function take(source: LiveSource, name: string, from: number, wanted = Infinity): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let left = wanted;
+  for await (const part of source.read(name, from, never)) {
+    if (part === null) continue;
+    parts.push(Buffer.from(part));
+    left -= part.length;
+    if (left <= 0) break;
+  }
+  return Buffer.concat(parts);
+}
+
+function logOf({ chain }: Pick<Sample, 'chain'>, count = chain.entries.length): MadeLog {
+  return new MadeLog(chain.entries.slice(0, count));
+}
+
+describe('a live source', () => {
+  test('serves every byte, however much of the history is archived', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const { chain, files } = sample;
+      const seed = Math.floor(Math.random() * 1e9);
+      for (const archived of [1, 5 + (seed % 20), 60, chain.entries.length]) {
+        await archive(store, chain.folded.slice(0, archived), 2000);
+        await open(store, logOf(sample), async (source) => {
+          expect((await source.files()).map(({ name }) => name)).toEqual(files.map(({ name }) => name));
+          for (const [index, { name, bytes }] of files.entries()) {
+            const from = index === 0 ? 4 : 4 + (seed % 500);
+            const got = await take(source, name, from, bytes.length - from);
+            expect([seed, archived, name, got.equals(bytes.subarray(from))]).toEqual([seed, archived, name, true]);
+          }
+          expect(source.state.gtids.toString()).toBe(`${madeUuid}:1-120`);
+          expect(source.serverVersion).toMatch(/^\d+\.\d+/);
+          expect([...source.serverIds]).toHaveLength(1);
+        });
+      }
+    }));
+
+  test('hands on what is appended while it is read, to several readers', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const { chain, files } = sample;
+      await archive(store, chain.folded.slice(0, 20), 2000);
+      const log = logOf(sample, 25);
+      await open(store, log, async (source) => {
+        const readers = files.slice(0, 2).map(({ name, bytes }) =>
+          (async () => {
+            await source.changed(
+              chain.entries.findIndex((one) => one.file === name),
+              never,
+            );
+            expect((await take(source, name, 4)).equals(bytes.subarray(4))).toBe(true);
+          })(),
+        );
+        for (const entry of chain.entries.slice(25)) {
+          await log.append([entry]);
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        await Promise.all(readers);
+        const state = await source.changed(chain.entries.length - 1, never);
+        expect(state.next).toBe(chain.entries.length);
+      });
+    }));
+
+  test('follows an archive alone', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const { chain, files } = sample;
+      await archive(store, chain.folded.slice(0, 20), 2000);
+      await open(store, null, async (source) => {
+        const [first] = files;
+        const reading = take(source, first?.name ?? '', 4);
+        await archive(store, chain.folded, 2000);
+        expect((await reading).equals(first?.bytes.subarray(4) ?? Buffer.alloc(0))).toBe(true);
+        await source.changed(chain.entries.length - 1, never);
+        for (const { name, bytes } of files) {
+          expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
+        }
+      });
+    }));
+
+  test('what the log forgets is read from the archive, which is opened anew', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const { chain, files } = sample;
+      await archive(store, chain.folded.slice(0, 20), 2000);
+      const log = logOf(sample);
+      await open(store, log, async (source) => {
+        await archive(store, chain.folded, 2000);
+        const last = chain.folded.at(-1)?.before;
+        if (!last) throw new Error('no state');
+        await log.release(chain.entries.length - 1, last);
+        for (const { name, bytes } of files) {
+          expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
+        }
+      });
+    }));
+});
+
+function madeFile(
+  name: string,
+  from: number,
+  to: number,
+  ending: 'rotate' | 'none',
+  uuid = madeUuid,
+  before = new GtidSet(),
+) {
+  const gtidsBefore = before.clone();
+  if (from > 1) gtidsBefore.add(uuid, 1, from - 1);
+  const transactions = Array.from({ length: to - from + 1 }, (_, n) => ({
+    number: from + n,
+    micros: from + n,
+    bytes: 300,
+  }));
+  return makeBinlog({ name, uuid, gtidsBefore, transactions, ending, next: 'binlog.000002' });
+}
+
+/** Half a transaction is captured, then another source takes over with the same file names. */
+function promoted() {
+  const chain = new MadeChain();
+  chain.claim();
+  const first = madeFile('binlog.000001', 1, 10, 'none');
+  const ends = transactionsIn(first.subarray(4), { file: 'x' }).map(({ end }) => end);
+  chain.file('binlog.000001', first, [2000], (ends[7] ?? 0) + 150);
+  const half = chain.entries.length;
+  const executed = new GtidSet();
+  executed.add(madeUuid, 1, 8);
+  chain.timeline(executed, otherUuid, 'promotion');
+  chain.claim('cc'.repeat(16));
+  const second = madeFile('binlog.000001', 1, 5, 'none', otherUuid, executed);
+  chain.file('binlog.000001', second, [900]);
+  return { chain, first, second, half, end: ends[7] ?? 0 };
+}
+
+describe('the next timeline', () => {
+  test('ends the file of the one before with its last complete transaction; who got more is dropped', () =>
+    withStore(async (store) => {
+      const { chain, first, second, half, end } = promoted();
+      await archive(store, chain.folded.slice(0, 2), 2000);
+      const log = logOf({ chain }, half);
+      await open(store, log, async (source) => {
+        const behind = source.read('binlog.000001', 4, never);
+        const got: Buffer[] = [];
+        const reading = (async () => {
+          for await (const part of behind) if (part !== null) got.push(part);
+        })();
+        const dropped = expect(reading).rejects.toMatchObject({ code: 'QZ4705' });
+        while (Buffer.concat(got).length < end + 100) await new Promise((resolve) => setTimeout(resolve, 5));
+        await log.append(chain.entries.slice(half));
+        await dropped;
+        await source.changed(chain.entries.length - 1, never);
+        expect(await source.files()).toMatchObject([{ name: 'binlog.000001' }, { name: 'g2-binlog.000001' }]);
+        expect((await source.files())[0]?.gtidsAfter?.toString()).toBe(`${madeUuid}:1-8`);
+        expect((await take(source, 'binlog.000001', 4)).equals(first.subarray(4, end))).toBe(true);
+        expect((await take(source, 'g2-binlog.000001', 4, second.length - 4)).equals(second.subarray(4))).toBe(true);
+        await expect(take(source, 'binlog.000001', end + 100)).rejects.toMatchObject({ code: 'QZ3709' });
+        const ahead = GtidSet.parse(`${madeUuid}:9,${otherUuid}:6`);
+        expect(source.reach.lost(ahead).toString()).toBe(`${madeUuid}:9`);
+      });
+      // The same, as it is known to one that begins now, from the log and from the archive.
+      for (const archived of [2, half, chain.entries.length]) {
+        await archive(store, chain.folded.slice(0, archived), 2000);
+        await open(store, log, async (source) => {
+          expect((await take(source, 'binlog.000001', 4)).equals(first.subarray(4, end))).toBe(true);
+          expect((await take(source, 'g2-binlog.000001', 4, second.length - 4)).equals(second.subarray(4))).toBe(true);
+        });
+      }
+    }));
+
+  test('a fork set cuts its ancestor, wherever that is kept, at the same place', () =>
+    withStore(async (store) => {
+      const chain = new MadeChain();
+      chain.claim();
+      const first = madeFile('binlog.000001', 1, 10, 'rotate');
+      const second = madeFile('binlog.000002', 11, 30, 'none');
+      chain.file('binlog.000001', first, [2000]);
+      chain.file('binlog.000002', second, [1500, 3000, 4500, 6000]);
+      const before = chain.entries.length;
+      const fork = new GtidSet();
+      fork.add(madeUuid, 1, 17);
+      chain.timeline(fork, madeUuid, 'the source was rolled back');
+      const third = madeFile('binlog.000002', 18, 40, 'none');
+      chain.file('binlog.000002', third, [2500]);
+      const cut = transactionsIn(second.subarray(4), { file: 'x' })[6]?.end ?? 0;
+      for (const archived of [2, 5, before, before + 1, chain.entries.length]) {
+        await archive(store, chain.folded.slice(0, archived), 2000);
+        await open(store, logOf({ chain }), async (source) => {
+          const names = (await source.files()).map(({ name }) => name);
+          expect(names).toEqual(['binlog.000001', 'binlog.000002', 'g2-binlog.000002']);
+          expect((await source.files())[1]?.gtidsAfter?.toString()).toBe(`${madeUuid}:1-17`);
+          expect((await take(source, 'binlog.000002', 4)).equals(second.subarray(4, cut))).toBe(true);
+          expect((await take(source, 'g2-binlog.000002', 4, third.length - 4)).equals(third.subarray(4))).toBe(true);
+          const ahead = GtidSet.parse(`${madeUuid}:41-50`);
+          expect(source.reach.lost(ahead).isEmpty).toBe(true);
+        });
+      }
+      await open(store, null, async (source) => {
+        expect((await take(source, 'binlog.000002', 4)).equals(second.subarray(4, cut))).toBe(true);
+      });
+    }));
+
+  test('in an archive that is followed, too', () =>
+    withStore(async (store) => {
+      const { chain, first, second, half, end } = promoted();
+      await archive(store, chain.folded.slice(0, half), 2000);
+      await open(store, null, async (source) => {
+        const reading = take(source, 'binlog.000001', 4, first.length);
+        const dropped = expect(reading).rejects.toMatchObject({ code: 'QZ4705' });
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        await archive(store, chain.folded, 2000);
+        await dropped;
+        await source.changed(chain.entries.length - 1, never);
+        expect((await take(source, 'binlog.000001', 4)).equals(first.subarray(4, end))).toBe(true);
+        expect((await take(source, 'g2-binlog.000001', 4, second.length - 4)).equals(second.subarray(4))).toBe(true);
+      });
+    }));
+});
