@@ -71,6 +71,7 @@ export class Agent {
     bytes: 0,
   };
   #writer: ChainWriter | null = null;
+  #acceptedAtMs = 0;
   #scheduler: SnapshotScheduler | null = null;
 
   constructor(options: AgentOptions) {
@@ -84,6 +85,11 @@ export class Agent {
   /** The fold through the last accepted entry; null before the claim. */
   get chain(): ChainState | null {
     return this.#writer?.state ?? null;
+  }
+
+  /** When the chain last took entries of ours, as performance.now(); 0 before the first. Each second something is due. */
+  get acceptedAtMs(): number {
+    return this.#acceptedAtMs;
   }
 
   get snapshotRunning(): boolean {
@@ -183,6 +189,7 @@ export class Agent {
   #accepted(writer: ChainWriter, { items, bodyBytes, release }: CapturedBatch): void {
     crashPoint('agent:accepted');
     release();
+    this.#acceptedAtMs = performance.now();
     const { range, generation, sourceUuid } = writer.state;
     const transactions = items.reduce((sum, item) => sum + item.gtidsAdded.count, this.#capture.transactions);
     const where = range === null ? {} : { file: range.file, position: range.end };

@@ -7,6 +7,7 @@ import { Agent } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
+import { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
@@ -73,6 +74,8 @@ class Daemon {
   readonly #alarms: Alarms;
   readonly #workers: readonly ArchiveWorker[];
   readonly #teller: StatusTeller;
+  /** Null where nothing is captured, and until the agent is there. */
+  #watch: PrimaryWatch | null = null;
 
   constructor(context: Context, config: Config, role: DaemonRole, notifier: ServiceNotifier) {
     const { logger } = context;
@@ -93,14 +96,28 @@ class Daemon {
     // Who holds a local log is known at once. Brokers may be away for long: status must tell of it meanwhile.
     const local = this.#config.log.kind === 'local' ? await openLog() : null;
     const status = () => this.#teller.status();
-    const server = await startStatusServer({ listen: this.#role.listen, status, logger });
+    const roles = () => this.#watch;
+    const server = await startStatusServer({ listen: this.#role.listen, status, roles, logger });
     opened.defer(() => server.close());
     logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
     const log = local ?? (await openLog());
     this.#teller.log = log;
     const agent = endpoint === null ? await this.#openShipping() : await this.#openAgent(log, endpoint);
     this.#teller.agent = agent;
+    const watching = new AbortController();
+    opened.defer(() => watching.abort());
+    if (agent !== null && endpoint !== null) this.#watch = this.#watchOver(agent, endpoint, watching.signal);
     await this.#serve(log, agent);
+  }
+
+  #watchOver(agent: Agent, endpoint: MysqlEndpoint, signal: AbortSignal): PrimaryWatch {
+    const { logger } = this.#context;
+    // Where commits wait for the log, another server may take over as soon as this one no longer reaches it.
+    const needsLog = this.#config.source.acknowledgeAfter !== 'none';
+    const acceptedAtMs = () => (needsLog ? agent.acceptedAtMs : null);
+    const watch = new PrimaryWatch({ endpoint, chain: () => agent.chain, acceptedAtMs, logger });
+    void watch.run(signal);
+    return watch;
   }
 
   async #openLog(): Promise<ChainLog> {

@@ -30,6 +30,7 @@ const serverTools = [
   'nsupdate',
   'dig',
   'nginx',
+  'haproxy',
 ] as const;
 
 /** What jest writes with `--json` (docs: "testResultsProcessor"), as far as it is used here. */

@@ -1,6 +1,6 @@
 /**
- * GET /status (JSON), /health (200 or 503, for load balancers and systemd) and /metrics (Prometheus). Read-only, without
- * secrets or user data; still defensive, because anything on the network may knock: loopback by default, small requests
+ * GET /status (JSON), /health (200 or 503, for monitoring and systemd), /primary and /replica (200 or 503, for load
+ * balancers; role.ts) and /metrics (Prometheus). Read-only, without secrets or user data; still defensive, because anything on the network may knock: loopback by default, small requests
  * only, a deadline on each, few connections at once.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -8,6 +8,7 @@ import { configurationError, transientError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { report } from './judge.ts';
 import { formatMetrics, metricsContentType } from './metrics.ts';
+import { type RoleTeller, roleAnswer } from './role.ts';
 import type { StatusSnapshot } from './status.ts';
 
 export interface StatusServerOptions {
@@ -15,6 +16,8 @@ export interface StatusServerOptions {
   listen: { host: string; port: number };
   /** Called for each request; must be quick (no I/O that can hang). */
   status: () => StatusSnapshot | Promise<StatusSnapshot>;
+  /** Null while there is nothing to tell. Left out: never. */
+  roles?: () => RoleTeller | null;
   logger: Logger;
 }
 
@@ -26,6 +29,9 @@ export interface StatusServer {
 }
 
 const answerWithinMs = 5000;
+/** OPTIONS: what HAProxy asks with unless it is told otherwise. */
+const methods = ['GET', 'HEAD', 'OPTIONS'];
+const paths = ['/status', '/health', '/primary', '/replica', '/metrics'];
 
 /** QZ2901 when the address cannot be used (taken, not ours, privileged). */
 export async function startStatusServer(options: StatusServerOptions): Promise<StatusServer> {
@@ -82,23 +88,30 @@ async function answer(options: StatusServerOptions, request: IncomingMessage, re
   response.setHeader('cache-control', 'no-store');
   response.setHeader('x-content-type-options', 'nosniff');
   try {
-    if (request.method !== 'GET' && request.method !== 'HEAD')
-      return send(response, 405, 'text/plain', 'Only GET.\n', { allow: 'GET, HEAD' });
-    const path = (request.url ?? '').split('?', 1)[0];
-    if (path === '/') return send(response, 200, 'text/plain', '/status\n/health\n/metrics\n');
-    if (path !== '/status' && path !== '/health' && path !== '/metrics')
-      return send(response, 404, 'text/plain', 'Not found.\n');
-    const status = await within(options.status());
-    if (path === '/metrics')
-      return send(response, 200, metricsContentType, formatMetrics(status, process.memoryUsage.rss()));
-    const whole = report(status);
-    if (path === '/status') return send(response, 200, 'application/json', `${JSON.stringify(whole)}\n`);
-    send(response, whole.wellBeing === 'well' ? 200 : 503, 'text/plain; charset=utf-8', `${whole.firstLine}\n`);
+    if (request.method === undefined || !methods.includes(request.method))
+      return send(response, 405, 'text/plain', `Only ${methods.join(', ')}.\n`, { allow: methods.join(', ') });
+    const [path = '', query = ''] = (request.url ?? '').split('?', 2);
+    if (path === '/primary' || path === '/replica') {
+      const { code, body } = roleAnswer(path === '/primary' ? 'primary' : 'replica', query, options.roles?.() ?? null);
+      return send(response, code, 'application/json', `${JSON.stringify(body)}\n`);
+    }
+    await tell(path, options, response);
   } catch (error) {
     options.logger.error('status endpoint', { reason: error instanceof Error ? error.message : String(error) });
     if (!response.headersSent) send(response, 503, 'text/plain', 'The status is not available just now.\n');
     else response.destroy();
   }
+}
+
+async function tell(path: string, { status }: StatusServerOptions, response: ServerResponse): Promise<void> {
+  if (path === '/') return send(response, 200, 'text/plain', `${paths.join('\n')}\n`);
+  if (!paths.includes(path)) return send(response, 404, 'text/plain', 'Not found.\n');
+  const snapshot = await within(status());
+  if (path === '/metrics')
+    return send(response, 200, metricsContentType, formatMetrics(snapshot, process.memoryUsage.rss()));
+  const whole = report(snapshot);
+  if (path === '/status') return send(response, 200, 'application/json', `${JSON.stringify(whole)}\n`);
+  send(response, whole.wellBeing === 'well' ? 200 : 503, 'text/plain; charset=utf-8', `${whole.firstLine}\n`);
 }
 
 function send(

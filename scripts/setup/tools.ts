@@ -46,6 +46,7 @@ const packages: Record<string, ToolPackage> = {
   mydumper: unpacked(2, [['mydumper']], ['mydumper', 'myloader'], anyProgram),
   sysbench: unpacked(2, [['sysbench']], ['sysbench'], anyProgram),
   bind9: unpacked(1, [['bind9'], ['bind9-dnsutils', 'dnsutils']], ['named', 'nsupdate', 'dig'], anyProgram),
+  haproxy: unpacked(1, [['haproxy']], ['haproxy'], anyProgram),
   nginx: unpacked(1, [['nginx'], ['libnginx-mod-stream']], ['nginx'], hasStreamBuiltIn),
   kafka: {
     edition: kafkaVersion,
