@@ -2,8 +2,8 @@
  * Which archive is which, remembered beside the log: an archive that comes back empty or as another one (a missing mount, a
  * swapped disk) must not make the log release what the real one still lacks.
  */
-import { open, readFile, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { replaceFile } from '../bytes/durable-file.ts';
 import { configurationError } from '../errors/error.ts';
 import { type ArchiveIdentity, parseObject } from './open.ts';
 
@@ -52,16 +52,6 @@ export class KnownArchives {
   }
 
   async #save(ids: Map<string, string>): Promise<void> {
-    const temporary = `${this.#path}.new`;
-    const handle = await open(temporary, 'w', 0o640);
-    try {
-      await handle.writeFile(`${JSON.stringify(Object.fromEntries(ids), null, 2)}\n`);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(temporary, this.#path);
-    const folder = await open(dirname(this.#path), 'r');
-    await folder.sync().finally(() => folder.close());
+    await replaceFile(this.#path, `${JSON.stringify(Object.fromEntries(ids), null, 2)}\n`);
   }
 }

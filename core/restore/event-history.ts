@@ -1,5 +1,6 @@
 /** The status of every event at the cut: as the snapshot had it, changed by what the replayed statements say. */
 import {
+  type ChecksumAlgorithm,
   eventSize,
   eventType,
   eventTypes,
@@ -11,7 +12,7 @@ import {
 import { parseGtid } from '../binlog/gtid-event.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import type { BinlogSource } from '../stream/types.ts';
-import { type EventStatus, parseEventStatement } from './event-statements.ts';
+import { type EventChange, type EventStatus, parseEventStatement } from './event-statements.ts';
 
 /** Of a Query event behind the common header: thread, time, length of the database, error, length of status variables. */
 const queryHeadBytes = 4 + 4 + 1 + 2 + 2;
@@ -40,30 +41,94 @@ export async function statusesAtCut(
   const statuses = new Map(baseline.statuses);
   for (const file of await source.files()) {
     if (file.gtidsAfter !== null && baseline.gtids.containsAll(file.gtidsAfter)) continue;
-    let checksum: 'none' | 'crc32' = 'crc32';
-    let isKnown = false;
-    for await (const event of smallEvents(source.read(file.name, firstEventOffset, signal))) {
-      const type = eventType(event, 0);
-      if (type === eventTypes.formatDescription) checksum = parseFormatDescription(event).checksum;
-      else if (type === eventTypes.query) {
-        if (!isKnown) apply(statuses, event, trailerBytes(checksum));
-      } else {
-        const { key, number } = parseGtid(event, checksum);
-        isKnown = baseline.gtids.has(key, number);
-      }
-    }
+    const reader = new EventStatementReader(statuses, baseline.gtids);
+    for await (const chunk of source.read(file.name, firstEventOffset, signal)) if (chunk !== null) reader.push(chunk);
+    // Nothing is served that is not complete.
+    reader.settle(Number.POSITIVE_INFINITY);
   }
   signal.throwIfAborted();
   return statuses;
 }
 
-function apply(statuses: Map<string, EventStatus>, event: Buffer, trailer: number): void {
+interface Found {
+  /** One past its event. */
+  end: number;
+  change: EventChange;
+}
+
+/** Brings `statuses` up to date with what the statements of one binlog file say, whatever chunks its bytes come in. */
+export class EventStatementReader {
+  readonly #statuses: Map<string, EventStatus>;
+  /** Transactions that the statuses held from the beginning. */
+  readonly #known: GtidSet;
+  #checksum: ChecksumAlgorithm;
+  #isKnown = false;
+  #offset: number;
+  #found: Found[] = [];
+  /** An event cut by a chunk's end, and bytes to come that are of no interest. */
+  #carry: Buffer = Buffer.alloc(0);
+  #skipBytes = 0;
+
+  /** The first byte pushed is that of an event, at `start`; `checksum` is needed where that is not the file's head. */
+  constructor(
+    statuses: Map<string, EventStatus>,
+    known: GtidSet,
+    { start = firstEventOffset, checksum = 'crc32' as ChecksumAlgorithm } = {},
+  ) {
+    this.#statuses = statuses;
+    this.#known = known;
+    this.#offset = start;
+    this.#checksum = checksum;
+  }
+
+  push(chunk: Buffer): void {
+    const skipped = Math.min(this.#skipBytes, chunk.length);
+    this.#skipBytes -= skipped;
+    this.#offset += skipped;
+    const rest = chunk.subarray(skipped);
+    const bytes = this.#carry.length === 0 ? rest : Buffer.concat([this.#carry, rest]);
+    let at = 0;
+    while (bytes.length - at >= headerBytes) {
+      const size = Math.max(headerBytes, eventSize(bytes, at));
+      const isWanted = lookedInto.has(eventType(bytes, at)) && size <= maxQueryBytes;
+      if (isWanted && bytes.length - at < size) break;
+      if (isWanted) this.#look(bytes.subarray(at, at + size), this.#offset + at + size);
+      this.#skipBytes = Math.max(0, at + size - bytes.length);
+      at = Math.min(bytes.length, at + size);
+    }
+    this.#offset += at;
+    this.#carry = Buffer.from(bytes.subarray(at));
+  }
+
+  /** What was found before `position` holds: its transactions are complete. */
+  settle(position: number): void {
+    const complete = this.#found.filter(({ end }) => end <= position);
+    for (const { change } of complete) apply(this.#statuses, change);
+    if (complete.length > 0) this.#found = this.#found.slice(complete.length);
+  }
+
+  #look(event: Buffer, end: number): void {
+    const type = eventType(event, 0);
+    if (type === eventTypes.formatDescription) this.#checksum = parseFormatDescription(event).checksum;
+    else if (type === eventTypes.query) {
+      const change = this.#isKnown ? null : changeIn(event, trailerBytes(this.#checksum));
+      if (change !== null) this.#found.push({ end, change });
+    } else {
+      const { key, number } = parseGtid(event, this.#checksum);
+      this.#isKnown = this.#known.has(key, number);
+    }
+  }
+}
+
+function changeIn(event: Buffer, trailer: number): EventChange | null {
   const databaseBytes = event.readUInt8(headerBytes + 8);
   const database = headerBytes + queryHeadBytes + event.readUInt16LE(headerBytes + 11);
   const text = database + databaseBytes + 1;
   const sql = event.toString('utf8', text, event.length - trailer);
-  const change = parseEventStatement(sql, event.toString('utf8', database, database + databaseBytes));
-  if (change === null) return;
+  return parseEventStatement(sql, event.toString('utf8', database, database + databaseBytes));
+}
+
+function apply(statuses: Map<string, EventStatus>, change: EventChange): void {
   if (change.kind === 'drop') statuses.delete(change.key);
   else if (change.kind === 'drop database') {
     for (const key of [...statuses.keys()]) if (key.startsWith(`${change.database}.`)) statuses.delete(key);
@@ -74,28 +139,5 @@ function apply(statuses: Map<string, EventStatus>, event: Buffer, trailer: numbe
     const after = change.status ?? before ?? (change.isNew ? 'ENABLED' : undefined);
     statuses.delete(change.key);
     if (after !== undefined) statuses.set(change.renamedTo ?? change.key, after);
-  }
-}
-
-async function* smallEvents(chunks: AsyncIterable<Buffer | null>): AsyncIterable<Buffer> {
-  let carry: Buffer = Buffer.alloc(0);
-  let skipBytes = 0;
-  for await (const chunk of chunks) {
-    if (chunk === null) continue;
-    const skipped = Math.min(skipBytes, chunk.length);
-    skipBytes -= skipped;
-    const rest = chunk.subarray(skipped);
-    const bytes = carry.length === 0 ? rest : Buffer.concat([carry, rest]);
-    let at = 0;
-    while (bytes.length - at >= headerBytes) {
-      const size = eventSize(bytes, at);
-      const isWanted = lookedInto.has(eventType(bytes, at)) && size <= maxQueryBytes;
-      if (size < headerBytes) return;
-      if (isWanted && bytes.length - at < size) break;
-      if (isWanted) yield bytes.subarray(at, at + size);
-      skipBytes = Math.max(0, at + size - bytes.length);
-      at = Math.min(bytes.length, at + size);
-    }
-    carry = Buffer.from(bytes.subarray(at));
   }
 }

@@ -7,8 +7,7 @@
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { Logger } from '../logging/logger.ts';
 import type { MysqlConnection } from '../mysql/connection.ts';
-import type { BinlogSource } from '../stream/types.ts';
-import { type EventBaseline, statusesAtCut } from './event-history.ts';
+import type { EventBaseline } from './event-history.ts';
 import { type EventStatus, eventKey } from './event-statements.ts';
 
 const replicaSide = "('SLAVESIDE_DISABLED', 'REPLICA_SIDE_DISABLED')";
@@ -34,35 +33,36 @@ export async function recordEvents(connection: MysqlConnection): Promise<EventRe
   return { gtids: String(executed?.gtids ?? ''), statuses };
 }
 
+export function baselineOf({ gtids, statuses }: EventRecord): EventBaseline {
+  return { gtids: GtidSet.parse(gtids), statuses: new Map(Object.entries(statuses)) };
+}
+
 export interface EventsOptions {
   connection: MysqlConnection;
-  source: BinlogSource;
-  record: EventRecord;
-  signal: AbortSignal;
+  /** server_ids of the history: events that came from elsewhere are left as they are. */
+  serverIds: ReadonlySet<number>;
+  /** Asked only when there is an event to be judged; by `eventKey`. */
+  statuses: () => Promise<ReadonlyMap<string, EventStatus>>;
   logger: Logger;
 }
 
-/** Nothing of it gets a GTID. The history is read again only when there is an event to be judged. */
+/** Nothing of it gets a GTID. */
 export async function giveEventsTheirStatus(options: EventsOptions): Promise<void> {
-  const { connection, source, record, signal, logger } = options;
+  const { connection, serverIds, logger } = options;
   const rows = await connection.query(
     `SELECT event_schema AS db, event_name AS name, definer AS definer, sql_mode AS mode, time_zone AS zone,
             character_set_client AS charset, collation_connection AS collation, originator AS originator
      FROM information_schema.events WHERE status IN ${replicaSide}`,
   );
-  const ours = rows.filter((row) => source.serverIds.has(Number(row.originator)));
+  const ours = rows.filter((row) => serverIds.has(Number(row.originator)));
   if (ours.length === 0) return;
-  const baseline: EventBaseline = {
-    gtids: GtidSet.parse(record.gtids),
-    statuses: new Map(Object.entries(record.statuses)),
-  };
-  const statuses = await statusesAtCut(source, baseline, signal);
+  const statuses = await options.statuses();
   for (const row of ours) {
     const name = `${quoted(String(row.db))}.${quoted(String(row.name))}`;
     const status = statuses.get(eventKey(String(row.db), String(row.name)));
     if (status === undefined) {
       logger.warn(`the event ${name} was left disabled: the history does not say whether it was enabled`, {
-        component: 'restore',
+        component: 'events',
       });
     }
     if (status !== 'ENABLED' && status !== 'DISABLED') continue;

@@ -2,8 +2,9 @@
  * `INTO/.qazyna-restore.json`: what is being restored and how far it is. Replaced by rename and fsync'd before the next
  * step begins, so a restore that was killed anywhere goes on where it was. Holds no secret.
  */
-import { lstat, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
+import { lstat, mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { replaceFile } from '../../core/bytes/durable-file.ts';
 import { configurationError } from '../../core/errors/error.ts';
 import type { EventRecord } from '../../core/restore/events.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
@@ -44,21 +45,7 @@ export async function readState(into: string): Promise<RestoreState | null> {
 export async function writeState(into: string, state: RestoreState): Promise<void> {
   await atPlace(into, async () => {
     await mkdir(into, { recursive: true, mode: 0o755 });
-    const path = join(into, journalFile);
-    const file = await open(`${path}.new`, 'w', 0o644);
-    try {
-      await file.writeFile(`${JSON.stringify(state, null, 2)}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(`${path}.new`, path);
-    const folder = await open(into, 'r');
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
+    await replaceFile(join(into, journalFile), `${JSON.stringify(state, null, 2)}\n`, 0o644);
   });
 }
 

@@ -12,7 +12,8 @@ import { ArchiveHistory } from '../../core/history/open.ts';
 import { chooseSnapshot, type PlannedCut, planCut } from '../../core/history/plan.ts';
 import { HistorySource } from '../../core/history/source.ts';
 import { defaultOsUser, freePort, Mysqld } from '../../core/mysql/mysqld.ts';
-import { giveEventsTheirStatus, recordEvents } from '../../core/restore/events.ts';
+import { statusesAtCut } from '../../core/restore/event-history.ts';
+import { baselineOf, giveEventsTheirStatus, recordEvents } from '../../core/restore/events.ts';
 import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { journalName } from '../../core/restore/fetch-journal.ts';
 import { loadDump } from '../../core/restore/load-dump.ts';
@@ -208,7 +209,11 @@ class RestoreRun {
       const [row] = await server.connection.query('SELECT @@GLOBAL.server_uuid AS uuid, @@GLOBAL.version AS version');
       const { connection } = server;
       const { signal, logger } = this.#request;
-      if (state.events) await giveEventsTheirStatus({ connection, source, record: state.events, signal, logger });
+      if (state.events) {
+        const baseline = baselineOf(state.events);
+        const statuses = () => statusesAtCut(source, baseline, signal);
+        await giveEventsTheirStatus({ connection, serverIds: source.serverIds, statuses, logger });
+      }
       await server.dropAccount();
       requireEqual(await server.executed(), planned.cut.gtids);
       await rm(join(paths.dataDir, journalName), { force: true });

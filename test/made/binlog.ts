@@ -18,6 +18,8 @@ export interface MadeTransaction {
   micros: number;
   /** Bytes of its body event's content. */
   bytes: number;
+  /** Instead: a statement, run in the database `d`. */
+  sql?: string;
 }
 
 export interface MadeFile {
@@ -46,7 +48,10 @@ export function makeBinlog(file: MadeFile): Buffer {
   };
   push(eventTypes.previousGtids, file.gtidsBefore.encode());
   for (const [index, transaction] of file.transactions.entries()) {
-    const content = Buffer.alloc(transaction.bytes, `transaction ${file.uuid} ${transaction.number} `);
+    const content =
+      transaction.sql === undefined
+        ? Buffer.alloc(transaction.bytes, `transaction ${file.uuid} ${transaction.number} `)
+        : Buffer.concat([Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), Buffer.from(`d\0${transaction.sql}`)]);
     const length = 3 * (headerBytes + crcBytes) + gtidBodyBytes + content.length + 8;
     push(eventTypes.gtid, gtidContent(file.uuid, transaction, index, length));
     push(eventTypes.query, content);
