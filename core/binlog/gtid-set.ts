@@ -8,7 +8,7 @@
  * the tag's length is one byte of the variable-length integers of libs/mysql/serialization (a length < 128, doubled).
  */
 import { configurationError, integrityError } from '../errors/error.ts';
-import { difference, insert, intersection, isInside, union } from './intervals.ts';
+import { difference, insert, intersection, isInside, isWithin, union } from './intervals.ts';
 
 const uuidBytes = 16;
 const countBytes = 8;
@@ -44,10 +44,11 @@ export class GtidSet {
   }
 
   /** The bytes of a Previous_gtids event's body (no checksum) or a COM_BINLOG_DUMP_GTID's set; QZ3201 when malformed. */
-  static decode(bytes: Buffer): GtidSet {
+  static decode(bytes: Buffer, maxKeys = Number.POSITIVE_INFINITY): GtidSet {
     const set = new GtidSet();
     const reader = new SetReader(bytes);
     const { keys, tagged } = reader.keyCount();
+    if (keys > maxKeys) throw malformed(`names ${keys} sources, more than ${maxKeys}`);
     for (let index = 0; index < keys; index++) {
       const key = reader.key(tagged);
       if (set.#intervals.has(key)) throw malformed(`names ${key} twice`);
@@ -119,7 +120,7 @@ export class GtidSet {
   containsAll(other: GtidSet): boolean {
     for (const [key, theirs] of other.#intervals) {
       const ours = this.#intervals.get(key);
-      if (ours === undefined || difference(theirs, ours).length > 0) return false;
+      if (ours === undefined || !isWithin(theirs, ours)) return false;
     }
     return true;
   }
@@ -186,16 +187,21 @@ export class GtidSet {
     return copy;
   }
 
-  /** Canonical: keys sorted, intervals merged, as the server prints it but without line breaks. */
-  toString(): string {
+  /**
+   * Canonical: keys sorted, intervals merged, as the server prints it but without line breaks. Ends in `…` where it would
+   * have more than `maxIntervals`, for messages.
+   */
+  toString(maxIntervals = Number.POSITIVE_INFINITY): string {
     let text = '';
     let uuid = '';
+    let left = maxIntervals;
     for (const key of this.#sortedKeys()) {
       if (key.startsWith(uuid) && uuid !== '') text += key.slice(36);
       else text += text === '' ? key : `,${key}`;
       uuid = key.slice(0, 36);
       const list = this.#listOf(key);
       for (let index = 0; index < list.length; index += 2) {
+        if (--left < 0) return `${text}…`;
         const first = list[index] ?? 0;
         const last = (list[index + 1] ?? 0) - 1;
         text += first === last ? `:${first}` : `:${first}-${last}`;

@@ -17,6 +17,16 @@ export function isInside(list: readonly number[], number: number): boolean {
   return index < list.length && (list[index] ?? 0) <= number;
 }
 
+/** Whether every interval of `parts` lies in one of `list`. Few parts cost little, however long the list. */
+export function isWithin(parts: readonly number[], list: readonly number[]): boolean {
+  for (let index = 0; index < parts.length; index += 2) {
+    const [start, end] = [parts[index] ?? 0, parts[index + 1] ?? 0];
+    const at = firstEndingAtOrAfter(list, end);
+    if (at >= list.length || (list[at] ?? 0) > start) return false;
+  }
+  return true;
+}
+
 /** Merge [start, end) into the list, in place, with whatever it touches. */
 export function insert(list: number[], start: number, end: number): void {
   const from = firstEndingAtOrAfter(list, start);

@@ -9,17 +9,19 @@
 import {
   constants,
   createHash,
-  generateKeyPairSync,
+  generateKeyPair,
   type KeyObject,
   privateDecrypt,
   randomBytes,
   timingSafeEqual,
 } from 'node:crypto';
-import type { Channel } from './channel.ts';
+import { promisify } from 'node:util';
+import type { Channel, ReadLimits } from './channel.ts';
 import { malformed } from './packets.ts';
 
 export const authPlugin = 'caching_sha2_password';
 export const nonceBytes = 20;
+const generateKeys = promisify(generateKeyPair);
 const scrambleBytes = 32;
 const maxAnswerBytes = 1024;
 const fastAuthSuccess = Buffer.from([0x01, 0x03]);
@@ -67,67 +69,85 @@ export interface Attempt {
   nonce: Buffer;
 }
 
+/** Which account a client turned out to be; null: none of them; 'gone': it hung up. */
+export type Judged = Credentials | null | 'gone';
+
 /**
  * Judge one login after the handshake response. `full` asks for the password itself even when the scramble matches, as a
- * server does that has not cached the account yet. Returns whether the client is who it says; null when it hung up.
+ * server does that has not cached the account yet. Every account is compared to its end, so that the time it takes tells
+ * nothing of which user or password was right.
  */
 export async function authenticate(
   channel: Channel,
   attempt: Attempt,
-  credentials: Credentials,
+  accounts: readonly Credentials[],
   options: { full: boolean; deadlineMs: number },
-): Promise<boolean | null> {
+): Promise<Judged> {
+  const limits = { maxBytes: maxAnswerBytes, deadlineMs: options.deadlineMs };
   let { answer, nonce } = attempt;
   if (attempt.plugin !== authPlugin) {
     nonce = makeNonce();
     await channel.send(authSwitchRequest(nonce));
-    const again = await channel.read(maxAnswerBytes, options.deadlineMs);
-    if (again === null) return null;
+    const again = await channel.read(limits);
+    if (again === null) return 'gone';
     answer = again;
   }
-  const isUser = isSameText(attempt.user, credentials.user);
   if (!options.full) {
-    const isPassword = isScrambleOf(answer, credentials.password, nonce);
-    if (!isUser || !isPassword) return false;
-    await channel.send(fastAuthSuccess);
-    return true;
+    const account = theOne(accounts, attempt.user, ({ password }) => isScrambleOf(answer, password, nonce));
+    if (account !== null) await channel.send(fastAuthSuccess);
+    return account;
   }
-  const password = await askForPassword(channel, nonce, options.deadlineMs);
-  return password === null ? null : isSameText(password, credentials.password) && isUser;
+  const given = await askForPassword(channel, nonce, limits);
+  if (given === null) return 'gone';
+  return theOne(accounts, attempt.user, ({ password }) => isSameText(given, password));
 }
 
-async function askForPassword(channel: Channel, nonce: Buffer, deadlineMs: number): Promise<string | null> {
+function theOne(
+  accounts: readonly Credentials[],
+  user: string,
+  isPassword: (account: Credentials) => boolean,
+): Credentials | null {
+  const judged = accounts.map((account) => [isPassword(account), isSameText(user, account.user)] as const);
+  return accounts.find((_, index) => judged[index]?.every(Boolean)) ?? null;
+}
+
+async function askForPassword(channel: Channel, nonce: Buffer, limits: ReadLimits): Promise<string | null> {
   await channel.send(fullAuthNeeded);
-  let answer = await channel.read(maxAnswerBytes, deadlineMs);
+  let answer = await channel.read(limits);
   if (answer === null) return null;
   if (!channel.isEncrypted) {
     if (answer.length !== 1 || answer[0] !== publicKeyRequest) throw malformed('a password without asking for our key');
-    await channel.send(Buffer.concat([Buffer.from([0x01]), rsaKey().publicPem]));
-    const encrypted = await channel.read(maxAnswerBytes, deadlineMs);
+    const { privateKey, publicPem } = await rsaKey();
+    await channel.send(Buffer.concat([Buffer.from([0x01]), publicPem]));
+    const encrypted = await channel.read(limits);
     if (encrypted === null) return null;
-    answer = decrypt(encrypted, nonce);
+    answer = decrypt(privateKey, encrypted, nonce);
   }
   const end = answer.indexOf(0);
   return answer.toString('utf8', 0, end < 0 ? answer.length : end);
 }
 
-function decrypt(encrypted: Buffer, nonce: Buffer): Buffer {
+function decrypt(privateKey: KeyObject, encrypted: Buffer, nonce: Buffer): Buffer {
   try {
-    const key = { key: rsaKey().privateKey, padding: constants.RSA_PKCS1_OAEP_PADDING };
-    return xor(privateDecrypt(key, encrypted), nonce);
+    return xor(privateDecrypt({ key: privateKey, padding: constants.RSA_PKCS1_OAEP_PADDING }, encrypted), nonce);
   } catch {
     throw malformed('a password that our key does not open');
   }
 }
 
-let madeKey: { privateKey: KeyObject; publicPem: Buffer } | null = null;
+interface RsaKey {
+  privateKey: KeyObject;
+  publicPem: Buffer;
+}
 
-/** Made at first need: most clients never ask. */
-function rsaKey(): { privateKey: KeyObject; publicPem: Buffer } {
-  if (madeKey === null) {
-    const { privateKey, publicKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
-    madeKey = { privateKey, publicPem: Buffer.from(publicKey.export({ type: 'spki', format: 'pem' })) };
-  }
+let madeKey: Promise<RsaKey> | null = null;
+
+/** Made at first need, most clients never ask; in a thread, as it takes long enough for others to wait. */
+function rsaKey(): Promise<RsaKey> {
+  madeKey ??= generateKeys('rsa', { modulusLength: 2048 }).then(({ privateKey, publicKey }) => ({
+    privateKey,
+    publicPem: Buffer.from(publicKey.export({ type: 'spki', format: 'pem' })),
+  }));
   return madeKey;
 }
 

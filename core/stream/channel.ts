@@ -9,6 +9,20 @@ import { malformed } from './packets.ts';
 
 export const maxPayloadBytes = 0xffffff;
 const headerBytes = 4;
+/** For what `send` writes, which is small. A peer that takes nothing is cut off. */
+const sendDeadlineMs = 30_000;
+
+export interface ReadLimits {
+  maxBytes: number;
+  /** Until the payload is whole; with `restMs`, until it begins. */
+  deadlineMs: number;
+  /** From the payload's first bytes to its last. */
+  restMs?: number;
+  /** The client begins to count anew. */
+  startsCommand?: boolean;
+  /** Asked, with the payload's first byte, as soon as more than `aboveBytes` are announced; throws to refuse them. */
+  large?: { aboveBytes: number; ask: (firstByte: number) => Promise<void> };
+}
 
 export class Channel {
   #socket: Socket;
@@ -17,14 +31,21 @@ export class Channel {
   #ended = false;
   #wake: (() => void) | null = null;
   #isRead = true;
+  readonly #closers: (() => void)[] = [];
+
+  /** Of the client; '?' when it was gone before we could ask. */
+  readonly address: string;
+  readonly #port: number;
 
   constructor(socket: Socket) {
     this.#socket = socket;
+    this.address = socket.remoteAddress ?? '?';
+    this.#port = socket.remotePort ?? 0;
     this.#attach(socket);
   }
 
   get peer(): string {
-    return `${this.#socket.remoteAddress ?? '?'}:${this.#socket.remotePort ?? 0}`;
+    return `${this.address}:${this.#port}`;
   }
 
   get socket(): Socket {
@@ -40,33 +61,48 @@ export class Channel {
   }
 
   /**
-   * The next payload; null when the client hung up. QZ4701 above `limitBytes` or out of order, QZ4702 after `deadlineMs`
-   * without the whole payload: a client that drips bytes does not prolong it.
+   * The next payload; null when the client hung up. QZ4701 above its bytes or out of order, QZ4702 without the whole of it
+   * in time: a client that drips bytes does not prolong that.
    */
-  async read(limitBytes: number, deadlineMs: number, startsCommand = false): Promise<Buffer | null> {
-    const deadline = Date.now() + deadlineMs;
+  async read({ maxBytes, deadlineMs, restMs, startsCommand = false, large }: ReadLimits): Promise<Buffer | null> {
+    let deadline = Date.now() + deadlineMs;
     const parts: Buffer[] = [];
     let totalBytes = 0;
+    let isAskedFor = false;
     for (;;) {
       const header = await this.#take(headerBytes, deadline);
       if (header === null) return null;
-      const length = header.readUIntLE(0, 3);
+      let length = header.readUIntLE(0, 3);
+      const isLast = length < maxPayloadBytes;
       const sequence = header.readUInt8(3);
-      if (startsCommand && parts.length === 0) this.sequence = 0;
+      if (totalBytes === 0) {
+        if (restMs !== undefined) deadline = Math.min(deadline, Date.now() + restMs);
+        if (startsCommand) this.sequence = 0;
+      }
       if (sequence !== this.sequence) throw malformed(`packet ${sequence} where ${this.sequence} was due`);
       this.sequence = (sequence + 1) & 0xff;
       totalBytes += length;
-      if (totalBytes > limitBytes) throw malformed(`${totalBytes} bytes where at most ${limitBytes} are allowed`);
+      if (totalBytes > maxBytes) throw malformed(`${totalBytes} bytes where at most ${maxBytes} are allowed`);
+      if (large !== undefined && totalBytes > large.aboveBytes && !isAskedFor) {
+        isAskedFor = true;
+        const first = parts[0] ?? (await this.#take(1, deadline));
+        if (first === null) return null;
+        await large.ask(first.readUInt8(0));
+        if (parts.length === 0) {
+          parts.push(first);
+          length -= 1;
+        }
+      }
       if (length > 0) {
         const payload = await this.#take(length, deadline);
         if (payload === null) return null;
         parts.push(payload);
       }
-      if (length < maxPayloadBytes) return parts.length === 1 ? (parts[0] ?? null) : Buffer.concat(parts);
+      if (isLast) return parts.length === 1 ? (parts[0] ?? null) : Buffer.concat(parts);
     }
   }
 
-  /** Queue small payloads as one write; resolves once the socket took them or is gone. */
+  /** Queue small payloads as one write; resolves once the socket took them or is gone, as it is when that takes too long. */
   async send(...payloads: readonly Buffer[]): Promise<void> {
     const pieces: Buffer[] = [];
     for (const payload of payloads) {
@@ -80,7 +116,9 @@ export class Channel {
         if (part.length < maxPayloadBytes) break;
       }
     }
+    const late = setTimeout(() => this.destroy(), sendDeadlineMs);
     await this.write(Buffer.concat(pieces));
+    clearTimeout(late);
   }
 
   /** Raw framed bytes; resolves when they left this process (or the socket is gone). The buffer is free again then. */
@@ -113,9 +151,8 @@ export class Channel {
   }
 
   destroy(): void {
-    this.#ended = true;
     this.#socket.destroy();
-    this.#wake?.();
+    this.#over();
   }
 
   /** Say goodbye after what was queued; the socket is gone within a second. */
@@ -124,9 +161,10 @@ export class Channel {
     setTimeout(() => this.destroy(), 1000).unref();
   }
 
+  /** Told once, when the client hung up or was cut off. */
   onClose(listener: () => void): void {
     if (!this.isOpen) listener();
-    else this.#socket.once('close', listener);
+    else this.#closers.push(listener);
   }
 
   #attach(socket: Socket): void {
@@ -146,10 +184,15 @@ export class Channel {
   readonly #onReadable = (): void => this.#wake?.();
 
   readonly #onEnd = (): void => {
+    if (!this.#isRead) this.#socket.destroy();
+    this.#over();
+  };
+
+  #over(): void {
     this.#ended = true;
     this.#wake?.();
-    if (!this.#isRead) this.#socket.destroy();
-  };
+    for (const closer of this.#closers.splice(0)) closer();
+  }
 
   async #take(bytes: number, deadline: number): Promise<Buffer | null> {
     for (;;) {

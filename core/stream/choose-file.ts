@@ -4,6 +4,8 @@ import { integrityError, transientError } from '../errors/error.ts';
 import type { BinlogSource, HistoryReach, StreamFile } from './types.ts';
 
 const uuidLength = 36;
+/** A set of a client's making may have hundreds of thousands. */
+const maxShownIntervals = 100;
 
 /**
  * The newest file before which the replica has everything. QZ3704 when that is gone, QZ3705 when the replica is ahead for
@@ -19,7 +21,7 @@ export function chooseFile(
   const file = files.findLast((candidate) => executed.containsAll(candidate.gtidsBefore));
   if (file !== undefined) return file;
   if (files.length === 0) throw nothingYet();
-  const missing = files[0]?.gtidsBefore.subtract(executed).toString() ?? '';
+  const missing = files[0]?.gtidsBefore.subtract(executed).toString(maxShownIntervals) ?? '';
   throw integrityError(
     'QZ3704',
     'Cannot replicate because the source purged required binary logs. Replicate the missing transactions from ' +
@@ -40,7 +42,7 @@ function refuseIfAhead(history: GtidSet, executed: GtidSet, reach: HistoryReach 
   if (lost.isEmpty) throw aheadForNow(ahead);
   throw integrityError(
     'QZ3705',
-    `Replica has more GTIDs than this history, which does not hold ${lost.toString()} and never will.`,
+    `Replica has more GTIDs than this history, which does not hold ${lost.toString(maxShownIntervals)} and never will.`,
     'The replica was fed from elsewhere, or the history was cut at an earlier instant: seed it again.',
   );
 }
@@ -56,7 +58,7 @@ export function nothingYet() {
 function aheadForNow(ahead: GtidSet) {
   return transientError(
     'QZ4708',
-    `The replica already has ${ahead.toString()}, which this history does not hold yet.`,
+    `The replica already has ${ahead.toString(maxShownIntervals)}, which this history does not hold yet.`,
     'It asks again until it does; if it lasts, see how far behind the history is that is served here.',
   );
 }

@@ -6,9 +6,10 @@ import type { SecureContext } from 'node:tls';
 import { type Attempt, authenticate, authPlugin, type Credentials, makeNonce, nonceBytes } from './auth.ts';
 import type { Channel } from './channel.ts';
 import { capability, errPacket, malformed, okPacket, PayloadReader, serverError } from './packets.ts';
+import { pause } from './waits.ts';
 
 export interface HandshakeOptions {
-  credentials: Credentials;
+  accounts: readonly Credentials[];
   serverVersion: string;
   connectionId: number;
   secureContext: SecureContext | null;
@@ -17,6 +18,9 @@ export interface HandshakeOptions {
   fullAuthentication: boolean;
   deadlineMs: number;
   maxPacketBytes: number;
+  /** How long a client that was not let in waits for its answer: guessing passwords takes that long each. */
+  refusalDelayMs: number;
+  signal: AbortSignal;
 }
 
 const protocolVersion = 10;
@@ -37,32 +41,39 @@ const offered =
   capability.connectAttributes |
   capability.pluginAuthLenencData;
 
-/** True once the client is logged in; false when it was refused or left. Never says which of user and password was wrong. */
-export async function handshake(channel: Channel, options: HandshakeOptions): Promise<boolean> {
+/** The user, to be told by `welcome` that it is in; null when refused or gone. Never says which of user and password was wrong. */
+export async function handshake(channel: Channel, options: HandshakeOptions): Promise<string | null> {
   const nonce = makeNonce();
   const deadline = Date.now() + options.deadlineMs;
   const leftMs = () => Math.max(1, deadline - Date.now());
   await channel.send(greeting(nonce, options));
-  let payload = await channel.read(options.maxPacketBytes, leftMs());
-  if (payload === null) return false;
+  const limits = () => ({ maxBytes: options.maxPacketBytes, deadlineMs: leftMs() });
+  let payload = await channel.read(limits());
+  if (payload === null) return null;
   const wantsTls = payload.length >= 4 && (payload.readUInt32LE(0) & capability.ssl) !== 0;
   if (wantsTls && payload.length === sslRequestBytes && options.secureContext !== null) {
     channel.upgrade(options.secureContext);
-    payload = await channel.read(options.maxPacketBytes, leftMs());
-    if (payload === null) return false;
+    payload = await channel.read(limits());
+    if (payload === null) return null;
   } else if (options.requireTls) {
     await channel.send(
       errPacket(serverError.secureTransportRequired, 'Connections using insecure transport are prohibited here.'),
     );
-    return false;
+    return null;
   }
   const attempt = parseLogin(payload, nonce);
   const authOptions = { full: options.fullAuthentication, deadlineMs: leftMs() };
-  const isWelcome = await authenticate(channel, attempt, options.credentials, authOptions);
-  if (isWelcome === null) return false;
-  if (isWelcome) await channel.send(okPacket());
-  else await channel.send(errPacket(serverError.accessDenied, `Access denied for user '${attempt.user.slice(0, 32)}'`));
-  return isWelcome;
+  const account = await authenticate(channel, attempt, options.accounts, authOptions);
+  if (account === 'gone') return null;
+  if (account !== null) return account.user;
+  await pause(options.refusalDelayMs, options.signal);
+  await channel.send(errPacket(serverError.accessDenied, `Access denied for user '${attempt.user.slice(0, 32)}'`));
+  return null;
+}
+
+/** The last word of the connection phase. */
+export function welcome(channel: Channel): Promise<void> {
+  return channel.send(okPacket());
 }
 
 export function greeting(nonce: Buffer, options: HandshakeOptions): Buffer {

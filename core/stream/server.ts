@@ -8,22 +8,22 @@ import { createSecureContext, type SecureContext } from 'node:tls';
 import { firstEventOffset } from '../binlog/events.ts';
 import { configurationError, integrityError, isKind } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
+import { Admission, type AdmissionLimits, LargeSets, LineGate } from './admission.ts';
 import type { Credentials } from './auth.ts';
 import { type CertificateAndKey, selfSignedCertificate } from './certificate.ts';
 import { Channel } from './channel.ts';
 import { chooseFile, nothingYet } from './choose-file.ts';
 import { Dump, type DumpRequest } from './dump.ts';
-import { handshake } from './handshake.ts';
-import { errPacket, type ResultSet, serverError } from './packets.ts';
+import { handshake, welcome } from './handshake.ts';
+import { errPacket, malformed, type ResultSet, serverError } from './packets.ts';
 import { type Replica, Session } from './session.ts';
 import type { BinlogSource, StreamFile } from './types.ts';
 
-export interface StreamLimits {
-  maxConnections: number;
+export interface StreamLimits extends AdmissionLimits {
   loginDeadlineMs: number;
   maxLoginPacketBytes: number;
-  /** After login: a GTID set of a million intervals still fits. */
-  maxCommandBytes: number;
+  /** How long a wrong login waits for its answer. */
+  refusalDelayMs: number;
   /** Between two commands. A dump has no such limit: it is watched by heartbeats and the write deadline. */
   commandDeadlineMs: number;
   writeDeadlineMs: number;
@@ -31,18 +31,26 @@ export interface StreamLimits {
 
 const defaultLimits: StreamLimits = {
   maxConnections: 64,
+  maxLogins: 64,
+  maxLoginsPerAddress: 16,
   loginDeadlineMs: 10_000,
   maxLoginPacketBytes: 64 * 1024,
-  maxCommandBytes: 32 * 1024 * 1024,
+  refusalDelayMs: 1000,
   commandDeadlineMs: 3_600_000,
   writeDeadlineMs: 300_000,
 };
 const maxIgnoredBytes = 64 * 1024 * 1024;
-const maxStatements = 64;
+/** Sockets beyond those admitted, on their way out: what is above is closed before it costs anything. */
+const spareSockets = 64;
+/** Of GTID sets beyond 64 KiB: half a million intervals take some 40 ms to read, and 8 MB for as long as they are served. */
+const largeSets = { maxAtOnce: 4, everyMs: 250, deadlineMs: 20_000 };
+const maxShownLength = 1000;
+const logGate = { maxLines: 30, everyMs: 10_000 };
 
 export interface StreamServerOptions {
   source: BinlogSource;
-  credentials: Credentials;
+  /** One account, or several. */
+  credentials: Credentials | readonly Credentials[];
   logger: Logger;
   /** Names this instance of history (a chain id, say): our server UUID and server_id follow from it. */
   identity: string;
@@ -55,8 +63,11 @@ export interface StreamServerOptions {
   fullAuthentication?: boolean;
   /** What clients other than replicas ask (SHOW BINARY LOGS, columns of a table …); null → refused as unknown. */
   answer?: (query: string) => ResultSet | null | Promise<ResultSet | null>;
-  /** Told of every error that is not a client's own doing, e.g. a damaged segment. */
-  onFault?: (error: unknown) => void;
+  /**
+   * Told of every error that is not a client's own doing, e.g. a damaged segment, and of a client that can never be served
+   * (QZ3704 to QZ3708); `user`: whose it was, null when it was nobody's.
+   */
+  onFault?: (error: unknown, user: string | null) => void;
   limits?: Partial<StreamLimits>;
 }
 
@@ -89,7 +100,9 @@ class RunningServer implements StreamServer {
   readonly #limits: StreamLimits;
   readonly #server: Server;
   readonly #secureContext: SecureContext | null;
-  readonly #channels = new Set<Channel>();
+  readonly #admission: Admission;
+  readonly #largeSets = new LargeSets(largeSets);
+  readonly #gate: LineGate;
   readonly #dumps = new Map<Channel, { replica: Replica; stop: AbortController }>();
   #connections = 0;
   #isClosed = false;
@@ -105,7 +118,12 @@ class RunningServer implements StreamServer {
       options.certificate === undefined ? selfSignedCertificate('qazyna stream server', 3650) : options.certificate;
     this.certificatePem = certificate?.certPem ?? null;
     this.#secureContext = certificate === null ? null : secureContextOf(certificate);
+    this.#admission = new Admission(this.#limits);
+    const more = (kept: number) =>
+      options.logger.warn(`${kept} more lines about clients were kept back`, { component: 'stream' });
+    this.#gate = new LineGate({ ...logGate, more });
     this.#server = createServer({ noDelay: true, pauseOnConnect: false }, (socket) => this.#accept(socket));
+    this.#server.maxConnections = this.#limits.maxConnections + this.#limits.maxLogins + spareSockets;
   }
 
   get port(): number {
@@ -128,7 +146,8 @@ class RunningServer implements StreamServer {
       );
     }
     this.#server.removeAllListeners('error');
-    this.#server.on('error', (error) => this.#options.onFault?.(error));
+    this.#server.on('error', (error) => this.#options.onFault?.(error, null));
+    this.#server.on('drop', () => this.#note('warn', 'a connection was closed at once: there are too many'));
   }
 
   replicas(): readonly Replica[] {
@@ -140,7 +159,7 @@ class RunningServer implements StreamServer {
     this.#isClosed = true;
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const { stop } of this.#dumps.values()) stop.abort();
-    for (const channel of this.#channels) channel.destroy();
+    for (const channel of [...this.#admission.channels()]) channel.destroy();
     await closed;
   }
 
@@ -150,24 +169,53 @@ class RunningServer implements StreamServer {
       channel.destroy();
       return;
     }
-    if (this.#channels.size >= this.#limits.maxConnections) {
-      void channel.send(errPacket(serverError.tooManyConnections, 'Too many connections')).then(() => channel.end());
-      return;
-    }
-    this.#channels.add(channel);
+    const gone = new AbortController();
+    channel.onClose(() => gone.abort());
+    if (this.#admission.enter(channel) > 0) this.#note('warn', `${channel.address} has too many connections`);
     socket.setKeepAlive(true, 30_000);
-    void this.#serve(channel)
-      .catch((error: unknown) => this.#report(channel, error))
+    let user: string | null = null;
+    const known = (name: string) => {
+      user = name;
+    };
+    void this.#serve(channel, gone.signal, known)
+      .catch((error: unknown) => this.#report(channel, error, user))
       .finally(() => {
-        this.#channels.delete(channel);
+        this.#admission.leave(channel);
         channel.end();
       });
   }
 
-  async #serve(channel: Channel): Promise<void> {
+  async #serve(channel: Channel, gone: AbortSignal, known: (user: string) => void): Promise<void> {
+    const user = await this.#login(channel, gone);
+    if (user === null) return;
+    known(user);
     const { options, limits } = { options: this.#options, limits: this.#limits };
-    const isWelcome = await handshake(channel, {
-      credentials: options.credentials,
+    let leaveLarge = () => {};
+    const session = new Session(channel, {
+      serverId: this.serverId,
+      serverUuid: this.serverUuid,
+      serverVersion: options.source.serverVersion,
+      answer: options.answer ?? (() => null),
+      commandDeadlineMs: limits.commandDeadlineMs,
+      admitLarge: async () => {
+        const leave = await this.#largeSets.enter(gone);
+        if (leave === null) throw malformed('a large GTID set while others are being served');
+        leaveLarge = leave;
+      },
+    });
+    try {
+      const request = await session.untilDump();
+      if (request !== null) await this.#dump(channel, session.replica, request);
+    } finally {
+      leaveLarge();
+    }
+  }
+
+  /** The user's name once it is in and knows it. */
+  async #login(channel: Channel, gone: AbortSignal): Promise<string | null> {
+    const { options, limits } = { options: this.#options, limits: this.#limits };
+    const user = await handshake(channel, {
+      accounts: [options.credentials].flat(),
       serverVersion: `${options.source.serverVersion}-qazyna`,
       connectionId: ++this.#connections,
       secureContext: this.#secureContext,
@@ -175,36 +223,34 @@ class RunningServer implements StreamServer {
       fullAuthentication: options.fullAuthentication ?? false,
       deadlineMs: limits.loginDeadlineMs,
       maxPacketBytes: limits.maxLoginPacketBytes,
+      refusalDelayMs: limits.refusalDelayMs,
+      signal: gone,
     });
-    if (!isWelcome) {
-      options.logger.warn(`a client at ${channel.peer} was not let in`, { component: 'stream' });
-      return;
+    if (user === null) {
+      this.#note('warn', `a client at ${channel.peer} was not let in`);
+      return null;
     }
-    const session = new Session(channel, {
-      serverId: this.serverId,
-      serverUuid: this.serverUuid,
-      serverVersion: options.source.serverVersion,
-      answer: options.answer ?? (() => null),
-      commandDeadlineMs: limits.commandDeadlineMs,
-      maxCommandBytes: limits.maxCommandBytes,
-      maxStatements,
-    });
-    const request = await session.untilDump();
-    if (request !== null) await this.#dump(channel, session.replica, request);
+    if (this.#admission.join(channel)) {
+      await welcome(channel);
+      return user;
+    }
+    this.#note('warn', `${channel.peer} was refused: there are ${limits.maxConnections} clients already`);
+    await channel.send(errPacket(serverError.tooManyConnections, 'Too many connections'));
+    return null;
   }
 
   async #dump(channel: Channel, replica: Replica, request: DumpRequest): Promise<void> {
     const stop = new AbortController();
     channel.onClose(() => stop.abort());
     channel.ignoreInput(maxIgnoredBytes);
+    this.#admission.serve(channel);
     this.#replaceTwin(replica);
     this.#dumps.set(channel, { replica, stop });
-    const { logger, source } = this.#options;
+    const { source } = this.#options;
     let dump: Dump | null = null;
     try {
       const file = await this.#fileFor(request);
-      logger.info(`replica ${channel.peer} begins`, {
-        component: 'stream',
+      this.#note('info', `replica ${channel.peer} begins`, {
         serverId: replica.serverId,
         file: file.name,
         position: request.gtids === null ? request.position : undefined,
@@ -258,23 +304,27 @@ class RunningServer implements StreamServer {
     if (replica.uuid === '') return;
     for (const [channel, dump] of this.#dumps) {
       if (dump.replica.uuid !== replica.uuid) continue;
-      this.#options.logger.warn(`replica ${replica.uuid} connected again; its older connection is dropped`, {
-        component: 'stream',
-      });
+      this.#note('warn', `replica ${replica.uuid} connected again; its older connection is dropped`);
       dump.stop.abort();
       channel.destroy();
     }
   }
 
-  #report(channel: Channel, error: unknown): void {
+  #report(channel: Channel, error: unknown, user: string | null): void {
     if (this.#isClosed) return;
-    const { logger, onFault } = this.#options;
     const message = error instanceof Error ? error.message : String(error);
     const isClients = isKind(error, 'transient') && /^QZ470[123]$/.test(error.code);
-    logger.log(isClients ? 'warn' : 'error', `connection of ${channel.peer} ended: ${message}`, {
-      component: 'stream',
-    });
-    if (!isClients) onFault?.(error);
+    // Part of it may be a client's own text: nothing in it may pass for another line.
+    const shown = message.slice(0, maxShownLength).replace(/\p{C}/gu, '?');
+    const line = `connection of ${channel.peer} ended: ${shown}`;
+    const isRefusal = isKind(error, 'integrity') && /^QZ370[4-8]$/.test(error.code);
+    if (isClients || isRefusal) this.#note(isClients ? 'warn' : 'error', line);
+    else this.#options.logger.error(line, { component: 'stream' });
+    if (!isClients) this.#options.onFault?.(error, user);
+  }
+
+  #note(level: 'info' | 'warn' | 'error', line: string, facts: object = {}): void {
+    this.#gate.pass(() => this.#options.logger.log(level, line, { component: 'stream', ...facts }));
   }
 }
 

@@ -27,9 +27,10 @@ export interface SessionFacts {
   serverVersion: string;
   /** Answers what the server itself does not; null → the client is told that the variable or statement is unknown. */
   answer: (query: string) => ResultSet | null | Promise<ResultSet | null>;
+  /** Between two commands. */
   commandDeadlineMs: number;
-  maxCommandBytes: number;
-  maxStatements: number;
+  /** Awaited before a command of more than 64 KiB is read, which only a GTID set can be; throws to refuse it. */
+  admitLarge: () => Promise<void>;
 }
 
 export interface Replica {
@@ -45,8 +46,20 @@ const dumpHeartbeatV2 = 0x02;
 const dumpThroughGtid = 0x04;
 const defaultHeartbeatMs = 10_000;
 const minHeartbeatMs = 100;
+/** From a command's first bytes to its last. */
+const commandRestMs = 30_000;
+/** All but GTID sets. */
+const maxCommandBytes = 64 * 1024;
+/** Half a million intervals. */
+const maxGtidCommandBytes = 8 * 1024 * 1024 + 1024;
+const maxGtidKeys = 10_000;
+const maxStatements = 16;
+const maxParameters = 64;
+const maxSelected = 64;
+const maxFileNameBytes = 512;
 const maxVariables = 64;
 const maxVariableLength = 256;
+const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const setVariable = /@(\w+)\s*:?=\s*('[^']*'|@@(?:global\.)?\w+|[\w.+-]+)/gi;
 
 export class Session {
@@ -62,10 +75,24 @@ export class Session {
     this.#facts = facts;
   }
 
+  #command(): Promise<Buffer | null> {
+    const ask = async (firstByte: number) => {
+      if (firstByte !== command.binlogDumpGtid) throw malformed(`command ${firstByte} of more than 64 KiB`);
+      await this.#facts.admitLarge();
+    };
+    return this.#channel.read({
+      maxBytes: maxGtidCommandBytes,
+      deadlineMs: this.#facts.commandDeadlineMs,
+      restMs: commandRestMs,
+      startsCommand: true,
+      large: { aboveBytes: maxCommandBytes, ask },
+    });
+  }
+
   /** Answers commands until one asks for a dump; null when the client leaves. */
   async untilDump(): Promise<DumpRequest | null> {
     for (;;) {
-      const payload = await this.#channel.read(this.#facts.maxCommandBytes, this.#facts.commandDeadlineMs, true);
+      const payload = await this.#command();
       if (payload === null || payload[0] === command.quit) return null;
       const reader = new PayloadReader(payload, 1);
       switch (payload[0]) {
@@ -113,12 +140,14 @@ export class Session {
   #dumpByGtid(reader: PayloadReader): DumpRequest {
     const flags = reader.u16();
     const serverId = reader.u32();
-    const file = reader.bytes(reader.u32()).toString('latin1').replace(/\0.*$/s, '');
+    const nameBytes = reader.u32();
+    if (nameBytes > maxFileNameBytes) throw malformed(`a file name of ${nameBytes} bytes`);
+    const file = reader.bytes(nameBytes).toString('latin1').replace(/\0.*$/s, '');
     const position = reader.u64();
     // Clients older than the flag send the set all the same; without bytes it is the empty one.
     const setBytes = reader.left >= 4 ? reader.bytes(reader.u32()) : Buffer.alloc(0);
     if (setBytes.length === 0 && (flags & dumpThroughGtid) !== 0) throw malformed('a dump by GTID without a set');
-    const gtids = setBytes.length === 0 ? new GtidSet() : GtidSet.decode(setBytes);
+    const gtids = setBytes.length === 0 ? new GtidSet() : decodeSet(setBytes);
     return { ...this.#dumpFlags(flags, serverId), file, position, gtids };
   }
 
@@ -196,14 +225,17 @@ export class Session {
     const periodNs = Number(of('source_heartbeat_period', 'master_heartbeat_period') ?? 0);
     if (periodNs > 0) this.replica.heartbeatMs = Math.max(minHeartbeatMs, periodNs / 1e6);
     this.replica.checksum = (of('source_binlog_checksum', 'master_binlog_checksum') ?? '').toUpperCase() === 'CRC32';
-    this.replica.uuid = of('replica_uuid', 'slave_uuid') ?? '';
+    const uuid = (of('replica_uuid', 'slave_uuid') ?? '').toLowerCase();
+    this.replica.uuid = uuidPattern.test(uuid) ? uuid : '';
     await this.#channel.send(okPacket());
   }
 
   async #prepare(sql: string): Promise<void> {
-    if (this.#statements.size >= this.#facts.maxStatements) throw malformed('too many prepared statements');
+    const parameters = sql.split('?', maxParameters + 2).length - 1;
+    if (this.#statements.size >= maxStatements) throw malformed('too many prepared statements');
+    if (parameters > maxParameters) throw malformed('a statement with too many parameters');
     this.#statements.set(++this.#lastStatement, sql);
-    await this.#channel.send(...prepareOk(this.#lastStatement, sql.split('?').length - 1));
+    await this.#channel.send(...prepareOk(this.#lastStatement, parameters));
   }
 
   /** Parameters as strings only: that is what clients send that ask for columns of a table. */
@@ -233,7 +265,9 @@ function variablesAskedFor(text: string): { name: string; label: string }[] | nu
   const match = /^select\s+(.+)$/is.exec(text);
   if (!match?.[1] || /\bfrom\b/i.test(text)) return null;
   const found: { name: string; label: string }[] = [];
-  for (const item of match[1].split(',')) {
+  const items = match[1].split(',', maxSelected + 1);
+  if (items.length > maxSelected) return null;
+  for (const item of items) {
     const parts =
       /^\s*(@{1,2}[\w.]+|unix_timestamp\(\)|version\(\)|1)(?:\s+(?:as\s+)?[`'"]?(\w+)[`'"]?)?\s*(?:limit 1)?$/i.exec(
         item,
@@ -242,4 +276,13 @@ function variablesAskedFor(text: string): { name: string; label: string }[] | nu
     found.push({ name: parts[1], label: parts[2] ?? parts[1] });
   }
   return found;
+}
+
+/** What a client sends is its own doing, not damage of the history. */
+function decodeSet(bytes: Buffer): GtidSet {
+  try {
+    return GtidSet.decode(bytes, maxGtidKeys);
+  } catch (error) {
+    throw malformed(`a set that cannot be read (${error instanceof Error ? error.message : error})`);
+  }
 }

@@ -32,8 +32,8 @@ export class StreamClient {
     if (tls) await client.startTls();
     client.send(loginPacket(user, scrambled(password, nonce)));
     const answer = await client.read();
-    if (answer[0] === 0xff) throw new Error(answer.toString('latin1', 9));
-    await client.read();
+    const last = answer[0] === 0xff ? answer : await client.read();
+    if (last[0] === 0xff) throw new Error(last.toString('latin1', 9));
     return client;
   }
 

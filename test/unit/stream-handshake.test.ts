@@ -31,6 +31,7 @@ async function start(more: Partial<StreamServerOptions> = {}): Promise<StreamSer
     credentials,
     logger: silentLogger(),
     identity: 'test',
+    limits: { refusalDelayMs: 10 },
     ...more,
   });
   return server;
