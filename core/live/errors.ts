@@ -44,3 +44,11 @@ export function otherLog(log: string, archive: string) {
     'Check that log and archive are of the same source; a new log must go on from the archives, or begin a new timeline.',
   );
 }
+
+export function notShown(name: string, position: number) {
+  return transientError(
+    'QZ4707',
+    `The bytes of ${name} from position ${position} on were seen, and are not shown now.`,
+    'They are asked for again when the replica comes back.',
+  );
+}

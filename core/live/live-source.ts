@@ -10,13 +10,10 @@ import { type DecodedHeader, damaged } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { eventServerId, eventSize, firstEventOffset, headerBytes, parseFormatDescription } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
-import { TransactionScanner } from '../binlog/scanner.ts';
 import { continuesAt, counts, fold } from '../chain/fold.ts';
 import type { ChainState, Entry, LandedEntry } from '../chain/types.ts';
-import { isKind, type QazynaError, transientError } from '../errors/error.ts';
+import { isKind, type QazynaError } from '../errors/error.ts';
 import { retrying } from '../errors/retry.ts';
-import { readFileBytes } from '../history/bytes.ts';
-import type { FilePart } from '../history/path.ts';
 import { readHead } from '../history/scan.ts';
 import { serverIdsOf } from '../history/source.ts';
 import type { ChainLog } from '../log/types.ts';
@@ -24,6 +21,7 @@ import type { Logger } from '../logging/logger.ts';
 import { fileGone } from '../stream/choose-file.ts';
 import type { BinlogSource, HistoryReach, StreamFile } from '../stream/types.ts';
 import { type Archived, readArchived } from './archived.ts';
+import { LiveBytes } from './bytes.ts';
 import { beyondEnd, discarded, notReached, notYet, otherLog } from './errors.ts';
 import type { LiveFile } from './live-file.ts';
 import { LivePath } from './path.ts';
@@ -56,6 +54,7 @@ export class LiveSource implements BinlogSource {
   readonly #closing = new AbortController();
   readonly #signal: AbortSignal;
   readonly #path: LivePath;
+  readonly #bytes: LiveBytes;
   readonly #recent = new RecentBodies();
   readonly #grown = new Waiters();
   readonly #leftBehind = new GtidSet();
@@ -72,7 +71,13 @@ export class LiveSource implements BinlogSource {
   private constructor(options: LiveOptions) {
     this.#options = options;
     this.#signal = AbortSignal.any([options.signal, this.#closing.signal]);
-    this.#path = new LivePath((file, limit) => this.#within(file, limit));
+    this.#bytes = new LiveBytes({
+      log: options.log,
+      recent: this.#recent,
+      history: () => this.#archived?.history ?? null,
+      refresh: (because) => this.#refresh(false, because),
+    });
+    this.#path = new LivePath((file, limit) => this.#bytes.within(file, limit, this.#signal));
   }
 
   /**
@@ -144,7 +149,7 @@ export class LiveSource implements BinlogSource {
       if (file.isGone) throw fileGone(name);
       if (position > file.end) throw discarded(name, position, file.end);
       if (position < file.end) {
-        for await (const bytes of this.#bytes(file, position, either)) {
+        for await (const bytes of this.#bytes.read(file, position, either)) {
           yield bytes;
           position += bytes.length;
         }
@@ -318,80 +323,6 @@ export class LiveSource implements BinlogSource {
     }
   }
 
-  /** Bytes of a file from `from` to what is there now, wherever they are. */
-  async *#bytes(file: LiveFile, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
-    let position = from;
-    let isRefreshed = false;
-    while (position < file.end && !signal.aborted && !file.isGone) {
-      const before = position;
-      try {
-        for await (const bytes of this.#somewhere(file, position, signal)) {
-          const part = bytes.subarray(0, Math.max(0, file.end - position));
-          if (part.length === 0) break;
-          position += part.length;
-          isRefreshed = false;
-          yield part;
-        }
-        if (position === before && position < file.end && !signal.aborted) throw notShown(file.name, position);
-      } catch (error) {
-        // The archive may hold by now what the log has forgotten; and what was compacted stands elsewhere.
-        if (!isKind(error, 'integrity') || isRefreshed) throw error;
-        isRefreshed = true;
-        await this.#refresh(false, error);
-      }
-    }
-  }
-
-  #somewhere(file: LiveFile, position: number, signal: AbortSignal): AsyncIterable<Buffer> | Buffer[] {
-    const recent = this.#recent.find(file, position);
-    if (recent !== null) return [recent];
-    if (position < file.archivedEnd && this.#archived !== null) {
-      const to = Math.min(file.archivedEnd, file.end);
-      return readFileBytes(this.#archived.history, file, position, signal, to);
-    }
-    return this.#fromLog(file, position, signal);
-  }
-
-  /** Below the known end, what stands at its number in the file's own generation is what counted. */
-  async *#fromLog(file: LiveFile, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
-    const { log } = this.#options;
-    const number = file.entryFor(from);
-    if (log === null || number === null) return;
-    let position = from;
-    for await (const { landed, entry } of log.read(number, { follow: false, signal })) {
-      const isOurs = landed === entry.number && entry.kind === 'events' && entry.generation === file.generation;
-      if (!isOurs || entry.file !== file.file || entry.end <= position) continue;
-      if (entry.start > position) return;
-      yield entry.body.subarray(position - entry.start);
-      position = entry.end;
-      if (position >= file.end) return;
-    }
-  }
-
-  /** The longest prefix of a file whose GTIDs are all in `limit`. */
-  async #within(file: LiveFile, limit: GtidSet): Promise<FilePart> {
-    const gtidsAdded = new GtidSet();
-    const stop = new AbortController();
-    let position = firstEventOffset;
-    const scanner = new TransactionScanner(
-      {
-        fileHead: ({ end }) => (position = end),
-        transactionEnd: ({ key, number, end }) => {
-          if (!limit.has(key, number)) stop.abort();
-          if (stop.signal.aborted) return;
-          gtidsAdded.add(key, number);
-          position = end;
-        },
-      },
-      { file: file.file },
-    );
-    for await (const bytes of this.#bytes(file, firstEventOffset, AbortSignal.any([this.#signal, stop.signal]))) {
-      scanner.push(bytes);
-    }
-    this.#signal.throwIfAborted();
-    return { position, gtidsAdded };
-  }
-
   async #refreshNowAndThen(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       await sleep(this.#options.refreshMs ?? defaultRefreshMs, undefined, { signal });
@@ -432,12 +363,4 @@ export class LiveSource implements BinlogSource {
     await this.#noteServer(this.#path.files);
     this.#grown.wakeAll();
   }
-}
-
-function notShown(name: string, position: number) {
-  return transientError(
-    'QZ4707',
-    `The bytes of ${name} from position ${position} on were seen, and are not shown now.`,
-    'They are asked for again when the replica comes back.',
-  );
 }
