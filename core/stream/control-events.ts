@@ -53,17 +53,21 @@ export function heartbeat(facts: HeartbeatFacts, isV2: boolean): Buffer | null {
   return madeEvent(eventTypes.heartbeatV2, body, { serverId, hasChecksum });
 }
 
+/** Whether a dump leaves out the file's first transactions: by the replica's GTIDs, or because it begins at a position. */
+export type Skips = 'nothing' | 'transactions' | 'bytes';
+
 /**
- * A copy with the in-use flag cleared. `skipsBeginning` also clears LogPos and `created`: otherwise the replica would
- * take it for a restarted source and drop its temporary tables. The checksum is made anew.
+ * A copy with the in-use flag cleared, its checksum made anew. Where the beginning is skipped `created` is 0: otherwise the
+ * replica would take it for a restarted source and drop its temporary tables. LogPos is 0 only for a dump from a position:
+ * by a Format_description with a LogPos a replica that follows by GTIDs knows that a half transaction ends here, and rolls it
+ * back; without, it waits for the rest, with its locks held, and STOP REPLICA takes a minute (send_format_description_event in
+ * sql/rpl_binlog_sender.cc, exec_relay_log_event in sql/rpl_replica.cc; seen on 9.7).
  */
-export function formatDescription(event: Buffer, skipsBeginning: boolean): Buffer {
+export function formatDescription(event: Buffer, skips: Skips): Buffer {
   const copy = Buffer.from(event);
   copy.writeUInt16LE(copy.readUInt16LE(flagsOffset) & ~eventFlags.binlogInUse, flagsOffset);
-  if (skipsBeginning) {
-    copy.writeUInt32LE(0, logPosOffset);
-    copy.writeUInt32LE(0, createdOffset);
-  }
+  if (skips === 'bytes') copy.writeUInt32LE(0, logPosOffset);
+  if (skips !== 'nothing') copy.writeUInt32LE(0, createdOffset);
   writeChecksum(copy);
   return copy;
 }

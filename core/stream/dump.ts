@@ -1,8 +1,8 @@
 /**
  * Serving a binlog dump: from file and position (COM_BINLOG_DUMP) or from the replica's GTID set (COM_BINLOG_DUMP_GTID).
  *
- * Per file: an artificial Rotate, the Format_description with its in-use flag cleared (position 0 and `created` 0 when the
- * dump does not begin with the file's first transaction), then the events as they are, without the transactions the replica
+ * Per file: an artificial Rotate, the Format_description with its in-use flag cleared (changed further when the dump does not
+ * begin with the file's first transaction), then the events as they are, without the transactions the replica
  * has. Wire facts: sql/rpl_binlog_sender.cc (fake_rotate_event, send_format_description_event, skip_event,
  * send_heartbeat_event), libs/mysql/binlog/event/codecs/binary.h (Heartbeat v2).
  */
@@ -20,7 +20,7 @@ import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Channel } from './channel.ts';
 import { fileGone } from './choose-file.ts';
-import { artificialRotate, firstGtidEvent, formatDescription, heartbeat } from './control-events.ts';
+import { artificialRotate, firstGtidEvent, formatDescription, heartbeat, type Skips } from './control-events.ts';
 import { EventSink } from './event-sink.ts';
 import { eofPacket } from './packets.ts';
 import type { BinlogSource, StreamFile } from './types.ts';
@@ -74,8 +74,7 @@ export class Dump {
   /** Transactions were skipped and the replica does not know yet. */
   #owesHeartbeat = false;
   #expectsFormat = true;
-  /** The dump does not begin with this file's first transaction. */
-  #skipsBeginning = false;
+  #skips: Skips = 'nothing';
 
   /** An event cut by the end of a chunk: its first bytes, until there is enough to know what to do with it. */
   readonly #held = Buffer.allocUnsafe(maxControlEventBytes);
@@ -142,7 +141,8 @@ export class Dump {
 
   async #serveFile(): Promise<'complete' | 'caught up'> {
     const asked = this.#isFirstFile && this.#request.gtids === null ? this.#request.position : firstEventOffset;
-    this.#skipsBeginning = asked > firstEventOffset || (this.#isFirstFile && (await this.#hasFirstTransaction()));
+    if (asked > firstEventOffset) this.#skips = 'bytes';
+    else this.#skips = this.#isFirstFile && (await this.#hasFirstTransaction()) ? 'transactions' : 'nothing';
     await this.#sendWhole(artificialRotate(this.#file.name, asked, this.#context.serverId, this.#hasChecksum));
     this.#position = firstEventOffset;
     this.#rotatedTo = null;
@@ -283,7 +283,7 @@ export class Dump {
     this.#hasChecksum = parseFormatDescription(event).checksum === 'crc32';
     this.#expectsFormat = false;
     this.#position += event.length;
-    await this.#sendWhole(formatDescription(event, this.#skipsBeginning));
+    await this.#sendWhole(formatDescription(event, this.#skips));
     return at + event.length;
   }
 
