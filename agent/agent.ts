@@ -50,6 +50,8 @@ export interface AgentOptions {
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
   snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
+  /** Told each time that the source's binlog is read, from its accepted end on. */
+  onAttached?: () => void;
   alarms: Alarms;
   logger: Logger;
   /** First: stop capturing. What was captured by then is still appended, within `drainMs`. */
@@ -58,6 +60,7 @@ export interface AgentOptions {
 
 const drainMs = 2000;
 const releaseEveryMs = 1000;
+const lookEveryMs = 1000;
 
 export class Agent {
   readonly #options: AgentOptions;
@@ -105,9 +108,10 @@ export class Agent {
       const sourceUuid = await this.#sourceUuid();
       const drain = drainSignal(either);
       this.#writer = await this.#claim(sourceUuid, drain);
+      const looking = this.#lookForOthers(this.#writer, either);
       const beside = [this.#takeSnapshots(either), this.#release(either)];
-      await this.#captureInto(this.#writer, either).finally(() => stop.abort());
-      await Promise.all(beside);
+      await Promise.race([this.#captureInto(this.#writer, either), looking]).finally(() => stop.abort());
+      await Promise.all([...beside, looking]);
     } catch (error) {
       if (signal.aborted && !(error instanceof QazynaError)) return;
       throw error;
@@ -172,6 +176,7 @@ export class Agent {
       onConnection: (trouble: QazynaError | null) => {
         this.#capture.state = trouble === null ? 'running' : 'connecting';
         this.#trouble('capture', trouble);
+        if (trouble === null) this.#options.onAttached?.();
       },
     };
     const failed = new AbortController();
@@ -235,6 +240,14 @@ export class Agent {
     const { endpoint, sourceName, snapshots, logger } = this.#options;
     const { generation, sourceUuid } = this.chain ?? { generation: 0, sourceUuid: '' };
     return takeSnapshot({ ...snapshots, source: endpoint, stores, sourceName, generation, sourceUuid, signal, logger });
+  }
+
+  /** While the source is away nothing is appended, and a promotion would go unnoticed. Rejects when there was one. */
+  async #lookForOthers(writer: ChainWriter, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(lookEveryMs, undefined, { signal }).catch(() => undefined);
+      if (this.#capture.state !== 'running' && !signal.aborted) await writer.look();
+    }
   }
 
   /** The log keeps what any archive still lacks. */

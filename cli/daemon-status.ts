@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
-import type { LogStatus, StatusSnapshot } from '../agent/http/status.ts';
+import type { LogStatus, StandbyStatus, StatusSnapshot } from '../agent/http/status.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config } from '../core/config/config.ts';
 import type { ChainLog } from '../core/log/types.ts';
@@ -13,10 +13,12 @@ import { readVersion } from './version.ts';
 const lookMs = 300;
 
 export interface TellerOptions {
-  from: 'agent' | 'shipper';
+  from: 'agent' | 'shipper' | 'standby';
   config: Config;
   workers: readonly ArchiveWorker[];
   alarms: Alarms;
+  /** Where there is one. */
+  standby?: () => StandbyStatus;
 }
 
 export class StatusTeller {
@@ -47,9 +49,10 @@ export class StatusTeller {
       source: config.source.name,
       atMicros: Date.now() * 1000,
       agentStartedMicros: this.#startedMicros,
-      capture: from === 'shipper' ? null : { ...(agent?.capture ?? notYet) },
+      capture: from === 'shipper' || (from === 'standby' && agent === null) ? null : { ...(agent?.capture ?? notYet) },
       log: this.#lastLog === null ? null : { ...this.#lastLog, next },
       archives,
+      standby: this.#options.standby?.() ?? null,
       snapshots: {
         engine: config.snapshots.engine,
         everyMs: config.snapshots.everyMs,

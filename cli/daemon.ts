@@ -46,7 +46,7 @@ const shipDrainMs = 1800;
  * what comes meanwhile follows soon. What is in a local log does not before it is in an archive, and fewer entries cost the
  * source's host less: at 2,500 commits a second 0.2 of a core instead of 0.33 (bench/overhead.ts).
  */
-const gather = { kafka: { maxMs: 5, alsoWhenIdle: false }, local: { maxMs: 50, alsoWhenIdle: true } };
+export const gather = { kafka: { maxMs: 5, alsoWhenIdle: false }, local: { maxMs: 50, alsoWhenIdle: true } };
 /** The line that `systemctl status` shows. */
 const statusLineEveryMs = 10_000;
 
@@ -211,7 +211,7 @@ function throwFirst(ends: readonly unknown[], signal: AbortSignal): void {
 }
 
 /** The generation is the highest found anywhere. A log that is new goes on from the archive that stands furthest. */
-async function whereHistoryStands(log: ChainLog, archived: readonly ChainState[]): Promise<ChainState | null> {
+export async function whereHistoryStands(log: ChainLog, archived: readonly ChainState[]): Promise<ChainState | null> {
   const ahead = furthest(archived);
   const { state } = await log.checkpoint();
   if (state === null || ahead === null) return ahead;

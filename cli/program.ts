@@ -7,10 +7,12 @@ import { addDoctor } from './doctor.ts';
 import { toFailure, toUsageError } from './failure.ts';
 import { addHistory } from './history.ts';
 import { addPlan } from './plan.ts';
+import { addPromote } from './promote.ts';
 import { addRestore } from './restore.ts';
 import { addDaemons } from './run.ts';
 import { addShipper } from './shipper.ts';
 import { addSnapshot } from './snapshot.ts';
+import { addStandby } from './standby.ts';
 import { addStatus } from './status.ts';
 import { addTimeline } from './timeline.ts';
 import type { Frame, Io } from './verb.ts';
@@ -20,6 +22,8 @@ import { addWindows } from './windows.ts';
 const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addDaemons,
   addShipper,
+  addStandby,
+  addPromote,
   addStatus,
   addDoctor,
   addWindows,

@@ -130,6 +130,7 @@ function fromArchives(config: Config | null, source: string, archives: ArchiveSt
     agentStartedMicros: 0,
     capture: null,
     log: null,
+    standby: null,
     archives,
     snapshots: {
       engine: config?.snapshots.engine ?? '',

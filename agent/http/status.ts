@@ -57,13 +57,28 @@ export interface SnapshotStatus {
   lastFinishedMicros: number;
 }
 
+/** One host of a pair, as it sees itself. */
+export interface StandbyStatus {
+  role: 'starting' | 'filling' | 'standby' | 'promoting' | 'primary' | 'fenced';
+  /** It is the primary, and takes writes. */
+  isWritable: boolean;
+  serverUuid: string;
+  replication: 'starting' | 'following' | 'broken';
+  /** Transactions of the history that it has not executed yet. */
+  behindTransactions: number;
+  /** Everything committed on the source up to this is executed here. */
+  completeThroughMicros: number;
+  /** Last step reached of a promotion that is under way; '' without one. */
+  promotion: string;
+}
+
 export interface StatusSnapshot {
   version: string;
   /**
    * `agent`, `shipper`: told by this running daemon. `files`: read from the archives, no daemon was reached; `archive`:
    * none was asked.
    */
-  from: 'agent' | 'shipper' | 'files' | 'archive';
+  from: 'agent' | 'shipper' | 'standby' | 'files' | 'archive';
   source: string;
   /** When this was put together (this host's clock). */
   atMicros: number;
@@ -73,6 +88,8 @@ export interface StatusSnapshot {
   /** Null when not told by a daemon, and while the log was not reached yet. */
   log: LogStatus | null;
   archives: ArchiveStatus[];
+  /** Null where `qazyna standby` does not run. */
+  standby: StandbyStatus | null;
   snapshots: SnapshotStatus;
   acknowledgeAfter: string;
   /** All conditions for RPO 0 are measured to hold right now. */

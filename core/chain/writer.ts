@@ -136,6 +136,27 @@ export class ChainWriter {
     await this.append([{ ...emptyDraft('promotion', promotion.sourceUuid), note: promotion.reason }]);
   }
 
+  /**
+   * Looks whether somebody else has claimed or promoted since: for a writer that has nothing to append. Rejects as append().
+   * What it reads is read anyway by the next append.
+   */
+  async look(): Promise<void> {
+    if (this.#stopped !== null) throw this.#stopped;
+    if (this.#pumping) return;
+    this.#pumping = true;
+    try {
+      await this.#readOn();
+      this.#refuseWhenFenced();
+    } catch (error) {
+      if (isKind(error, 'transient')) return;
+      this.#stop(error);
+      throw error;
+    } finally {
+      this.#pumping = false;
+      if (this.#waiting.length > 0) void this.#pump();
+    }
+  }
+
   /** Resolves when there is room to append more without holding too much: await it before reading more from the source. */
   async room(): Promise<void> {
     while (this.#waitingBytes > waitingMaxBytes && this.#stopped === null)

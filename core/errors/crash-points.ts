@@ -32,6 +32,14 @@ export const crashPoints = [
   'restore:during-replay',
   'restore:after-replay',
   'restore:before-hand-over',
+  'promotion:asked',
+  'promotion:claimed',
+  'promotion:won',
+  'promotion:drained',
+  'promotion:detached',
+  'promotion:attached',
+  'promotion:writable',
+  'promotion:announced',
 ] as const;
 export type CrashPoint = (typeof crashPoints)[number];
 

@@ -1,4 +1,5 @@
-/** The options of the server being restored: as it replays (fast), and as it is handed over (durable). */
+/** The options of the server being restored: as it replays (fast), as it is handed over (durable), and as a standby. */
+import { randomInt } from 'node:crypto';
 import { totalmem } from 'node:os';
 import type { MysqldOptions } from '../mysql/mysqld.ts';
 
@@ -84,6 +85,39 @@ export function finalOptions(settings: Readonly<Record<string, string>>, serverI
   };
 }
 
+/**
+ * A warm standby: read-only whenever it starts, a replica when told so, and complete as a primary without another restart.
+ * What it replays is not logged again: its GTIDs then stand in the same InnoDB transaction as the rows, so that after any
+ * crash it knows exactly what it has, and durability of single commits costs nothing until it is the primary.
+ */
+export function standbyOptions(settings: Readonly<Record<string, string>>, serverId: number): MysqldOptions {
+  return {
+    'innodb-buffer-pool-size': bufferPoolBytes(),
+    'innodb-redo-log-capacity': 1024 * mebibyte,
+    ...finalOptions(settings, serverId),
+    // For its own snapshots and acknowledger, should it become the primary.
+    'plugin-load-add': 'mysql_clone.so;semisync_source.so',
+    'log-replica-updates': false,
+    'read-only': true,
+    'super-read-only': true,
+    'event-scheduler': 'OFF',
+    'skip-replica-start': true,
+    'innodb-flush-log-at-trx-commit': 2,
+    'max-allowed-packet': 1024 * mebibyte,
+    'replica-max-allowed-packet': 1024 * mebibyte,
+    'replica-parallel-workers': 4,
+    'replica-preserve-commit-order': true,
+    'replica-pending-jobs-size-max': 256 * mebibyte,
+    'relay-log': relayLogName,
+    'relay-log-recovery': true,
+    'relay-log-space-limit': 4096 * mebibyte,
+    'max-relay-log-size': 256 * mebibyte,
+    'sync-relay-log': 0,
+    'sync-source-info': 0,
+    'replica-net-timeout': 10,
+  };
+}
+
 /** A quarter of the memory, between 128 MiB and 8 GiB: other programs live here too. */
 function bufferPoolBytes(): number {
   const quarter = Math.floor(totalmem() / 4 / (128 * mebibyte)) * 128 * mebibyte;
@@ -111,4 +145,12 @@ export function optionFileText(options: MysqldOptions, places: Record<string, st
     return typeof value === 'number' ? `${name} = ${value}` : `${name} = "${value.replace(/["\\]/g, '\\$&')}"`;
   });
   return `# ${note}\n[mysqld]\n${lines.join('\n')}\n`;
+}
+
+/** In the lower half, where the stream server's own is not; found nowhere in the history. */
+export function freshServerId(taken: ReadonlySet<number>): number {
+  for (;;) {
+    const id = randomInt(1000, 0x7fffffff);
+    if (!taken.has(id)) return id;
+  }
 }

@@ -3,7 +3,6 @@
  * when it is durable; killed anywhere and run again, the restore goes on. Success is said only after the restored server's
  * gtid_executed was compared with the plan's.
  */
-import { randomInt } from 'node:crypto';
 import { chmod, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
@@ -22,6 +21,7 @@ import { replay, requireEqual } from '../../core/restore/replay.ts';
 import { type ScratchOptions, startScratchServer } from '../../core/restore/scratch-server.ts';
 import {
   finalOptions,
+  freshServerId,
   layoutOptions,
   optionFileText,
   relayLogName,
@@ -296,13 +296,5 @@ class RestoreRun {
     } finally {
       this.#seconds[what] = Math.round(performance.now() - began) / 1000;
     }
-  }
-}
-
-/** In the lower half, where the stream server's own is not; found nowhere in the history. */
-function freshServerId(taken: ReadonlySet<number>): number {
-  for (;;) {
-    const id = randomInt(1000, 0x7fffffff);
-    if (!taken.has(id)) return id;
   }
 }

@@ -34,8 +34,7 @@ describe('the command line', () => {
     ['', 'QZ2000', /A verb is missing/, /status, /],
     ['statsu', 'QZ2001', /no verb `statsu`/, /Did you mean status\?/],
     ['snapshot lst', 'QZ2001', /no verb `snapshot lst`/, /Did you mean list\?/],
-    ['standby', 'QZ2001', /no verb `standby`/, /./],
-    ['promote', 'QZ2001', /no verb `promote`/, /./],
+    ['switchover', 'QZ2001', /no verb `switchover`/, /./],
     ['snapshot', 'QZ2000', /A verb is missing/, /take, list/],
     ['status --jsn', 'QZ2002', /no option --jsn of status/, /Did you mean --json\?/],
     ['--json status', 'QZ2002', /no option --json before the verb/, /--help/],
@@ -81,7 +80,7 @@ describe('the command line', () => {
     expect([help.exitCode, help.err]).toEqual([0, '']);
     for (const verb of ['status', 'doctor', 'windows', 'plan', 'restore', 'history', 'binlog', 'snapshot', 'config'])
       expect(help.out).toContain(`\n  ${verb} `);
-    for (const later of ['standby', 'promote', 'switchover', 'undo', 'verify', 'drill', 'prune'])
+    for (const later of ['switchover', 'undo', 'verify', 'drill', 'prune'])
       expect(help.out).not.toContain(later);
     const version = await run('--version');
     expect([version.exitCode, version.out]).toEqual([0, expect.stringMatching(/^\d+\.\d+\.\d+\n$/)]);
@@ -214,7 +213,7 @@ describe('config', () => {
     const file = join(folder, 'bad.yaml');
     await writeFile(
       file,
-      `${configExample().replace('port: 3306', 'prot: 3306').replace('every: 6h', 'every: 6')}standby: {}\n`,
+      `${configExample().replace('port: 3306', 'prot: 3306').replace('every: 6h', 'every: 6')}influxdb: []\n`,
     );
     const text = await run(`config check --config ${file}`);
     expect(text.exitCode).toBe(2);

@@ -34,6 +34,7 @@ function status(change: Partial<StatusSnapshot> = {}): StatusSnapshot {
       transactions: 12,
       bytes: 3456,
     },
+    standby: null,
     log: {
       name: 'local log /var/lib/qazyna/log',
       first: 90,

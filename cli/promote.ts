@@ -1,0 +1,86 @@
+/** `qazyna promote`: makes the standby of this host the primary, by asking the daemon that runs here. */
+import type { Command } from 'commander';
+import { exitCodes } from '../core/errors/error.ts';
+import { formatCount, formatInstant } from '../core/progress/format.ts';
+import { askStandby } from '../standby/control.ts';
+import { standbyOf } from './standby-config.ts';
+import { addVerb, type Context, type Frame } from './verb.ts';
+
+interface PromoteOptions {
+  oldPrimaryIsOff?: boolean;
+  reason?: string;
+  dryRun?: boolean;
+}
+
+export function addPromote(program: Command, frame: Frame): void {
+  addVerb<PromoteOptions>(program, frame, {
+    usage: 'promote',
+    summary:
+      'make the standby of this host the primary: fence the old one in the log, drain, take writes, run the hooks',
+    about:
+      'Run it on the host of the standby. The entry it appends to the log is what fences: behind it the old primary can acknowledge nothing any more (acknowledge_after). Where that was not in force, make sure yourself that the old primary is off, and say so. Killed or interrupted, it goes on by itself.',
+    examples: [
+      ['promote --dry-run', 'What would be done, and what would be lost'],
+      ['promote --reason "db1 burned"', 'With RPO 0 in force'],
+      ['promote --old-primary-is-off', 'Without it: db1 is off, and cannot be reached by clients'],
+    ],
+    options: (command) => {
+      command.option('--old-primary-is-off', 'you made sure of it; needed where RPO 0 was not in force');
+      command.option('--reason <text>', 'kept in the history');
+      command.option('--dry-run', 'change nothing: print the plan and what would be lost');
+    },
+    run: promote,
+  });
+}
+
+async function promote(context: Context, options: PromoteOptions): Promise<number> {
+  const { dir } = standbyOf(await context.config());
+  const onStep = (sentence: string) => void process.stderr.write(`${sentence}\n`);
+  const asked = { ...options, oldPrimaryIsOff: options.oldPrimaryIsOff === true, dryRun: options.dryRun === true };
+  const answer = (await askStandby(dir, 'promote', asked, {
+    onStep,
+    signal: context.signal,
+  })) as unknown as PromotionAnswer;
+  context.out.result({ promotion: answer }, lines(answer));
+  return exitCodes.done;
+}
+
+/** What the daemon says at the end, and what `--json` prints as `promotion`. */
+export interface PromotionAnswer {
+  dryRun: boolean;
+  /** Of the timeline that begins (dry run: would begin). */
+  generation: number;
+  from: string;
+  to: string;
+  /** The newest commit of the old primary that is kept (µs since 1970, its clock). */
+  lastCommitMicros: number;
+  /** Transactions that this server has still to execute before it takes writes. */
+  behindTransactions: number;
+  /** RPO 0 was in force at the end of the log: nothing that a client was told of can be missing. */
+  rpoZero: boolean;
+  /** Commits of the old primary that are not in the log, as far as it answers; null when it does not. */
+  lost: string | null;
+  address: string;
+}
+
+function lines(answer: PromotionAnswer): string[] {
+  const { generation, from, to, lastCommitMicros, behindTransactions, rpoZero, lost, address, dryRun } = answer;
+  const kept =
+    lastCommitMicros === 0 ? 'no commit' : `everything up to the commit of ${formatInstant(lastCommitMicros)}`;
+  const losing =
+    lost === null
+      ? rpoZero
+        ? 'Nothing that a client was told of is lost (RPO 0 was in force at the end of the log).'
+        : 'The old primary does not answer: what it committed after that and never sent is lost.'
+      : lost === ''
+        ? 'Nothing is lost: the old primary holds no commit that the log does not.'
+        : `These commits of the old primary are lost: ${lost}`;
+  if (!dryRun)
+    return [`This host is the primary of generation ${generation}: ${address} takes writes. It keeps ${kept}.`, losing];
+  return [
+    `Generation ${generation} would begin: ${to} in place of ${from}.`,
+    `It would keep ${kept}; ${formatCount(behindTransactions)} transactions are still to be executed here.`,
+    losing,
+    'Then: fence in the log · drain · durable settings · the next agent attaches · writable · hooks.',
+  ];
+}

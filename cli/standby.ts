@@ -1,0 +1,364 @@
+/** `qazyna standby`: one host of a pair, from its log and archives to the roles it plays (standby/pair.ts). */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Command } from 'commander';
+import { Agent } from '../agent/agent.ts';
+import { Alarms } from '../agent/alarms.ts';
+import { judge } from '../agent/http/judge.ts';
+import { startStatusServer } from '../agent/http/server.ts';
+import type { StandbyStatus } from '../agent/http/status.ts';
+import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
+import type { Config, StandbyConfig } from '../core/config/config.ts';
+import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
+import { exitCodes, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
+import { retrying } from '../core/errors/retry.ts';
+import { LiveSource } from '../core/live/live-source.ts';
+import type { ChainLog } from '../core/log/types.ts';
+import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import { defaultOsUser, Mysqld } from '../core/mysql/mysqld.ts';
+import type { Progress, ProgressStep } from '../core/progress/progress.ts';
+import type { ReplicaSource } from '../core/restore/replication.ts';
+import { startStreamServer } from '../core/stream/server.ts';
+import { type ControlVerb, serveControl } from '../standby/control.ts';
+import { watchPrimary } from '../standby/failover.ts';
+import { beyondHistory } from '../standby/loss.ts';
+import { Pair } from '../standby/pair.ts';
+import { type ArchiveWorker, chainsOf, openArchives, openWorkers } from './archive-worker.ts';
+import { gather, whereHistoryStands } from './daemon.ts';
+import { StatusTeller } from './daemon-status.ts';
+import { openLog } from './log.ts';
+import type { PromotionAnswer } from './promote.ts';
+import { standbyOf } from './standby-config.ts';
+import { addVerb, type Context, type Frame } from './verb.ts';
+
+const role = 'standby';
+const statusLineEveryMs = 10_000;
+const statusPollMs = 100;
+
+export function addStandby(program: Command, frame: Frame): void {
+  addVerb(program, frame, {
+    usage: 'standby',
+    summary: 'keep a MySQL server warm that takes over when the primary is gone; on each of the two hosts of a pair',
+    about:
+      'Fills its own server from the newest snapshot, keeps it a replica of the log, and serves any other stock replica. Where the log names its server as the source, it is the primary: it captures, and takes writes. SIGTERM ends it, and leaves its server running.',
+    examples: [
+      ['standby', 'With the configuration at its usual place; its section `standby` says where the server is'],
+    ],
+    daemon: true,
+    run: runStandby,
+  });
+}
+
+async function runStandby(context: Context): Promise<number> {
+  const config = await context.config();
+  const warn = (sentence: string) => context.logger.warn(sentence);
+  const primary = await mysqlEndpointOf(config.source.mysql, { warn, environment: context.environment });
+  const notifier = serviceNotifier({ warn });
+  try {
+    await new PairDaemon(context, config, standbyOf(config), primary, notifier).run();
+  } finally {
+    notifier.close();
+  }
+  context.logger.info('stopped; its server runs on');
+  return exitCodes.done;
+}
+
+class PairDaemon {
+  readonly #context: Context;
+  readonly #config: Config;
+  readonly #standby: StandbyConfig;
+  readonly #primary: MysqlEndpoint;
+  readonly #notifier: ServiceNotifier;
+  readonly #alarms: Alarms;
+  readonly #workers: readonly ArchiveWorker[];
+  readonly #teller: StatusTeller;
+  #pair: Pair | null = null;
+  #live: LiveSource | null = null;
+  #grewAtMs = performance.now();
+
+  constructor(
+    context: Context,
+    config: Config,
+    standby: StandbyConfig,
+    primary: MysqlEndpoint,
+    notifier: ServiceNotifier,
+  ) {
+    this.#context = context;
+    this.#config = config;
+    this.#standby = standby;
+    this.#primary = primary;
+    this.#notifier = notifier;
+    this.#alarms = new Alarms(context.logger);
+    this.#workers = openWorkers(config, { archives: config.archives, role }, this.#alarms, context.logger);
+    const standbyStatus = () => this.#standbyStatus();
+    this.#teller = new StatusTeller({
+      from: 'standby',
+      config,
+      workers: this.#workers,
+      alarms: this.#alarms,
+      standby: standbyStatus,
+    });
+  }
+
+  async run(): Promise<void> {
+    const { logger, signal } = this.#context;
+    await using opened = new AsyncDisposableStack();
+    const status = () => this.#teller.status();
+    const server = await startStatusServer({ listen: this.#config.http, status, logger });
+    opened.defer(() => server.close());
+    logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
+    // The service does what it can: nothing that is ordered after it should wait for brokers or archives.
+    void this.#notifier.ready();
+    const log = opened.adopt(await this.#openLog(), (one) => one.close());
+    this.#teller.log = log;
+    await openArchives(this.#workers, signal);
+    const stop = new AbortController();
+    const either = AbortSignal.any([signal, stop.signal]);
+    const watching = Promise.all(this.#workers.map((worker) => worker.watch(either)));
+    try {
+      await this.#serve(log, opened, stop);
+    } finally {
+      void this.#notifier.stopping();
+      stop.abort(new Error('the daemon is stopping'));
+      await watching;
+    }
+  }
+
+  async #serve(log: ChainLog, opened: AsyncDisposableStack, stop: AbortController): Promise<void> {
+    const { logger } = this.#context;
+    const signal = AbortSignal.any([this.#context.signal, stop.signal]);
+    const live = opened.adopt(await this.#openLive(log, signal), (one) => one.close());
+    const running = live.run();
+    // A topic that was only just made holds nothing yet.
+    await Promise.race([running, live.changed(0, signal)]);
+    const stream = await this.#openStream(live, opened);
+    const pair = await this.#openPair(log, live, stream, signal);
+    this.#pair = pair;
+    this.#live = live;
+    opened.use(
+      await serveControl(this.#standby.dir, (verb, options, onStep) => this.#ask(verb, options, onStep), logger),
+    );
+    const chain = () => ({ state: live.state, grewAtMs: this.#grewAtMs });
+    const { environment } = this.#context;
+    const onAlarm = (topic: string, error: QazynaError | null) => this.#onAlarm(topic, error);
+    const failover = {
+      pair,
+      config: this.#standby,
+      sourceName: this.#config.source.name,
+      chain,
+      primary: this.#primary,
+    };
+    const beside = [
+      running,
+      this.#watchGrowth(live, signal),
+      watchPrimary({ ...failover, onAlarm, environment, signal, logger }),
+    ];
+    const told = setInterval(() => this.#tellStatus(), statusLineEveryMs);
+    try {
+      await Promise.race([pair.run(), ...beside]);
+    } finally {
+      clearInterval(told);
+      stop.abort();
+      await Promise.allSettled(beside);
+    }
+  }
+
+  #tellStatus(): void {
+    this.#teller.status().then(
+      (now) => this.#notifier.status(judge(now).firstLine),
+      (error: unknown) => this.#context.logger.debug('no status line', { reason: String(error) }),
+    );
+  }
+
+  #onAlarm(topic: string, error: QazynaError | null): void {
+    if (error === null) this.#alarms.clear(topic);
+    else this.#alarms.raise(topic, error);
+  }
+
+  async #openLog(): Promise<ChainLog> {
+    const { logger, signal, environment } = this.#context;
+    const onTrouble = (error: QazynaError | null) => this.#onAlarm('log', error);
+    const archived = () => chainsOf(this.#workers);
+    const patienceMs = Number.POSITIVE_INFINITY;
+    const options = { config: this.#config, role, archived, creates: false, patienceMs, onTrouble };
+    return await openLog({ ...options, logger, signal, environment });
+  }
+
+  /** Waits for a history to begin: a standby may be started before the first agent. */
+  async #openLive(log: ChainLog, signal: AbortSignal): Promise<LiveSource> {
+    const { logger } = this.#context;
+    const store = this.#archive().store;
+    const shared = this.#config.log.kind === 'kafka' ? log : null;
+    const options = { log: shared, store, sourceName: this.#config.source.name, signal, logger };
+    const open = () =>
+      LiveSource.open(options).catch((error: unknown) => {
+        if (!isKind(error, 'configuration') || error.code !== 'QZ2410') throw error;
+        throw transientError('QZ4718', error.message, 'The standby waits for the first segment of its history.', {
+          cause: error,
+        });
+      });
+    const onFailure = (error: Error) => isKind(error, 'transient') && this.#onAlarm('standby', error);
+    const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
+    const live = await retrying('reading the history', open, patience);
+    this.#onAlarm('standby', null);
+    return live;
+  }
+
+  async #openStream(live: LiveSource, opened: AsyncDisposableStack): Promise<ReplicaSource> {
+    const { logger, environment } = this.#context;
+    const { listen, replicaUser, replicaPasswordFile } = this.#standby;
+    const warn = (sentence: string) => logger.warn(sentence);
+    const password =
+      replicaPasswordFile === null
+        ? randomBytes(16).toString('hex')
+        : await readSecret(replicaPasswordFile, { warn, environment });
+    const credentials = { user: replicaUser, password };
+    const stream = await startStreamServer({
+      source: live,
+      credentials,
+      identity: `standby of ${this.#config.source.name} on ${this.#standby.dir}`,
+      host: listen.host,
+      port: listen.port,
+      requireTls: true,
+      logger,
+      onFault: (error) => logger.error('the stream server met a fault', { reason: String(error) }),
+    });
+    opened.defer(() => stream.close());
+    logger.info(`stream server for replicas on ${stream.host}:${stream.port}`, { user: replicaUser });
+    const host = listen.host === '0.0.0.0' ? '127.0.0.1' : listen.host === '::' ? '::1' : listen.host;
+    return { host, port: stream.port, ...credentials };
+  }
+
+  async #openPair(log: ChainLog, live: LiveSource, stream: ReplicaSource, signal: AbortSignal): Promise<Pair> {
+    const { logger, environment, progress } = this.#context;
+    const { mysqldPath, osUser } = this.#standby;
+    const onFill = fillProgress(progress);
+    return new Pair({
+      config: this.#standby,
+      sourceName: this.#config.source.name,
+      log,
+      live,
+      store: this.#archive().store,
+      stream,
+      mysqld: await Mysqld.find(mysqldPath ?? undefined, environment),
+      osUser: osUser ?? (await defaultOsUser()),
+      capture: (endpoint, hooks) => this.#capture(log, endpoint, hooks),
+      onAlarm: (topic, error) => this.#onAlarm(topic, error),
+      onFill,
+      environment,
+      signal,
+      logger,
+    });
+  }
+
+  /** The primary's agent. */
+  async #capture(
+    log: ChainLog,
+    endpoint: MysqlEndpoint,
+    { onAttached, signal }: { onAttached: () => void; signal: AbortSignal },
+  ): Promise<void> {
+    const { logger } = this.#context;
+    const { source, snapshots } = this.#config;
+    const agent = new Agent({
+      sourceName: source.name,
+      endpoint,
+      start: 'current',
+      gather: gather[this.#config.log.kind],
+      isLogShared: this.#config.log.kind === 'kafka',
+      log,
+      archives: this.#workers,
+      continued: await whereHistoryStands(log, chainsOf(this.#workers)),
+      snapshots: { ...snapshots, scratchDir: snapshots.scratchDir ?? '' },
+      onAttached,
+      alarms: this.#alarms,
+      logger,
+      signal,
+    });
+    this.#teller.agent = agent;
+    try {
+      await agent.run();
+    } finally {
+      this.#teller.agent = null;
+    }
+  }
+
+  async #ask(
+    verb: ControlVerb,
+    options: Record<string, unknown>,
+    onStep: (sentence: string) => void,
+  ): Promise<Record<string, unknown>> {
+    const pair = this.#pair;
+    const live = this.#live;
+    if (pair === null || live === null || verb !== 'promote')
+      throw transientError(
+        'QZ4719',
+        'The standby is not ready yet.',
+        'Try again in a moment; `qazyna status` says why.',
+      );
+    const before = live.state;
+    const lost = await beyondHistory(this.#primary, before, this.#context.signal);
+    const following = pair.following;
+    if (options.dryRun !== true) {
+      const asked = typeof options.reason === 'string' ? options.reason : '';
+      const reason = asked === '' ? 'asked by an operator' : asked;
+      await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff: options.oldPrimaryIsOff === true, onStep });
+    }
+    const { host, port } = this.#standby.bind;
+    const answer: PromotionAnswer = {
+      dryRun: options.dryRun === true,
+      generation: before.generation + 1,
+      from: before.sourceUuid,
+      to: following?.serverUuid ?? '',
+      lastCommitMicros: before.lastCommitMicros,
+      behindTransactions: following?.behindTransactions ?? 0,
+      rpoZero: before.semiSync,
+      lost: lost === null ? null : lost.toString(),
+      address: `${host}:${port}`,
+    };
+    return { ...answer };
+  }
+
+  async #watchGrowth(live: LiveSource, signal: AbortSignal): Promise<void> {
+    let next = live.state.next;
+    while (!signal.aborted) {
+      const state = await live.changed(next, signal).catch(() => null);
+      if (state === null) break;
+      next = state.next;
+      this.#grewAtMs = performance.now();
+      await sleep(statusPollMs / 4, undefined, { signal }).catch(() => undefined);
+    }
+  }
+
+  #standbyStatus(): StandbyStatus {
+    const following = this.#pair?.following ?? null;
+    return {
+      role: this.#pair?.role ?? 'starting',
+      isWritable: this.#pair?.isWritable ?? false,
+      serverUuid: following?.serverUuid ?? '',
+      replication: following?.state ?? 'starting',
+      behindTransactions: following?.behindTransactions ?? 0,
+      completeThroughMicros: following?.throughMicros ?? 0,
+      promotion: this.#pair?.promotion?.step ?? '',
+    };
+  }
+
+  #archive(): ArchiveWorker {
+    const worker = this.#workers.find(({ name }) => name === this.#standby.archive);
+    if (worker === undefined) throw new Error('the configuration was checked');
+    return worker;
+  }
+}
+
+/** One step at a time, each with its own line. */
+function fillProgress(progress: Progress): (fill: { step: string; doneBytes: number; totalBytes: number }) => void {
+  let present: { name: string; line: ProgressStep } | null = null;
+  return ({ step, doneBytes, totalBytes }) => {
+    if (present?.name !== step)
+      present = { name: step, line: progress.step(step, { unit: 'bytes', total: totalBytes }) };
+    present.line.set(doneBytes);
+    if (doneBytes >= totalBytes) {
+      present.line.end();
+      present = null;
+    }
+  };
+}

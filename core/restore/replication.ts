@@ -1,0 +1,81 @@
+/** The replica's own view of its replication, in our words. Columns: MySQL 8.4 Reference Manual, "SHOW REPLICA STATUS". */
+import { GtidSet } from '../binlog/gtid-set.ts';
+import type { MysqlConnection, MysqlRow } from '../mysql/connection.ts';
+
+export interface ReplicationFacts {
+  executed: GtidSet;
+  receiver: 'running' | 'connecting' | 'stopped';
+  applier: 'running' | 'stopped';
+  /** 0 and '' without an error. */
+  receiverErrno: number;
+  receiverError: string;
+  applierErrno: number;
+  applierError: string;
+  /** The transaction that could not be applied, or ''. */
+  failedGtid: string;
+  /** Commit time on the source (µs) of the newest transaction that was applied; 0 before any since the start. */
+  appliedMicros: number;
+}
+
+/** Of a worker that only stopped because another one failed: ER_REPLICA_WORKER_STOPPED_PREVIOUS_THD_ERROR. */
+const stoppedByAnother = 3030;
+
+export async function replicationFacts(connection: MysqlConnection): Promise<ReplicationFacts> {
+  const [status = {}] = await connection.query('SHOW REPLICA STATUS');
+  const [server = {}] = await connection.query(
+    `SELECT @@GLOBAL.gtid_executed AS executed,
+            (SELECT CAST(UNIX_TIMESTAMP(MAX(last_applied_transaction_original_commit_timestamp)) * 1000000 AS UNSIGNED)
+             FROM performance_schema.replication_applier_status_by_worker) AS applied`,
+  );
+  const applierErrno = Number(status.Last_SQL_Errno ?? 0);
+  const failed = applierErrno === 0 ? null : await failedTransaction(connection);
+  const receiver = String(status.Replica_IO_Running ?? 'No');
+  return {
+    executed: GtidSet.parse(String(server.executed ?? '')),
+    receiver: receiver === 'Yes' ? 'running' : receiver === 'Connecting' ? 'connecting' : 'stopped',
+    applier: status.Replica_SQL_Running === 'Yes' ? 'running' : 'stopped',
+    receiverErrno: Number(status.Last_IO_Errno ?? 0),
+    receiverError: String(status.Last_IO_Error ?? ''),
+    applierErrno: Number(failed?.number ?? applierErrno),
+    applierError: String(failed?.message ?? status.Last_SQL_Error ?? ''),
+    failedGtid: String(failed?.gtid ?? ''),
+    appliedMicros: Math.max(0, Number(server.applied ?? 0)),
+  };
+}
+
+async function failedTransaction(connection: MysqlConnection): Promise<MysqlRow | undefined> {
+  const [worker] = await connection.query(
+    `SELECT last_error_number AS number, last_error_message AS message, applying_transaction AS gtid
+     FROM performance_schema.replication_applier_status_by_worker WHERE last_error_number <> 0
+     ORDER BY last_error_number = ? LIMIT 1`,
+    [stoppedByAnother],
+  );
+  return worker;
+}
+
+export interface ReplicaSource {
+  host: string;
+  port: number;
+  user: string;
+  password: string;
+}
+
+const statementTimeoutMs = 600_000;
+
+/** From here on it follows that source, whatever it followed before; by GTIDs, so nothing is applied twice. */
+export async function startReplica(connection: MysqlConnection, source: ReplicaSource): Promise<void> {
+  await connection.query('STOP REPLICA', [], statementTimeoutMs);
+  await connection.query(
+    `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?, SOURCE_SSL = 1,
+     SOURCE_AUTO_POSITION = 1, SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, SOURCE_HEARTBEAT_PERIOD = 1`,
+    [source.host, source.port, source.user, source.password],
+    statementTimeoutMs,
+  );
+  await connection.query('START REPLICA', [], statementTimeoutMs);
+}
+
+/** Afterwards it is nobody's replica, and nothing of that is left. */
+export async function forgetSource(connection: MysqlConnection): Promise<void> {
+  await connection.query('STOP REPLICA', [], statementTimeoutMs);
+  await connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
+}

@@ -1,0 +1,194 @@
+/**
+ * Whether to take over by itself. The primary counts as gone only when both say so for the whole time: no entry comes through
+ * the log (its agent writes a heartbeat each second, from a connection to its server), and our own look at the server fails.
+ * Then it takes over only where nothing can be lost by it; anything else is an alarm, for a person to decide.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { errorText } from '../core/archive/store-error.ts';
+import type { GtidSet } from '../core/binlog/gtid-set.ts';
+import type { ChainState } from '../core/chain/types.ts';
+import type { StandbyConfig } from '../core/config/config.ts';
+import { type QazynaError, transientError } from '../core/errors/error.ts';
+import type { Logger } from '../core/logging/logger.ts';
+import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { runHook } from './hooks.ts';
+import type { Pair } from './pair.ts';
+
+const lookEveryMs = 250;
+const fenceDeadlineMs = 60_000;
+/** An alarm that nobody reads is repeated no faster than this. */
+const decideEveryMs = 5000;
+
+export interface FailoverOptions {
+  pair: Pair;
+  config: StandbyConfig;
+  sourceName: string;
+  /** The newest state of the chain, and when (ms, performance.now) it last grew. */
+  chain: () => { state: ChainState; grewAtMs: number };
+  /** The primary's server as this host reaches it. */
+  primary: MysqlEndpoint;
+  onAlarm: (topic: string, error: QazynaError | null) => void;
+  environment: NodeJS.ProcessEnv;
+  signal: AbortSignal;
+  logger: Logger;
+}
+
+/** Looks for as long as the signal lets it; does nothing while this host is no standby. */
+export async function watchPrimary(options: FailoverOptions): Promise<void> {
+  await new Watcher(options).run();
+}
+
+class Watcher {
+  readonly #options: FailoverOptions;
+  readonly #probe: Probe;
+  #decidedAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor(options: FailoverOptions) {
+    this.#options = options;
+    this.#probe = new Probe(options.primary, options.config.failover.afterMs);
+  }
+
+  async run(): Promise<void> {
+    const { signal, pair, onAlarm } = this.#options;
+    try {
+      while (!signal.aborted) {
+        if (pair.role === 'standby') await this.#look();
+        else this.#probe.forget();
+        await sleep(lookEveryMs, undefined, { signal }).catch(() => undefined);
+      }
+    } finally {
+      onAlarm('primary', null);
+      await this.#probe.close();
+    }
+  }
+
+  async #look(): Promise<void> {
+    const { config, chain, onAlarm, signal } = this.#options;
+    const { afterMs } = config.failover;
+    const nowMs = performance.now();
+    const silentMs = nowMs - chain().grewAtMs;
+    const unseenMs = await this.#probe.unseenMs(signal);
+    if (silentMs < afterMs || unseenMs < afterMs) return onAlarm('primary', null);
+    if (nowMs - this.#decidedAtMs < decideEveryMs) return;
+    this.#decidedAtMs = nowMs;
+    const why = await this.#takeOver(silentMs);
+    if (why !== null) onAlarm('primary', gone(silentMs, why));
+  }
+
+  /** Null when this server has taken over; else why it has not. */
+  async #takeOver(silentMs: number): Promise<string | null> {
+    const { pair, config, chain, logger, signal } = this.#options;
+    const { failover } = config;
+    if (!failover.automatic) return 'standby.failover.automatic is off';
+    const sinceMs = Date.now() - pair.tookOverAtMs;
+    if (sinceMs < failover.notAgainWithinMs)
+      return `this host took over by itself only ${Math.round(sinceMs / 1000)} s ago (standby.failover.not_again_within)`;
+    const behind = await this.#drainedWithin(failover.drainDeadlineMs);
+    if (behind !== null) return behind;
+    const { semiSync } = chain().state;
+    const isFenced = semiSync ? false : await this.#fence();
+    if (!semiSync && !isFenced)
+      return failover.fence === null
+        ? 'RPO 0 was not in force at the end of the log, and there is no standby.failover.fence'
+        : 'RPO 0 was not in force at the end of the log, and the fence did not succeed';
+    signal.throwIfAborted();
+    try {
+      const reason = `the primary was gone for ${(silentMs / 1000).toFixed(1)} s`;
+      await pair.promote({
+        kind: 'failed-over',
+        reason,
+        isOldPrimaryOff: isFenced,
+        onStep: (step) => logger.warn(step),
+      });
+      return null;
+    } catch (error) {
+      return `the promotion failed: ${errorText(error)}`;
+    }
+  }
+
+  /** Null when this server follows and has executed all that the log holds; else what is in the way. */
+  async #drainedWithin(ms: number): Promise<string | null> {
+    const { pair, chain, signal } = this.#options;
+    const deadline = performance.now() + ms;
+    for (;;) {
+      const target: GtidSet = chain().state.gtids;
+      const status = pair.following;
+      if (pair.role !== 'standby') return `this host is ${pair.role} by now`;
+      if (status?.executed.containsAll(target) === true) return null;
+      if (performance.now() > deadline) {
+        if (status === null || status.state !== 'following') return 'the standby does not follow';
+        return `the standby still lacks ${target.subtract(status.executed).count} transactions (standby.failover.drain_deadline)`;
+      }
+      await sleep(50, undefined, { signal });
+    }
+  }
+
+  async #fence(): Promise<boolean> {
+    const { config, sourceName, chain, primary, signal, logger, environment } = this.#options;
+    const { fence } = config.failover;
+    if (fence === null) return false;
+    const { host, port } = primary;
+    const generation = chain().state.generation + 1;
+    const facts = {
+      event: 'fence',
+      source: sourceName,
+      generation,
+      primary: config.bind,
+      old: { host, port },
+    } as const;
+    return (
+      (await runHook(fence, facts, { deadlineMs: fenceDeadlineMs, signal, logger, environment })).outcome === 'done'
+    );
+  }
+}
+
+/** Our own look at the primary: one connection that is kept, a question on it, and a short deadline. */
+class Probe {
+  readonly #endpoint: MysqlEndpoint;
+  readonly #deadlineMs: number;
+  #connection: MysqlConnection | null = null;
+  #seenAtMs = performance.now();
+  #asking: Promise<void> | null = null;
+
+  constructor(endpoint: MysqlEndpoint, afterMs: number) {
+    this.#deadlineMs = Math.max(250, afterMs / 2);
+    this.#endpoint = { ...endpoint, connectTimeoutMs: this.#deadlineMs };
+  }
+
+  /** How long ago it last answered. Waits for an answer no longer than its deadline. */
+  async unseenMs(signal: AbortSignal): Promise<number> {
+    this.#asking ??= this.#ask(signal).finally(() => {
+      this.#asking = null;
+    });
+    await Promise.race([this.#asking, sleep(lookEveryMs, undefined, { ref: false })]);
+    return performance.now() - this.#seenAtMs;
+  }
+
+  /** As if it had been seen just now: what was before does not count. */
+  forget(): void {
+    this.#seenAtMs = performance.now();
+  }
+
+  async close(): Promise<void> {
+    await this.#connection?.close().catch(() => undefined);
+    this.#connection = null;
+  }
+
+  async #ask(signal: AbortSignal): Promise<void> {
+    try {
+      this.#connection ??= await connectMysql(this.#endpoint, signal);
+      await this.#connection.query('SELECT 1', [], this.#deadlineMs);
+      this.#seenAtMs = performance.now();
+    } catch {
+      await this.close();
+    }
+  }
+}
+
+function gone(silentMs: number, why: string): QazynaError {
+  return transientError(
+    'QZ4716',
+    `The primary has been gone for ${Math.round(silentMs / 1000)} s, and this standby does not take over by itself: ${why}.`,
+    'When the old primary is off for certain, run `qazyna promote --old-primary-is-off` here; `--dry-run` says what would be lost.',
+  );
+}

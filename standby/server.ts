@@ -1,0 +1,172 @@
+/**
+ * The standby's own mysqld: started by us, read-only from its first moment on, and outliving us: a standby that is killed or
+ * upgraded finds it again by its process and socket. Only `openForWriting` makes it writable, and a server that starts again
+ * is read-only again: who is the primary is for the chain to say, never for a file on this host.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { GtidSet } from '../core/binlog/gtid-set.ts';
+import { isKind, transientError } from '../core/errors/error.ts';
+import type { Logger } from '../core/logging/logger.ts';
+import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { greets, type Mysqld, type MysqldOptions } from '../core/mysql/mysqld.ts';
+import { standbyOptions } from '../core/restore/server-options.ts';
+import { giveTo, pathsIn, type TargetPaths } from '../core/restore/target.ts';
+
+export const accountName = 'qazyna_standby';
+const stopDeadlineMs = 120_000;
+const pollMs = 50;
+
+/** Not to be had otherwise: with these off, what a standby promises does not hold. */
+const fixed: MysqldOptions = { 'read-only': true, 'super-read-only': true, 'skip-replica-start': true };
+
+export interface StandbyServerOptions {
+  dir: string;
+  mysqld: Mysqld;
+  osUser: string | undefined;
+  /** Where applications connect. */
+  bind: { host: string; port: number };
+  /** The user's own, beyond what a standby must have. */
+  extra: MysqldOptions;
+  logger: Logger;
+}
+
+export interface ServerFacts {
+  serverId: number;
+  settings: Readonly<Record<string, string>>;
+}
+
+export class StandbyServer {
+  readonly paths: TargetPaths;
+  readonly #options: StandbyServerOptions;
+  #password: string | null = null;
+
+  constructor(options: StandbyServerOptions) {
+    this.#options = options;
+    this.paths = pathsIn(options.dir);
+  }
+
+  /** The process on our data folder; null when none runs. */
+  async pid(): Promise<number | null> {
+    const text = await readFile(`${this.paths.socket}.pid`, 'latin1').catch(() => '');
+    const pid = Number(text.trim());
+    if (!Number.isInteger(pid) || pid <= 1) return null;
+    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    return line.split('\0').includes(`--datadir=${this.paths.dataDir}`) ? pid : null;
+  }
+
+  /** Resolves once it takes connections: `true` when it had to be started. Errors: those of Mysqld.start. */
+  async ensureRunning({ serverId, settings }: ServerFacts, signal: AbortSignal): Promise<boolean> {
+    if ((await this.pid()) !== null) {
+      // It may be on its way up or down.
+      if (await this.#greetsWithin(stopDeadlineMs, signal)) return false;
+      await this.stop(signal);
+    }
+    const { mysqld, osUser, bind, extra, logger } = this.#options;
+    const password = await this.#secret();
+    const account = `'${accountName}'@'localhost'`;
+    const handle = await mysqld.start({
+      dataDir: this.paths.dataDir,
+      socket: this.paths.socket,
+      port: bind.port,
+      errorLog: this.paths.errorLog,
+      osUser,
+      options: { ...standbyOptions(settings, serverId), ...extra, ...fixed, 'bind-address': bind.host },
+      signal,
+      initSql: [
+        'SET SESSION sql_log_bin = 0',
+        `CREATE USER IF NOT EXISTS ${account} IDENTIFIED BY '${password}'`,
+        `ALTER USER ${account} IDENTIFIED BY '${password}' ACCOUNT UNLOCK`,
+        `GRANT ALL ON *.* TO ${account} WITH GRANT OPTION`,
+      ],
+    });
+    handle.release();
+    logger.info(`mysqld ${mysqld.version} runs on ${bind.host}:${bind.port}`, { pid: handle.pid });
+    return true;
+  }
+
+  /** How we reach it, wherever it listens. */
+  async endpoint(): Promise<MysqlEndpoint> {
+    return {
+      host: 'localhost',
+      port: 0,
+      socketPath: this.paths.socket,
+      user: accountName,
+      password: await this.#secret(),
+    };
+  }
+
+  async connect(signal: AbortSignal): Promise<MysqlConnection> {
+    return await connectMysql(await this.endpoint(), signal);
+  }
+
+  /** SIGTERM, then SIGKILL. Throws QZ4710 when it does not end. */
+  async stop(signal: AbortSignal): Promise<void> {
+    for (const [by, deadlineMs] of [
+      ['SIGTERM', stopDeadlineMs],
+      ['SIGKILL', stopDeadlineMs],
+    ] as const) {
+      const pid = await this.pid();
+      if (pid === null) return;
+      process.kill(pid, by);
+      const deadline = performance.now() + deadlineMs;
+      while ((await this.pid()) !== null && performance.now() < deadline) await sleep(pollMs, undefined, { signal });
+    }
+    const pid = await this.pid();
+    if (pid !== null)
+      throw transientError('QZ4710', `The standby's mysqld (process ${pid}) does not end.`, 'Stop it by hand.');
+  }
+
+  /** Everything of the server but its error log is removed; it must not run. */
+  async clear(): Promise<void> {
+    const { dataDir, dumpDir } = this.paths;
+    for (const folder of [dataDir, dumpDir]) await rm(folder, { recursive: true, force: true });
+  }
+
+  async #greetsWithin(ms: number, signal: AbortSignal): Promise<boolean> {
+    const deadline = performance.now() + ms;
+    while (performance.now() < deadline) {
+      if (await greets(this.paths.socket)) return true;
+      if ((await this.pid()) === null) return false;
+      await sleep(pollMs, undefined, { signal });
+    }
+    return false;
+  }
+
+  /** Made once: a server that outlived us knows it. */
+  async #secret(): Promise<string> {
+    if (this.#password !== null) return this.#password;
+    const path = join(this.#options.dir, 'account.password');
+    await mkdir(this.#options.dir, { recursive: true });
+    // Every character class, for the sake of a password policy in the snapshot.
+    const fresh = `Aa1-${randomBytes(18).toString('hex')}`;
+    await writeFile(path, fresh, { mode: 0o600, flag: 'wx' }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error;
+    });
+    this.#password = (await readFile(path, 'utf8')).trim();
+    return this.#password;
+  }
+
+  /** What mysqld opens must be its account's own, and its socket stands in the folder itself. */
+  async giveAway(): Promise<void> {
+    await mkdir(this.paths.dataDir, { recursive: true, mode: 0o750 });
+    await giveTo(this.paths.into, this.#options.osUser);
+  }
+}
+
+export async function executedBy(connection: MysqlConnection): Promise<GtidSet> {
+  const [row] = await connection.query('SELECT @@GLOBAL.gtid_executed AS gtids');
+  return GtidSet.parse(String(row?.gtids ?? ''));
+}
+
+export async function serverUuidOf(connection: MysqlConnection): Promise<string> {
+  const [row] = await connection.query('SELECT @@GLOBAL.server_uuid AS uuid');
+  return String(row?.uuid ?? '').toLowerCase();
+}
+
+/** A server that went away, as opposed to one that says no. */
+export function isGone(error: unknown): boolean {
+  return isKind(error, 'transient');
+}

@@ -1,0 +1,159 @@
+/** A warm standby over a Kafka log: filled, followed, promoted by hand; what it survives on the way. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { MysqlConnection } from '../../core/mysql/connection.ts';
+import { fingerprint } from '../lab/fingerprint.ts';
+import { Lab } from '../lab/lab.ts';
+import { StandbyHost } from '../lab/pair.ts';
+import { connected, executedSet, RunningDaemon, verb } from '../lab/running.ts';
+
+describe('a standby', () => {
+  let lab: Lab;
+  let source: MysqlConnection;
+  let daemon: RunningDaemon;
+  let standby: StandbyHost;
+  let id = 0;
+
+  beforeAll(async () => {
+    lab = await Lab.start({ kafka: 1 });
+    source = await connected(lab.mysql.root);
+    await source.query('CREATE DATABASE t');
+    await source.query('CREATE TABLE t.t (id INT PRIMARY KEY, v VARCHAR(100))');
+    daemon = new RunningDaemon(lab);
+    standby = await StandbyHost.create(lab);
+    standby.start();
+    await daemon.untilProtected();
+  }, 120_000);
+
+  afterAll(async () => {
+    await standby?.destroy();
+    await daemon?.end('SIGKILL');
+    await source?.close();
+    await lab?.stop();
+  }, 60_000);
+
+  async function write(rows: number, to = source): Promise<void> {
+    for (let n = 0; n < rows; n += 1) await to.query(`INSERT INTO t.t VALUES (${++id}, REPEAT('x', 50))`);
+  }
+
+  /** Waits for it, over restarts of its server. */
+  async function same(): Promise<void> {
+    const executed = (await executedSet(source)).toString();
+    const deadline = performance.now() + 30_000;
+    for (;;) {
+      const reached = await standby.connect().then(
+        async (replica) => {
+          const found = (await executedSet(replica)).toString();
+          await replica.close();
+          return found;
+        },
+        () => 'not reached',
+      );
+      if (reached === executed) break;
+      if (performance.now() > deadline) throw new Error(`the standby is at ${reached}; ${standby.stderr.slice(-3000)}`);
+      await sleep(50);
+    }
+    await standby.untilFollowing();
+    const replica = await standby.connect();
+    const ours = (line: string) => !/^(account|grant) qazyna_standby@/.test(line);
+    expect((await fingerprint(replica)).filter(ours)).toEqual(await fingerprint(source));
+    await replica.close();
+  }
+
+  test('fills itself from the first snapshot, and follows', async () => {
+    await write(20);
+    await same();
+    const status = await standby.status();
+    expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false, replication: 'following' });
+  }, 60_000);
+
+  test('takes no writes from applications', async () => {
+    const application = await connected(standby.endpoint(lab.mysql.app));
+    await expect(application.query('CREATE TABLE t.no (id INT)')).rejects.toThrow(/read.only/);
+    await application.close();
+  });
+
+  test('killed -9, its server runs on, and it finds it again', async () => {
+    const server = await standby.serverPid();
+    await standby.end('SIGKILL');
+    await write(20);
+    expect(await standby.serverPid()).toBe(server);
+    standby.start();
+    await same();
+    expect(await standby.serverPid()).toBe(server);
+  }, 60_000);
+
+  test('its server killed -9: started again, nothing missing', async () => {
+    const server = await standby.serverPid();
+    expect(server).toBeGreaterThan(1);
+    process.kill(server, 'SIGKILL');
+    await write(50);
+    await same();
+    expect(await standby.serverPid()).not.toBe(server);
+  }, 60_000);
+
+  test('somebody wrote to it: it is filled anew, and says so', async () => {
+    const replica = await standby.connect();
+    await replica.query('SET GLOBAL super_read_only = OFF');
+    await replica.query('CREATE DATABASE errant');
+    await replica.close();
+    // The first copy was made only just now: the next one waits, with an alarm.
+    await standby.until('the alarm', ({ alarms }) => alarms.some(({ code }) => code === 'QZ3720'));
+  }, 60_000);
+});
+
+describe('a promotion by hand', () => {
+  let lab: Lab;
+  let source: MysqlConnection;
+  let daemon: RunningDaemon;
+  let standby: StandbyHost;
+
+  beforeAll(async () => {
+    lab = await Lab.start({ kafka: 1 });
+    source = await connected(lab.mysql.root);
+    await source.query('CREATE DATABASE t');
+    await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
+    daemon = new RunningDaemon(lab);
+    standby = await StandbyHost.create(lab);
+    standby.start();
+    await daemon.untilProtected();
+    for (let id = 1; id <= 20; id += 1) await source.query(`INSERT INTO t.t VALUES (${id})`);
+    await standby.untilFollowing();
+  }, 120_000);
+
+  afterAll(async () => {
+    await standby?.destroy();
+    await daemon?.end('SIGKILL');
+    await source?.close();
+    await lab?.stop();
+  }, 60_000);
+
+  const config = () => ['--config', standby.configFile];
+
+  test('is refused while nothing vouches for the old primary; a dry run says what would be lost', async () => {
+    const refused = await verb(['promote', ...config()]);
+    expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('QZ2713') });
+    const dry = await verb(['promote', '--dry-run', '--json', ...config()]);
+    expect(JSON.parse(dry.stdout)).toMatchObject({
+      promotion: { dryRun: true, generation: 2, lost: '', rpoZero: false },
+    });
+  }, 30_000);
+
+  test('the old primary gone: this one takes writes, and history goes on', async () => {
+    await lab.mysql.handle?.kill();
+    const promoted = await verb(['promote', '--old-primary-is-off', '--reason', 'the test', '--json', ...config()]);
+    expect({ code: promoted.code, stderr: promoted.code === 0 ? '' : promoted.stderr }).toEqual({
+      code: 0,
+      stderr: '',
+    });
+    expect(await daemon.end(null)).toBe(3);
+    expect(daemon.stderr).toContain('QZ3310');
+    const application = await connected(standby.endpoint(lab.mysql.app));
+    await application.query('CREATE TABLE t.after (id INT PRIMARY KEY)');
+    await application.close();
+    const primary = await standby.connect();
+    expect(Number((await primary.query('SELECT COUNT(*) AS n FROM t.t'))[0]?.n)).toBe(20);
+    await standby.until('generation 2', ({ capture }) => capture?.generation === 2);
+    await primary.close();
+  }, 60_000);
+});

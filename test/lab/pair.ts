@@ -1,0 +1,145 @@
+/** The second host of a pair, on this machine: `qazyna standby` with a configuration of its own beside a lab's. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { StatusReport } from '../../agent/http/status.ts';
+import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { freePort } from '../../core/mysql/mysqld.ts';
+import { pathsIn } from '../../core/restore/target.ts';
+import { accountName } from '../../standby/server.ts';
+import type { Lab } from './lab.ts';
+
+const qazyna = fileURLToPath(new URL('../../bin/qazyna', import.meta.url));
+const pollMs = 20;
+
+export interface StandbyHostOptions {
+  /** YAML of `standby.failover`. */
+  failover?: string;
+  environment?: NodeJS.ProcessEnv;
+}
+
+export class StandbyHost {
+  readonly dir: string;
+  readonly configFile: string;
+  readonly port: number;
+  readonly httpPort: number;
+  readonly #environment: NodeJS.ProcessEnv;
+  #child: ChildProcess | null = null;
+  #stderr = '';
+
+  private constructor(dir: string, port: number, httpPort: number, environment: NodeJS.ProcessEnv) {
+    this.dir = join(dir, 'standby');
+    this.configFile = join(dir, 'standby.yaml');
+    this.port = port;
+    this.httpPort = httpPort;
+    this.#environment = environment;
+  }
+
+  /** Writes its configuration; nothing is started yet. */
+  static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
+    const host = new StandbyHost(lab.dir, await freePort(), await freePort(), options.environment ?? {});
+    const failover = options.failover === undefined ? '' : `  failover: ${options.failover}\n`;
+    const text = (await readFile(lab.configFile, 'utf8'))
+      .replace(`127.0.0.1:${lab.httpPort}`, `127.0.0.1:${host.httpPort}`)
+      .replace(`${lab.dir}/state`, `${lab.dir}/standby-state`)
+      .replace(`${lab.dir}/log`, `${lab.dir}/standby-log`)
+      .replace(`${lab.dir}/scratch`, `${lab.dir}/standby-scratch`);
+    const standby = `standby:\n  dir: ${host.dir}\n  bind: "127.0.0.1:${host.port}"\n  archive: onsite\n  listen: "127.0.0.1:${await freePort()}"\n${failover}`;
+    await writeFile(host.configFile, text + standby);
+    await mkdir(`${lab.dir}/standby-scratch`, { recursive: true });
+    return host;
+  }
+
+  start(environment: NodeJS.ProcessEnv = {}): void {
+    const child = spawn(process.execPath, [qazyna, 'standby', '--config', this.configFile], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, ...this.#environment, ...environment },
+    });
+    child.stderr.on('data', (chunk: Buffer) => {
+      this.#stderr += chunk.toString('utf8');
+    });
+    this.#child = child;
+  }
+
+  get stderr(): string {
+    return this.#stderr;
+  }
+
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
+  get isRunning(): boolean {
+    return this.#child !== null && this.#child.exitCode === null && this.#child.signalCode === null;
+  }
+
+  /** The exit code; -1 after a signal. */
+  async end(signal: NodeJS.Signals | null): Promise<number> {
+    const child = this.#child;
+    if (child === null) return 0;
+    const isGone = child.exitCode !== null || child.signalCode !== null;
+    if (!isGone && signal !== null) child.kill(signal);
+    if (!isGone) await once(child, 'exit');
+    return child.exitCode ?? -1;
+  }
+
+  /** Of its server; 0 when none runs. */
+  async serverPid(): Promise<number> {
+    const text = await readFile(`${pathsIn(this.dir).socket}.pid`, 'latin1').catch(() => '');
+    const pid = Number(text.trim());
+    const line = pid > 1 ? await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '') : '';
+    return line.includes(this.dir) ? pid : 0;
+  }
+
+  /** Its server by the standby's own account. */
+  async connect(): Promise<MysqlConnection> {
+    const password = (await readFile(join(this.dir, 'account.password'), 'utf8')).trim();
+    const { socket } = pathsIn(this.dir);
+    const endpoint = { host: 'localhost', port: 0, socketPath: socket, user: accountName, password };
+    return await connectMysql(endpoint, new AbortController().signal);
+  }
+
+  /** As an application reaches it. */
+  endpoint(account: MysqlEndpoint): MysqlEndpoint {
+    const { socketPath: _, ...rest } = account;
+    return { ...rest, host: '127.0.0.1', port: this.port };
+  }
+
+  async status(): Promise<StatusReport | null> {
+    return await fetch(`http://127.0.0.1:${this.httpPort}/status`).then(
+      (response) => response.json() as Promise<StatusReport>,
+      () => null,
+    );
+  }
+
+  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 25_000): Promise<StatusReport> {
+    const deadline = performance.now() + deadlineMs;
+    let last: StatusReport | null = null;
+    while (performance.now() < deadline && this.isRunning) {
+      last = await this.status();
+      if (last !== null && test(last)) return last;
+      await sleep(pollMs);
+    }
+    throw new Error(`${what}: not within ${deadlineMs} ms; ${JSON.stringify(last)}; ${this.#stderr.slice(-4000)}`);
+  }
+
+  async untilFollowing(): Promise<StatusReport> {
+    return await this.until(
+      'following',
+      ({ standby }) =>
+        standby?.role === 'standby' && standby.replication === 'following' && standby.behindTransactions === 0,
+    );
+  }
+
+  /** Daemon and server, at once. */
+  async destroy(): Promise<void> {
+    await this.end('SIGKILL');
+    const pid = await this.serverPid();
+    if (pid === 0) return;
+    process.kill(pid, 'SIGKILL');
+    while ((await this.serverPid()) !== 0) await sleep(pollMs);
+  }
+}
