@@ -80,8 +80,7 @@ describe('the command line', () => {
     expect([help.exitCode, help.err]).toEqual([0, '']);
     for (const verb of ['status', 'doctor', 'windows', 'plan', 'restore', 'history', 'binlog', 'snapshot', 'config'])
       expect(help.out).toContain(`\n  ${verb} `);
-    for (const later of ['switchover', 'undo', 'verify', 'drill', 'prune'])
-      expect(help.out).not.toContain(later);
+    for (const later of ['switchover', 'undo', 'verify', 'drill', 'prune']) expect(help.out).not.toContain(later);
     const version = await run('--version');
     expect([version.exitCode, version.out]).toEqual([0, expect.stringMatching(/^\d+\.\d+\.\d+\n$/)]);
   });
