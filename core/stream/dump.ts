@@ -153,6 +153,8 @@ export class Dump {
       this.#position = asked;
     }
     const ended = await this.#serveRange(this.#position, Number.POSITIVE_INFINITY);
+    // A client that left in the middle of an event says nothing about the file.
+    if (this.#isOver) return ended;
     if (this.#eventLeft > 0 || this.#heldBytes > 0) throw endsInside(this.#file.name, this.#position);
     if (this.#owesHeartbeat) await this.#sendHeartbeat();
     return ended;

@@ -43,7 +43,7 @@ const maxIgnoredBytes = 64 * 1024 * 1024;
 /** Sockets beyond those admitted, on their way out: what is above is closed before it costs anything. */
 const spareSockets = 64;
 /** Of GTID sets beyond 64 KiB: half a million intervals take some 40 ms to read, and 8 MB for as long as they are served. */
-const largeSets = { maxAtOnce: 4, everyMs: 250, deadlineMs: 20_000 };
+const largeSets = { maxAtOnce: 2, everyMs: 250, deadlineMs: 20_000 };
 const maxShownLength = 1000;
 const logGate = { maxLines: 30, everyMs: 10_000 };
 
