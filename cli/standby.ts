@@ -7,6 +7,7 @@ import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import type { StandbyStatus } from '../agent/http/status.ts';
+import { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
 import type { Config, StandbyConfig } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
@@ -27,6 +28,7 @@ import { type ArchiveWorker, chainsOf, openArchives, openWorkers } from './archi
 import { gather, whereHistoryStands } from './daemon.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
+import { PairRoles } from './pair-roles.ts';
 import type { PromotionAnswer } from './promote.ts';
 import { standbyOf } from './standby-config.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
@@ -74,6 +76,13 @@ class PairDaemon {
   readonly #teller: StatusTeller;
   #pair: Pair | null = null;
   #live: LiveSource | null = null;
+  /** While this host's server is captured. */
+  #watch: PrimaryWatch | null = null;
+  readonly #roles = new PairRoles({
+    pair: () => this.#pair,
+    watch: () => this.#watch,
+    generation: () => this.#live?.state.generation ?? null,
+  });
   #grewAtMs = performance.now();
 
   constructor(
@@ -104,7 +113,7 @@ class PairDaemon {
     const { logger, signal } = this.#context;
     await using opened = new AsyncDisposableStack();
     const status = () => this.#teller.status();
-    const server = await startStatusServer({ listen: this.#config.http, status, logger });
+    const server = await startStatusServer({ listen: this.#config.http, status, roles: () => this.#roles, logger });
     opened.defer(() => server.close());
     logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
     // The service does what it can: nothing that is ordered after it should wait for brokers or archives.
@@ -275,9 +284,16 @@ class PairDaemon {
       signal,
     });
     this.#teller.agent = agent;
+    const needsLog = source.acknowledgeAfter !== 'none';
+    const acceptedAtMs = () => (needsLog ? agent.acceptedAtMs : null);
+    this.#watch = new PrimaryWatch({ endpoint, chain: () => agent.chain, acceptedAtMs, logger });
+    const watched = new AbortController();
+    void this.#watch.run(watched.signal);
     try {
       await agent.run();
     } finally {
+      watched.abort();
+      this.#watch = null;
       this.#teller.agent = null;
     }
   }

@@ -65,6 +65,10 @@ describe('a standby', () => {
     await same();
     const status = await standby.status();
     expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false, replication: 'following' });
+    const asked = async (path: string) => (await fetch(`http://127.0.0.1:${standby.httpPort}${path}`)).status;
+    expect([await asked('/primary'), await asked('/replica?within=20'), await asked('/replica?within=0')]).toEqual([
+      503, 200, 503,
+    ]);
   }, 60_000);
 
   test('takes no writes from applications', async () => {
@@ -154,6 +158,9 @@ describe('a promotion by hand', () => {
     const primary = await standby.connect();
     expect(Number((await primary.query('SELECT COUNT(*) AS n FROM t.t'))[0]?.n)).toBe(20);
     await standby.until('generation 2', ({ capture }) => capture?.generation === 2);
+    const holds = async (path: string) => (await fetch(`http://127.0.0.1:${standby.httpPort}${path}`)).ok;
+    for (const deadline = Date.now() + 5000; !(await holds('/primary')) && Date.now() < deadline; ) await sleep(20);
+    expect([await holds('/primary'), await holds('/replica')]).toEqual([true, false]);
     await primary.close();
   }, 60_000);
 });

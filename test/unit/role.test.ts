@@ -3,7 +3,10 @@ import { connect } from 'node:net';
 import { afterEach, expect, test } from '@jest/globals';
 import { notSo, type RoleTeller, roleAnswer } from '../../agent/http/role.ts';
 import { type StatusServer, startStatusServer } from '../../agent/http/server.ts';
+import { PairRoles, type PairRolesOptions, replicaVerdict } from '../../cli/pair-roles.ts';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
+import type { FollowStatus } from '../../standby/follow.ts';
 
 let server: StatusServer | null = null;
 let asked: number[] = [];
@@ -68,6 +71,55 @@ test('where no server is watched, neither holds', async () => {
   const url = `http://127.0.0.1:${await start(null)}`;
   expect((await fetch(`${url}/primary`)).status).toBe(503);
   expect((await fetch(`${url}/replica`)).status).toBe(503);
+});
+
+const nowMs = 1_700_000_100_000;
+const following = (more: Partial<FollowStatus> = {}): FollowStatus => ({
+  state: 'following',
+  serverUuid: 'u',
+  executed: new GtidSet(),
+  behindTransactions: 0,
+  throughMicros: (nowMs - 4000) * 1000,
+  atMs: nowMs - 200,
+  ...more,
+});
+
+test('a standby holds as a replica for as long as what it executed is recent, and it was seen just now', () => {
+  expect(replicaVerdict(following(), 2, 5000, nowMs)).toEqual({
+    ...{ holds: true, reason: 'It follows 4.00 s behind.', generation: 2, serverUuid: 'u', lagMs: 4000 },
+  });
+  expect(replicaVerdict(following(), 2, 3000, nowMs)).toMatchObject({ holds: false, lagMs: 4000 });
+  expect(replicaVerdict(following({ throughMicros: 0 }), 2, 3000, nowMs)).toMatchObject({ holds: false, lagMs: null });
+  expect(replicaVerdict(following({ state: 'broken' }), 2, 5000, nowMs)).toMatchObject({ holds: false });
+  expect(replicaVerdict(following({ atMs: nowMs - 3500 }), 2, 5000, nowMs)).toMatchObject({ holds: false });
+  // A clock that was set back must not make an old look new.
+  expect(replicaVerdict(following({ atMs: nowMs + 60_000 }), 2, 5000, nowMs)).toMatchObject({ holds: false });
+  expect(replicaVerdict(null, 2, 5000, nowMs)).toMatchObject({ holds: false });
+});
+
+test('a host of a pair has the one role or the other, and the primary’s only once its promotion is finished', () => {
+  const roles = (
+    pair: {
+      role: 'starting' | 'filling' | 'standby' | 'promoting' | 'primary' | 'fenced';
+      isWritable?: boolean;
+    } | null,
+    watch: RoleTeller | null = primary,
+  ): [boolean, boolean] => {
+    const options: PairRolesOptions = {
+      pair: () => (pair === null ? null : { isWritable: false, following: following({ atMs: Date.now() }), ...pair }),
+      watch: () => watch,
+      generation: () => 2,
+    };
+    const teller = new PairRoles(options);
+    return [teller.primary().holds, teller.replica(1e15).holds];
+  };
+  expect(roles(null)).toEqual([false, false]);
+  for (const role of ['starting', 'filling', 'promoting', 'fenced'] as const)
+    expect([role, roles({ role, isWritable: true })]).toEqual([role, [false, false]]);
+  expect(roles({ role: 'standby' })).toEqual([false, true]);
+  expect(roles({ role: 'primary' })).toEqual([false, false]);
+  expect(roles({ role: 'primary', isWritable: true }, null)).toEqual([false, false]);
+  expect(roles({ role: 'primary', isWritable: true })).toEqual([true, false]);
 });
 
 function raw(port: number, bytes: string): Promise<string> {
