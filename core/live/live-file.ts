@@ -28,6 +28,8 @@ export class LiveFile implements HistoryFile {
   isComplete = false;
   /** A newer timeline does not have it executed, or the archive does not keep it any longer. */
   isGone = false;
+  /** Of the server that wrote it; null while that is not known. */
+  serverIds: ReadonlySet<number> | null = null;
   segments: DecodedHeader[] = [];
   #points: LogPoint[] = [];
 

@@ -127,10 +127,11 @@ export class LiveSource implements BinlogSource {
   }
 
   async files(): Promise<readonly StreamFile[]> {
-    return this.#path.files.map(({ name, gtidsBefore, gtidsAfter, isComplete }) => ({
+    return this.#path.files.map(({ name, gtidsBefore, gtidsAfter, isComplete, serverIds }) => ({
       name,
       gtidsBefore,
       gtidsAfter: isComplete ? gtidsAfter : null,
+      ...(serverIds === null ? {} : { serverIds }),
     }));
   }
 
@@ -272,11 +273,12 @@ export class LiveSource implements BinlogSource {
     if (file === null) return;
     file.addPoint(entry.start, entry.number);
     this.#recent.add(file, entry.start, entry.body);
-    if (entry.start === firstEventOffset) this.#noteHead(entry.body);
+    if (entry.start === firstEventOffset) this.#noteHead(file, entry.body);
   }
 
-  #noteHead(body: Buffer): void {
+  #noteHead(file: LiveFile, body: Buffer): void {
     if (body.length < headerBytes || body.length < eventSize(body, 0)) return;
+    file.serverIds = new Set([eventServerId(body, 0)]);
     this.serverIds.add(eventServerId(body, 0));
     this.#serverVersion = parseFormatDescription(body.subarray(0, eventSize(body, 0))).serverVersion;
   }
@@ -312,12 +314,18 @@ export class LiveSource implements BinlogSource {
     this.#leftBehind.addAll(before.gtids.subtract(after.gtids));
   }
 
+  /** Archived files tell which server wrote them: those of one generation, one server's, all the same. */
   async #noteServer(files: readonly LiveFile[]): Promise<void> {
     const history = this.#archived?.history;
     const archived = files.filter(({ segments }) => segments.length > 0);
     const last = archived.at(-1);
     if (history === undefined || last === undefined) return;
-    for (const id of await serverIdsOf(history, archived, this.#signal)) this.serverIds.add(id);
+    for (const generation of new Set(archived.map((file) => file.generation))) {
+      const unknown = archived.filter((file) => file.generation === generation && file.serverIds === null);
+      const ids = await serverIdsOf(history, unknown, this.#signal);
+      for (const id of ids) this.serverIds.add(id);
+      for (const file of unknown) file.serverIds = ids;
+    }
     if (this.#path.files.at(-1) === last || this.#serverVersion === '') {
       this.#serverVersion = (await readHead(history, last, this.#signal)).description.serverVersion;
     }

@@ -47,6 +47,28 @@ function refuseIfAhead(history: GtidSet, executed: GtidSet, reach: HistoryReach 
   );
 }
 
+/**
+ * A replica ignores events that carry its own server_id, in silence. QZ3707 when one of these files was written under it, and
+ * holds what the replica lacks (`executed` null: not known). A server that wrote for an earlier timeline itself has all of that.
+ */
+export function refuseOwnServerId(
+  { serverIds }: Pick<BinlogSource, 'serverIds'>,
+  files: readonly StreamFile[],
+  replicaServerId: number,
+  executed: GtidSet | null,
+): void {
+  for (const file of files) {
+    if (!(file.serverIds ?? serverIds).has(replicaServerId)) continue;
+    const held = file.gtidsAfter?.subtract(file.gtidsBefore);
+    if (held !== undefined && executed?.containsAll(held)) continue;
+    throw integrityError(
+      'QZ3707',
+      `The replica's server_id ${replicaServerId} is one of this history's own: it would ignore transactions of ${file.name} in silence.`,
+      'Give the replica a server_id of its own.',
+    );
+  }
+}
+
 export function nothingYet() {
   return transientError(
     'QZ4709',

@@ -19,7 +19,7 @@ import { parseGtid } from '../binlog/gtid-event.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Channel } from './channel.ts';
-import { fileGone } from './choose-file.ts';
+import { fileGone, refuseOwnServerId } from './choose-file.ts';
 import { artificialRotate, firstGtidEvent, formatDescription, heartbeat, type Skips } from './control-events.ts';
 import { EventSink } from './event-sink.ts';
 import { eofPacket } from './packets.ts';
@@ -129,7 +129,10 @@ export class Dump {
       const files = await this.#context.source.files();
       const at = files.findIndex((candidate) => candidate.name === this.#file.name);
       const next = files[at + 1];
-      if (next !== undefined && at >= 0) return next;
+      if (next !== undefined && at >= 0) {
+        refuseOwnServerId(this.#context.source, [next], this.#request.replicaServerId, this.#request.gtids);
+        return next;
+      }
       if (at < 0) throw fileGone(this.#file.name);
       if (this.#request.nonBlocking) return null;
       await this.#heartbeatIfDue();

@@ -12,7 +12,7 @@ import { Admission, type AdmissionLimits, LargeSets, LineGate } from './admissio
 import type { Credentials } from './auth.ts';
 import { type CertificateAndKey, selfSignedCertificate } from './certificate.ts';
 import { Channel } from './channel.ts';
-import { chooseFile, nothingYet } from './choose-file.ts';
+import { chooseFile, nothingYet, refuseOwnServerId } from './choose-file.ts';
 import { Dump, type DumpRequest } from './dump.ts';
 import { handshake, welcome } from './handshake.ts';
 import { errPacket, malformed, type ResultSet, serverError } from './packets.ts';
@@ -278,17 +278,17 @@ class RunningServer implements StreamServer {
 
   async #fileFor(request: DumpRequest): Promise<StreamFile> {
     const { source } = this.#options;
-    const isOfChain = request.replicaServerId !== 0 && source.serverIds.has(request.replicaServerId);
-    if (isOfChain || request.replicaServerId === this.serverId) {
-      throw integrityError(
-        'QZ3707',
-        `The replica's server_id ${request.replicaServerId} is one of this history's own: it would ignore those transactions in silence.`,
-        'Give the replica a server_id of its own.',
-      );
-    }
     const files = await source.files();
     if (files.length === 0) throw nothingYet();
-    if (request.file === '' && request.gtids !== null) return chooseFile(source, files, request.gtids);
+    const file = this.#placeIn(files, request);
+    const { replicaServerId, gtids } = request;
+    if (replicaServerId === this.serverId) throw ourServerId(replicaServerId);
+    refuseOwnServerId(source, files.slice(files.indexOf(file)), replicaServerId, gtids);
+    return file;
+  }
+
+  #placeIn(files: readonly StreamFile[], request: DumpRequest): StreamFile {
+    if (request.file === '' && request.gtids !== null) return chooseFile(this.#options.source, files, request.gtids);
     if (request.position < firstEventOffset) {
       throw noSuchPlace('Client requested source to start replication from position < 4');
     }
@@ -326,6 +326,14 @@ class RunningServer implements StreamServer {
   #note(level: 'info' | 'warn' | 'error', line: string, facts: object = {}): void {
     this.#gate.pass(() => this.#options.logger.log(level, line, { component: 'stream', ...facts }));
   }
+}
+
+function ourServerId(serverId: number) {
+  return integrityError(
+    'QZ3707',
+    `The replica's server_id ${serverId} is the stream server's: it would take what it is sent for its own.`,
+    'Give the replica a server_id of its own.',
+  );
 }
 
 function noSuchPlace(sentence: string) {

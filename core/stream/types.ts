@@ -8,6 +8,8 @@ export interface StreamFile {
   gtidsBefore: GtidSet;
   /** …and after the last complete transaction of it (up to the cut); null while it still grows. */
   gtidsAfter: GtidSet | null;
+  /** server_ids of the server that wrote it. Absent: any of the source's. */
+  serverIds?: ReadonlySet<number>;
 }
 
 export interface HistoryReach {
@@ -20,7 +22,7 @@ export interface HistoryReach {
 export interface BinlogSource {
   /** Version text of the real source, e.g. `9.7.4`. */
   readonly serverVersion: string;
-  /** server_ids found in the history: our own must differ from all, and a replica using one of them is refused. */
+  /** server_ids found in the history: our own must differ from all, and a replica that uses one of them may lack nothing of it. */
   readonly serverIds: ReadonlySet<number>;
 
   /** Where a history that goes on has come to; absent where the last file's `gtidsAfter` says it. */
