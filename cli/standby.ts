@@ -319,7 +319,7 @@ class PairDaemon {
       const reason = asked === '' ? 'asked by an operator' : asked;
       await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff: options.oldPrimaryIsOff === true, onStep });
     }
-    const { host, port } = this.#standby.bind;
+    const { host, port } = this.#standby.advertise;
     const answer: PromotionAnswer = {
       dryRun: options.dryRun === true,
       generation: before.generation + 1,

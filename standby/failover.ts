@@ -133,7 +133,7 @@ class Watcher {
       event: 'fence',
       source: sourceName,
       generation,
-      primary: config.bind,
+      primary: config.advertise,
       old: { host, port },
     } as const;
     return (

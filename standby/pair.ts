@@ -354,10 +354,12 @@ export class Pair {
       event,
       source: sourceName,
       generation: record.generation,
-      primary: config.bind,
+      primary: config.advertise,
       old: null,
     } as const;
     await runHooks(config.failover.hooks, facts, { deadlineMs: hookDeadlineMs, signal, logger, environment, onAlarm });
+    // What was left out runs when the daemon starts again.
+    signal.throwIfAborted();
     if (record.kind === 'failed-over') await this.#note({ tookOverAtMs: Date.now() });
     await journal.end();
     this.#asked?.settled.resolve();

@@ -54,6 +54,8 @@ export interface KafkaLogConfig {
 export interface StandbyConfig {
   dir: string;
   bind: { host: string; port: number };
+  /** Where applications reach it. */
+  advertise: { host: string; port: number };
   mysqldPath: string | null;
   osUser: string | null;
   serverOptions: Record<string, string | number | boolean>;
@@ -176,9 +178,11 @@ function toConfig(file: string, raw: ConfigFile): Config {
 
 function toStandby(raw: NonNullable<ConfigFile['standby']>, firstArchive: string): StandbyConfig {
   const { failover } = raw;
+  const bind = parseListen(raw.bind) ?? { host: '127.0.0.1', port: 3306 };
   return {
     dir: resolve(raw.dir),
-    bind: parseListen(raw.bind) ?? { host: '127.0.0.1', port: 3306 },
+    bind,
+    advertise: (raw.advertise === undefined ? null : parseListen(raw.advertise)) ?? bind,
     mysqldPath: raw.mysqld ?? null,
     osUser: raw.user ?? null,
     serverOptions: raw.server_options,
@@ -257,10 +261,20 @@ function crossComplaints(config: Config, yaml: YamlFile): Complaint[] {
 
 function standbyComplaints(config: Config, yaml: YamlFile): Complaint[] {
   const { standby, archives, file } = config;
-  if (standby === null || archives.some(({ name }) => name === standby.archive)) return [];
-  const sentence = `\`standby.archive\` names ${standby.archive}, which is no archive of this file`;
-  const hint = `Name one of ${archives.map(({ name }) => name).join(', ')}, or leave it out.`;
-  return [wrong(yaml, file, ['standby', 'archive'], sentence, hint)];
+  if (standby === null) return [];
+  const found: Complaint[] = [];
+  if (!archives.some(({ name }) => name === standby.archive)) {
+    const sentence = `\`standby.archive\` names ${standby.archive}, which is no archive of this file`;
+    const hint = `Name one of ${archives.map(({ name }) => name).join(', ')}, or leave it out.`;
+    found.push(wrong(yaml, file, ['standby', 'archive'], sentence, hint));
+  }
+  const { hooks } = standby.failover;
+  if (hooks.length > 0 && /^(0\.0\.0\.0|::)$/.test(standby.advertise.host)) {
+    const sentence = '`standby.failover.hooks` would be told to point at every address, which is none';
+    const hint = 'Say in `standby.advertise` where applications reach this server, such as 192.0.2.2:3306.';
+    found.push(wrong(yaml, file, ['standby', 'failover', 'hooks'], sentence, hint));
+  }
+  return found;
 }
 
 function wrong(yaml: YamlFile, file: string, path: readonly string[], sentence: string, hint: string): Complaint {

@@ -63,6 +63,11 @@ export const standby = mapping({
     'Where the standby’s server listens for applications, from the first moment on: read-only until it is the primary.',
     '0.0.0.0:3306',
   ),
+  advertise: key(
+    listen().optional(),
+    'Where applications reach that server: what hooks are told to point at. The same as bind when left out.',
+    '192.0.2.2:3306',
+  ).meta({ seldom: true }),
   mysqld: key(absolutePath().optional(), 'The server program; the one on PATH when left out.', '/usr/sbin/mysqld').meta(
     {
       seldom: true,

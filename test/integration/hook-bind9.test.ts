@@ -117,6 +117,7 @@ test('a configuration that cannot work is said before anything is sent, without 
     [{ QAZYNA_DNS_NAME: `db.${zone} A\nupdate delete ${zone}` }, /is no name/],
     [{ QAZYNA_PRIMARY_HOST: 'db2.example.test' }, /is no address/],
     [{ QAZYNA_PRIMARY_HOST: '192.0.2.1\nsend' }, /is no address/],
+    [{ QAZYNA_PRIMARY_HOST: '0.0.0.0' }, /is no host/],
     [{ QAZYNA_PRIMARY_HOST: '' }, /nor QAZYNA_PRIMARY_HOST/],
     [{ QAZYNA_GENERATION: '1;2' }, /is no number/],
     [{ QAZYNA_DNS_KEY_FILE: join(folder, 'missing') }, /cannot be read/],

@@ -178,6 +178,7 @@ test('a configuration that cannot work is said before anything is written', asyn
   await mkdir(join(folder, 'no-program'), { recursive: true });
   const wrong: [NodeJS.ProcessEnv, RegExp][] = [
     [{ QAZYNA_PRIMARY_HOST: '' }, /is no host/],
+    [{ QAZYNA_PRIMARY_HOST: '::' }, /is no host/],
     [{ QAZYNA_PRIMARY_HOST: '127.0.0.1; } #' }, /is no host/],
     [{ QAZYNA_PRIMARY_PORT: '3306 backup' }, /is no number/],
     [{ QAZYNA_SOURCE: 'a\nb' }, /is no name/],

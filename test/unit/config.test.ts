@@ -117,6 +117,7 @@ describe('a good configuration', () => {
     expect(standby).toEqual({
       dir: '/var/lib/qazyna/standby',
       bind: { host: '127.0.0.1', port: 3306 },
+      advertise: { host: '127.0.0.1', port: 3306 },
       mysqldPath: null,
       osUser: null,
       serverOptions: {},
@@ -138,6 +139,14 @@ describe('a good configuration', () => {
   test('a standby of an archive that is not there is refused', () => {
     const text = `${good}standby: { dir: /var/lib/qazyna/standby, archive: nowhere }\n`;
     expect(() => parseConfig(file, text)).toThrow(/names nowhere, which is no archive of this file/);
+  });
+
+  test('hooks that would be told to point at every address are refused; advertise says where to', () => {
+    const hooks = 'failover: { hooks: [["/bin/true"]] }';
+    const bound = `${good}standby: { dir: /s, bind: "0.0.0.0:3306", ${hooks}`;
+    expect(() => parseConfig(file, `${bound} }\n`)).toThrow(/point at every address/);
+    const { standby } = parseConfig(file, `${bound}, advertise: "192.0.2.2:3307" }\n`);
+    expect(standby?.advertise).toEqual({ host: '192.0.2.2', port: 3307 });
   });
 
   test('may be JSON, which is YAML', () => {
