@@ -17,8 +17,9 @@ import type { SnapshotEngine } from '../core/snapshot/types.ts';
 import type { Alarms } from './alarms.ts';
 import { captureEntries } from './capture/capture.ts';
 import { capturedPrefixCrc } from './capture/captured-prefix.ts';
-import type { CapturedBatch } from './capture/types.ts';
+import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
+import { RpoWatch } from './semi-sync/watch.ts';
 import { SnapshotScheduler } from './snapshot/scheduler.ts';
 import { type NamedStore, takeSnapshot } from './snapshot/snapshot.ts';
 
@@ -50,6 +51,8 @@ export interface AgentOptions {
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
   snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
+  /** The source's commits wait until the log has them. */
+  acknowledges: boolean;
   /** Told each time that the source's binlog is read, from its accepted end on. */
   onAttached?: () => void;
   alarms: Alarms;
@@ -76,6 +79,7 @@ export class Agent {
   #writer: ChainWriter | null = null;
   #acceptedAtMs = 0;
   #scheduler: SnapshotScheduler | null = null;
+  #rpo: RpoWatch | null = null;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -95,6 +99,11 @@ export class Agent {
     return this.#acceptedAtMs;
   }
 
+  /** Every condition of RPO 0 is measured to hold right now. */
+  get rpoZero(): boolean {
+    return this.#rpo?.holds ?? false;
+  }
+
   get snapshotRunning(): boolean {
     return this.#scheduler?.state.running ?? false;
   }
@@ -109,7 +118,7 @@ export class Agent {
       const drain = drainSignal(either);
       this.#writer = await this.#claim(sourceUuid, drain);
       const looking = this.#lookForOthers(this.#writer, either);
-      const beside = [this.#takeSnapshots(either), this.#release(either)];
+      const beside = [this.#takeSnapshots(either), this.#release(either), this.#watchRpo(either)];
       await Promise.race([this.#captureInto(this.#writer, either), looking]).finally(() => stop.abort());
       await Promise.all([...beside, looking]);
     } catch (error) {
@@ -170,6 +179,7 @@ export class Agent {
       start,
       forkSet: range === null && generation > 1 ? gtids : null,
       isLogShared,
+      semiSync: this.#options.acknowledges,
       flushMs: gather.maxMs,
       ...(gather.alsoWhenIdle ? {} : { isIdle: () => writer.isIdle }),
       logger,
@@ -183,16 +193,33 @@ export class Agent {
     let last = Promise.resolve();
     for await (const batch of captureEntries(options, AbortSignal.any([signal, failed.signal]))) {
       await writer.room();
-      last = writer.append(batch.items).then(() => this.#accepted(writer, batch));
+      last = writer.append(this.#witnessed(batch.items)).then(() => this.#accepted(writer, batch));
       // Seen by the next round or after the loop; the source must not be read on meanwhile.
       last.catch((error: unknown) => failed.abort(error));
     }
     await last;
   }
 
+  /** Heartbeats say whether RPO 0 was in force when they were written. */
+  #witnessed(items: readonly CapturedEntry[]): readonly CapturedEntry[] {
+    if (!this.rpoZero) return items;
+    return items.map((item) => (item.kind === 'heartbeat' ? { ...item, semiSync: true } : item));
+  }
+
+  async #watchRpo(signal: AbortSignal): Promise<void> {
+    const { acknowledges, endpoint, alarms, logger } = this.#options;
+    if (!acknowledges) return;
+    const onAlarm = (error: QazynaError | null) => (error === null ? alarms.clear('rpo') : alarms.raise('rpo', error));
+    const hindrance = () => (this.#capture.state === 'running' ? null : `capture is ${this.#capture.state}`);
+    this.#rpo = new RpoWatch({ endpoint, hindrance, onAlarm, logger });
+    await this.#rpo.run(signal);
+    this.#rpo = null;
+  }
+
   /** These entries are durable in the log: the moment at which a semi-sync source could be told. */
-  #accepted(writer: ChainWriter, { items, bodyBytes, release }: CapturedBatch): void {
+  #accepted(writer: ChainWriter, { items, bodyBytes, release, accepted }: CapturedBatch): void {
     crashPoint('agent:accepted');
+    accepted();
     release();
     this.#acceptedAtMs = performance.now();
     const { range, generation, sourceUuid } = writer.state;

@@ -61,7 +61,7 @@ export class StatusTeller {
         lastFinishedMicros: oldest?.snapshotMicros ?? 0,
       },
       acknowledgeAfter: config.source.acknowledgeAfter,
-      rpoZero: false,
+      rpoZero: agent?.rpoZero ?? false,
       alarms: alarms.list(),
     };
   }

@@ -152,6 +152,7 @@ class Daemon {
       start: source.start,
       gather: gather[this.#config.log.kind],
       isLogShared: this.#config.log.kind === 'kafka',
+      acknowledges: this.#config.source.acknowledgeAfter === 'log',
       log,
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),

@@ -85,7 +85,7 @@ async function examineSource(context: Context, config: Config): Promise<Finding[
     });
   try {
     const endpoint = await mysqlEndpointOf(config.source.mysql, { warn, environment: context.environment });
-    const found = await examine(endpoint, context.signal);
+    const found = await examine(endpoint, context.signal, { semiSync: isAcknowledged(config) });
     const minded = found.filter(({ code }) => config.snapshots.engine === 'clone' || !cloneOnly.has(code));
     return [...warnings, ...minded];
   } catch (error) {
@@ -152,6 +152,7 @@ async function mend(context: Context, config: Config, options: DoctorOptions): P
     options.adminPasswordFile === undefined ? '' : await readSecret(options.adminPasswordFile, { environment: {} });
   const socket = options.adminSocket === undefined ? {} : { socketPath: options.adminSocket };
   return await fix({
+    semiSync: isAcknowledged(config),
     admin: {
       host: options.adminHost ?? mysql.host,
       port: options.adminPort ?? mysql.port,
@@ -164,4 +165,8 @@ async function mend(context: Context, config: Config, options: DoctorOptions): P
     say: (sentence) => context.logger.warn(sentence),
     signal: context.signal,
   });
+}
+
+function isAcknowledged({ source }: Config): boolean {
+  return source.acknowledgeAfter !== 'none';
 }

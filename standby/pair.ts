@@ -41,6 +41,8 @@ export interface PairOptions {
   stream: ReplicaSource;
   mysqld: Mysqld;
   osUser: string | undefined;
+  /** Commits of the primary wait for an acknowledgement (RPO 0). */
+  semiSync: boolean;
   /** Captures from this server until the signal aborts, or until another one is the source (then it throws QZ3310). */
   capture: (endpoint: MysqlEndpoint, hooks: { onAttached: () => void; signal: AbortSignal }) => Promise<void>;
   /** What is wrong with `topic`, or null once it is not any more. */
@@ -82,9 +84,9 @@ export class Pair {
 
   constructor(options: PairOptions) {
     this.#options = options;
-    const { config, mysqld, osUser, logger } = options;
+    const { config, mysqld, osUser, semiSync, logger } = options;
     const { dir, bind, serverOptions: extra } = config;
-    this.server = new StandbyServer({ dir, mysqld, osUser, bind, extra, logger });
+    this.server = new StandbyServer({ dir, mysqld, osUser, bind, extra, semiSync, logger });
   }
 
   get role(): Role {
@@ -433,7 +435,7 @@ export class Pair {
 
 /** Before the first snapshot there is nothing to be filled from, and nothing wrong either. */
 function waitForSnapshot(error: unknown): never {
-  if (!isKind(error, 'configuration') || (error.code !== 'QZ2065' && error.code !== 'QZ2410')) throw error;
+  if (!isKind(error, 'configuration') || !['QZ2065', 'QZ2067', 'QZ2410'].includes(error.code)) throw error;
   throw transientError(
     'QZ4715',
     `The standby waits: ${error.message}`,

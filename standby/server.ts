@@ -30,6 +30,8 @@ export interface StandbyServerOptions {
   bind: { host: string; port: number };
   /** The user's own, beyond what a standby must have. */
   extra: MysqldOptions;
+  /** Commits wait for an acknowledgement (RPO 0). */
+  semiSync: boolean;
   logger: Logger;
 }
 
@@ -64,7 +66,7 @@ export class StandbyServer {
       if (await this.#greetsWithin(stopDeadlineMs, signal)) return false;
       await this.stop(signal);
     }
-    const { mysqld, osUser, bind, extra, logger } = this.#options;
+    const { mysqld, osUser, bind, extra, semiSync, logger } = this.#options;
     const password = await this.#secret();
     const account = `'${accountName}'@'localhost'`;
     const handle = await mysqld.start({
@@ -73,7 +75,7 @@ export class StandbyServer {
       port: bind.port,
       errorLog: this.paths.errorLog,
       osUser,
-      options: { ...standbyOptions(settings, serverId), ...extra, ...fixed, 'bind-address': bind.host },
+      options: { ...standbyOptions(settings, serverId, { semiSync }), ...extra, ...fixed, 'bind-address': bind.host },
       signal,
       initSql: [
         'SET SESSION sql_log_bin = 0',

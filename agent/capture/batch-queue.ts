@@ -12,9 +12,19 @@ export class BatchQueue {
   #failure: unknown = null;
   #wakeProducer: (() => void) | null = null;
   #wakeConsumer: (() => void) | null = null;
+  /** Items pushed and not accepted yet. */
+  #outstanding = 0;
+  #settled: (() => void)[] = [];
+  readonly #onAccepted: (items: readonly CapturedEntry[]) => void;
 
   /** `maxBytes` waiting at most (one push may exceed it), `maxBatchBytes` per take (one entry may exceed it). */
-  constructor(maxBytes: number, maxBatchBytes: number, slabs: SlabPool) {
+  constructor(
+    maxBytes: number,
+    maxBatchBytes: number,
+    slabs: SlabPool,
+    onAccepted: (items: readonly CapturedEntry[]) => void = () => undefined,
+  ) {
+    this.#onAccepted = onAccepted;
     this.#slabs = slabs;
     this.#maxBytes = maxBytes;
     this.#maxBatchBytes = maxBatchBytes;
@@ -26,6 +36,7 @@ export class BatchQueue {
       this.#items.push(item);
       this.#bytes += item.body.length;
     }
+    this.#outstanding += items.length;
     this.#wakeConsumer?.();
     while (this.#bytes >= this.#maxBytes) {
       signal.throwIfAborted();
@@ -62,7 +73,24 @@ export class BatchQueue {
       for (const body of bodies) this.#slabs.release(body);
       bodies = [];
     };
-    return { items, bodyBytes, release };
+    return { items, bodyBytes, release, accepted: () => this.#accept(items) };
+  }
+
+  /** Resolves once everything that was pushed is accepted; rejects when the signal aborts. */
+  async settled(signal: AbortSignal): Promise<void> {
+    while (this.#outstanding > 0) {
+      signal.throwIfAborted();
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#settled.push(resolve);
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      await promise;
+    }
+  }
+
+  #accept(items: readonly CapturedEntry[]): void {
+    this.#outstanding -= items.length;
+    this.#onAccepted(items);
+    if (this.#outstanding === 0) for (const wake of this.#settled.splice(0)) wake();
   }
 
   end(failure: unknown = null): void {

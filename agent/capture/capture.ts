@@ -12,6 +12,7 @@ import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { type BinlogDump, openDump } from '../../core/mysql/dump.ts';
 import { binlogStatus, sourceClockMicros } from '../../core/mysql/source-facts.ts';
+import { readSemiSync, requireSemiSync } from '../semi-sync/settings.ts';
 import { Assembler } from './assembler.ts';
 import { BatchQueue } from './batch-queue.ts';
 import { compareFiles } from './file-name.ts';
@@ -30,6 +31,11 @@ export interface CaptureOptions {
   forkSet?: GtidSet | null;
   /** Whoever writes for this chain writes to the very log that ours does: an older agent is fenced by our claim. */
   isLogShared?: boolean;
+  /**
+   * Be the source's semi-sync replica, which acknowledges what is accepted (`CapturedBatch.accepted`), and nothing else: the
+   * plugin must be on. A dump then begins only where everything before it is accepted: registering acknowledges that too.
+   */
+  semiSync?: boolean;
   logger: Logger;
   /** An entry is cut at so many bytes (default 1 MiB) … */
   maxEntryBytes?: number;
@@ -69,8 +75,8 @@ export async function* captureEntries(
   const maxAheadBytes = options.maxAheadBytes ?? defaults.maxAheadBytes;
   const slabBytes = Math.max(minEntryBytes, options.maxEntryBytes ?? defaults.maxEntryBytes);
   const slabs = new SlabPool(slabBytes, Math.ceil((2 * maxAheadBytes) / slabBytes));
-  const queue = new BatchQueue(maxAheadBytes, maxAheadBytes / 2, slabs);
   const stop = new AbortController();
+  const queue = new BatchQueue(maxAheadBytes, maxAheadBytes / 2, slabs, (items) => capture.accepted(items));
   const capture = new Capture(options, queue, slabs, AbortSignal.any([signal, stop.signal]));
   const running = capture.run().then(
     () => queue.end(),
@@ -101,6 +107,8 @@ interface Session {
   side: MysqlConnection;
   assembler: Assembler;
   dump: BinlogDump;
+  /** The source's commits wait for what is acknowledged on it. */
+  semiSync: boolean;
   /** Ends this session only. */
   stop: AbortController;
 }
@@ -111,6 +119,8 @@ class Capture {
   readonly #slabs: SlabPool;
   readonly #signal: AbortSignal;
   readonly #identity: ReplicaIdentity;
+  /** Where acknowledgements go. */
+  #dump: BinlogDump | null = null;
   #resume: ResumePoint | null;
   /** The last events entry that the present session handed over. */
   #last: CapturedEntry | null = null;
@@ -144,8 +154,17 @@ class Capture {
     }
   }
 
+  /** In order: these are where the source's commits wait for them to be. */
+  accepted(items: readonly CapturedEntry[]): void {
+    const last = items.findLast((item) => item.kind === 'events');
+    if (last !== undefined) this.#dump?.acknowledge(last.file, last.transactionStart);
+    // What came meanwhile need not wait for its time: nothing is on its way any more.
+    if (this.#options.isIdle?.() === true) this.#dump?.interrupt();
+  }
+
   async #connectAndStream(): Promise<void> {
-    const { logger, onConnection } = this.#options;
+    const { logger, onConnection, semiSync } = this.#options;
+    if (semiSync === true) await this.#queue.settled(this.#signal);
     const stop = new AbortController();
     const signal = AbortSignal.any([this.#signal, stop.signal]);
     const session = await retrying('connecting to the source', () => this.#open(stop, signal), {
@@ -155,6 +174,7 @@ class Capture {
       logger,
       onFailure: (error) => isKind(error, 'transient') && onConnection?.(error),
     });
+    this.#dump = session.dump;
     onConnection?.(null);
     const clock = this.#watchClock(session, signal);
     try {
@@ -164,6 +184,7 @@ class Capture {
       throw error;
     } finally {
       stop.abort(new Error('the session is over'));
+      this.#dump = null;
       session.dump.close();
       await clock;
       await session.side.close();
@@ -175,6 +196,7 @@ class Capture {
     const side = await connectMysql(endpoint, signal);
     try {
       const { facts, begin } = await checkSource(side, endpoint, this.#resume, { start, forkSet }, signal);
+      const semiSync = await this.#mayAcknowledge(side);
       if (this.#isFirstSession) await checkNoSecondAgent(side, this.#identity, { isFenced: isLogShared });
       const gtids = begin.gtids?.clone() ?? new GtidSet();
       const assembler = new Assembler({ ...begin, slabs: this.#slabs }, gtids);
@@ -183,7 +205,7 @@ class Capture {
       const { heartbeatMs } = this.#options;
       const heartbeats = heartbeatMs === undefined ? {} : { heartbeatMs };
       const dump = await openDump(
-        { endpoint, file: begin.file, position: begin.boundary, mode: 'follow', replica, ...heartbeats },
+        { endpoint, file: begin.file, position: begin.boundary, mode: 'follow', replica, semiSync, ...heartbeats },
         assembler,
         signal,
       );
@@ -195,11 +217,18 @@ class Capture {
         position: begin.captured,
         version: facts.version,
       });
-      return { side, assembler, dump, stop };
+      return { side, assembler, dump, semiSync, stop };
     } catch (error) {
       await side.close();
       throw error;
     }
+  }
+
+  /** An agent does not begin while the source would not wait; one that runs goes on capturing, and its alarm says so. */
+  async #mayAcknowledge(side: MysqlConnection): Promise<boolean> {
+    if (this.#options.semiSync !== true) return false;
+    if (this.#isFirstSession) await requireSemiSync(side);
+    return (await readSemiSync(side)).enabled === true;
   }
 
   async #stream({ assembler, dump }: Session): Promise<void> {
@@ -254,7 +283,7 @@ class Capture {
    * has what was captured: after RESET BINARY LOGS AND GTIDS the server leaves a running dump connected and silent for ever,
    * which must not pass for an idle source. The checks of the next connection then say what happened.
    */
-  async #watchClock({ side, assembler, dump, stop }: Session, signal: AbortSignal): Promise<void> {
+  async #watchClock({ side, assembler, dump, semiSync, stop }: Session, signal: AbortSignal): Promise<void> {
     const heartbeatMs = this.#options.heartbeatMs ?? defaults.heartbeatMs;
     // A second old: a transaction reaches us before it is in gtid_executed (sync stage before commit stage).
     let captured = new GtidSet();
@@ -265,6 +294,7 @@ class Capture {
         const { executed, ...end } = await binlogStatus(side);
         if (isBehind(end, at) || !executed.containsAll(captured)) throw replaced(side.name, at);
         captured = assembler.builder.gtids.clone();
+        if ((await this.#mayAcknowledge(side)) && !semiSync) throw waitsAgain(side.name);
         if (this.#mark === null) {
           this.#mark = { micros, ...end };
           dump.interrupt();
@@ -285,6 +315,14 @@ interface Place {
 function isBehind(end: Place, at: Place): boolean {
   const files = compareFiles(end.file, at.file);
   return files < 0 || (files === 0 && end.position < at.position);
+}
+
+function waitsAgain(server: string): QazynaError {
+  return transientError(
+    'QZ4131',
+    `${server} has semi-sync replication on again.`,
+    'It is connected to again, this time to acknowledge.',
+  );
 }
 
 function replaced(server: string, { file, position }: Place): QazynaError {

@@ -12,6 +12,8 @@ export interface CapturedBatch {
   bodyBytes: number;
   /** Call it once no body of this batch is needed any more: their memory is filled anew. Without it, it is left to the collector. */
   release(): void;
+  /** Call it once all of them are where `acknowledge` says: a source that waits for that is told. In order of the batches. */
+  accepted(): void;
 }
 
 /** Where a chain's last accepted events entry ended: taken from its ChainState. */

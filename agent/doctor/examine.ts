@@ -3,6 +3,7 @@ import { isKind } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { globalVariables, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
 import { checkSettings } from '../capture/source-checks.ts';
+import { requireSemiSync } from '../semi-sync/settings.ts';
 import { capturePrivileges, missingPrivileges } from './grants.ts';
 
 export interface Finding {
@@ -22,7 +23,11 @@ const safeExpiryDays = 3;
 const namedTables = 10;
 
 /** Connects as the configured account. Throws only transient errors; what is wrong with the account is a finding. */
-export async function examine(endpoint: MysqlEndpoint, signal: AbortSignal): Promise<Finding[]> {
+export async function examine(
+  endpoint: MysqlEndpoint,
+  signal: AbortSignal,
+  { semiSync }: { semiSync: boolean } = { semiSync: false },
+): Promise<Finding[]> {
   let connection: MysqlConnection;
   try {
     connection = await connectMysql(endpoint, signal);
@@ -32,7 +37,7 @@ export async function examine(endpoint: MysqlEndpoint, signal: AbortSignal): Pro
     return [{ code: error.code, severity: 'fail', sentence: error.message, hint: error.hint, fixable }];
   }
   try {
-    return await examineConnected(connection);
+    return [...(await examineConnected(connection)), ...(semiSync ? [await examineSemiSync(connection)] : [])];
   } finally {
     await connection.close();
   }
@@ -53,6 +58,17 @@ async function examineConnected(connection: MysqlConnection): Promise<Finding[]>
     await examineClone(connection),
     ...(await examineTables(connection)),
   ];
+}
+
+/** Only where commits are to wait for us. */
+async function examineSemiSync(connection: MysqlConnection): Promise<Finding> {
+  try {
+    await requireSemiSync(connection);
+    return ok('QZ2141', 'Commits wait for their acknowledgement, whatever happens (RPO 0).');
+  } catch (error) {
+    if (!isKind(error, 'configuration')) throw error;
+    return { code: error.code, severity: 'fail', sentence: error.message, hint: error.hint, fixable: true };
+  }
 }
 
 async function examineGrants(connection: MysqlConnection): Promise<Finding[]> {

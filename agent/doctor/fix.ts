@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { configurationError, transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { globalVariables, isOn, readSourceFacts } from '../../core/mysql/source-facts.ts';
+import { setSemiSync } from '../semi-sync/settings.ts';
 import { neededPrivileges } from './grants.ts';
 
 export interface FixOptions {
@@ -19,6 +20,8 @@ export interface FixOptions {
     /** Read when it exists, else made with a new password (mode 0600). */
     passwordFile: string;
   };
+  /** Commits are to wait for the agent's acknowledgement (RPO 0). */
+  semiSync?: boolean;
   /** Told each step before it is taken. */
   say: (sentence: string) => void;
   signal: AbortSignal;
@@ -50,6 +53,11 @@ export async function fix(options: FixOptions): Promise<string[]> {
     }
     await installClone(connection, step);
     await makeAccount(connection, options, step);
+    if (options.semiSync === true) {
+      // After the account: from here on commits wait for the agent that logs in by it.
+      options.say('make commits wait for their acknowledgement');
+      done.push(...(await setSemiSync(connection, { persist: true })));
+    }
     return done;
   } finally {
     await connection.close();

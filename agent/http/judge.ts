@@ -151,6 +151,8 @@ function snapshotAttention(status: StatusSnapshot): Attention[] {
 /** Counts only what is declared to outlive the host; says so when nothing is. */
 function ifHostVanished(status: StatusSnapshot): string {
   const start = 'If this host vanished now you would lose';
+  if (status.rpoZero && status.acknowledgeAfter === 'log' && status.log !== null)
+    return `${start} nothing: every commit is in the ${status.log.name} before its client hears of it.`;
   const elsewhere = status.archives.filter(({ failureDomain }) => failureDomain === 'other_host');
   if (elsewhere.length > 0) return `${start} ${loss(status, elsewhere)}`;
   const best = loss(status, status.archives);

@@ -363,12 +363,7 @@ function acknowledgeComplaints(config: Config, yaml: YamlFile): Complaint[] {
   if (after === 'none') return [];
   const path = ['source', 'acknowledge_after'];
   const say = (sentence: string, hint: string) => [wrong(yaml, config.file, path, sentence, hint)];
-  const unavailable = {
-    code: 'QZ2016' as const,
-    sentence: `\`source.acknowledge_after: ${after}\` is not in this version (${yaml.place(path, 'value')} of ${config.file}).`,
-    hint: 'Set none: commits are not held up, and the lag that `status` states can be lost with the host.',
-  };
-  if (after === 'log' && config.log.kind === 'kafka') return [unavailable];
+  if (after === 'log' && config.log.kind === 'kafka') return [];
   if (after === 'log')
     return say(
       '`source.acknowledge_after: log` would promise what a local log cannot keep: it dies with this host',
@@ -385,5 +380,11 @@ function acknowledgeComplaints(config: Config, yaml: YamlFile): Complaint[] {
       `\`source.acknowledge_after\` names ${after}, a folder on this very host, which would be lost with it`,
       `If ${archive.url} really outlives this host, say failure_domain: other_host there; else set none.`,
     );
-  return [unavailable];
+  return [
+    {
+      code: 'QZ2016',
+      sentence: `\`source.acknowledge_after: ${after}\` is not in this version (${yaml.place(path, 'value')} of ${config.file}).`,
+      hint: 'Set log, with a Kafka log; or none: then the lag that `status` states can be lost with the host.',
+    },
+  ];
 }

@@ -84,7 +84,7 @@ const source = mapping({
   mysql: key(mysql, 'The MySQL server to protect.'),
   acknowledge_after: key(
     text('none, log or the name of an archive', /^[a-z][a-z0-9_-]{0,31}$/).default('none'),
-    'When commits on the source may return. This version knows none: they are not held up, and the lag that `status` states can be lost with the host.',
+    'When commits on the source may return: none holds nothing up, and the lag that `status` states can be lost with the host. log (with kafka): once they are there, so that no commit that a client was told of can be lost (RPO 0).',
     'none',
   ),
 });

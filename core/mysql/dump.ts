@@ -18,6 +18,7 @@ import {
   type EventSink,
   PacketReader,
   registerReplicaCommand,
+  semiSyncAck,
 } from './packets.ts';
 
 export interface DumpOptions {
@@ -156,6 +157,15 @@ export class BinlogDump {
       }
       await this.#wait(Math.min(untilMs - nowMs, 1000));
     }
+  }
+
+  /**
+   * Semi-sync: everything of the binlog before this position is durable. Said only once the source has asked for it: while we
+   * catch up nobody waits.
+   */
+  acknowledge(file: string, position: number): void {
+    if (this.#options.semiSync !== true || !this.#reader.replyWanted || this.#failure !== null || this.#ended) return;
+    this.#socket.write(semiSyncAck(file, position));
   }
 
   /** A waiting `pump` (or the next one that would wait) returns 'idle' at once. */

@@ -84,6 +84,17 @@ export function registerReplicaCommand(replica: { serverId: number; host: string
   return packet(payload);
 }
 
+/**
+ * The acknowledgement of a semi-sync replica: everything up to this position has arrived. A packet of its own sequence, on the
+ * connection of the dump (ReplSemiSyncReplica::slaveReply, plugin/semisync/semisync_replica.cc).
+ */
+export function semiSyncAck(file: string, position: number): Buffer {
+  const payload = Buffer.alloc(9);
+  payload.writeUInt8(semiSyncMagic, 0);
+  payload.writeBigUInt64LE(BigInt(position), 1);
+  return packet(Buffer.concat([payload, Buffer.from(file, 'utf8')]));
+}
+
 /** ERR_Packet: 0xFF, errno u16, '#' and five characters of state, message. */
 function controlPacket(payload: Buffer): ControlPacket {
   const marker = payload[0];
@@ -120,12 +131,20 @@ export class PacketReader {
   #controlBytes = 0;
   #inEvent = false;
   #firstSlice = false;
+  #replyWanted = false;
+  /** Behind an event whose acknowledgement is wanted, packets are counted from 1 again (flushNet, semisync_source.cc). */
+  #countsAnew = false;
 
   constructor(sink: EventSink, onControl: (control: ControlPacket) => void, options: { semiSync: boolean }) {
     this.#sink = sink;
     this.#onControl = onControl;
     this.#prefixBytes = options.semiSync ? 3 : 1;
     this.#commandPhase = true;
+  }
+
+  /** Semi-sync: the source has asked for an acknowledgement on this connection, once at least. */
+  get replyWanted(): boolean {
+    return this.#replyWanted;
   }
 
   /** The dump command was sent: what follows are events. Its answers are counted from sequence 1. */
@@ -153,7 +172,7 @@ export class PacketReader {
         const length = (chunk[at] ?? 0) | ((chunk[at + 1] ?? 0) << 8) | ((chunk[at + 2] ?? 0) << 16);
         const next = at + headerBytes + length;
         if (next <= end && chunk[at + 4] === 0 && length > this.#prefixBytes && length < splitBytes) {
-          this.#checkSequence(chunk[at + 3] ?? 0);
+          this.#checkFirst(chunk[at + 3] ?? 0);
           this.#checkPrefix(chunk, at + headerBytes);
           this.#sink.slice(chunk, at + prefix, next, true, true);
           at = next;
@@ -174,7 +193,7 @@ export class PacketReader {
     if (at === end) return at;
     const isEvent = !this.#commandPhase && (this.#headerHave > headerBytes ? this.#header[4] : chunk[at]) === 0;
     if (!isEvent) {
-      this.#checkSequence(this.#header[3] ?? 0);
+      this.#checkFirst(this.#header[3] ?? 0);
       this.#headerHave = 0;
       this.#left = length;
       this.#control = [];
@@ -185,7 +204,7 @@ export class PacketReader {
       this.#header[this.#headerHave++] = chunk[at++] ?? 0;
     if (this.#headerHave < headerBytes + this.#prefixBytes) return at;
     if (length <= this.#prefixBytes) throw this.#broken('an event without bytes');
-    this.#checkSequence(this.#header[3] ?? 0);
+    this.#checkFirst(this.#header[3] ?? 0);
     this.#checkPrefix(this.#header, headerBytes);
     this.#headerHave = 0;
     this.#left = length - this.#prefixBytes;
@@ -237,13 +256,24 @@ export class PacketReader {
     return from + taken;
   }
 
+  /** Of the first packet of a payload. */
+  #checkFirst(found: number): void {
+    if (this.#countsAnew) this.#sequence = 1;
+    this.#countsAnew = false;
+    this.#checkSequence(found);
+  }
+
   #checkSequence(found: number): void {
     if (found !== this.#sequence) throw this.#broken(`packet ${found} where ${this.#sequence} should come`);
     this.#sequence = (this.#sequence + 1) & 0xff;
   }
 
   #checkPrefix(bytes: Buffer, at: number): void {
-    if (this.#prefixBytes === 3 && bytes[at + 1] !== semiSyncMagic) throw this.#broken('no semi-sync header');
+    if (this.#prefixBytes === 1) return;
+    if (bytes[at + 1] !== semiSyncMagic) throw this.#broken('no semi-sync header');
+    if (bytes[at + 2] !== 1) return;
+    this.#replyWanted = true;
+    this.#countsAnew = true;
   }
 
   #broken(what: string) {

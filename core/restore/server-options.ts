@@ -90,7 +90,11 @@ export function finalOptions(settings: Readonly<Record<string, string>>, serverI
  * What it replays is not logged again: its GTIDs then stand in the same InnoDB transaction as the rows, so that after any
  * crash it knows exactly what it has, and durability of single commits costs nothing until it is the primary.
  */
-export function standbyOptions(settings: Readonly<Record<string, string>>, serverId: number): MysqldOptions {
+export function standbyOptions(
+  settings: Readonly<Record<string, string>>,
+  serverId: number,
+  { semiSync }: { semiSync: boolean },
+): MysqldOptions {
   return {
     'innodb-buffer-pool-size': bufferPoolBytes(),
     'innodb-redo-log-capacity': 1024 * mebibyte,
@@ -115,8 +119,18 @@ export function standbyOptions(settings: Readonly<Record<string, string>>, serve
     'sync-relay-log': 0,
     'sync-source-info': 0,
     'replica-net-timeout': 10,
+    // Its own commits, should there be any, wait from the first one on. What it replays is not logged, and does not wait.
+    ...(semiSync ? semiSyncOptions : {}),
   };
 }
+
+const semiSyncOptions: MysqldOptions = {
+  'rpl-semi-sync-source-enabled': true,
+  'rpl-semi-sync-source-timeout': 4_294_967_295,
+  'rpl-semi-sync-source-wait-point': 'AFTER_SYNC',
+  'rpl-semi-sync-source-wait-no-replica': true,
+  'rpl-semi-sync-source-wait-for-replica-count': 1,
+};
 
 /** A quarter of the memory, between 128 MiB and 8 GiB: other programs live here too. */
 function bufferPoolBytes(): number {

@@ -112,6 +112,12 @@ describe('a good configuration', () => {
     });
   });
 
+  test('commits may wait for a Kafka log', () => {
+    const text = edited('name: agama', 'name: agama\n  acknowledge_after: log');
+    const config = parseConfig(file, text.replace(/local: .*/, 'kafka: { brokers: ["k:9092"], topic: t }'));
+    expect(config.source.acknowledgeAfter).toBe('log');
+  });
+
   test('a standby: its folder is enough', () => {
     const { standby, archives } = parseConfig(file, `${good}standby: { dir: /var/lib/qazyna/standby }\n`);
     expect(standby).toEqual({
@@ -429,13 +435,6 @@ describe('a wrong configuration is answered with one sentence, its place and a h
 describe('keys of later versions are refused by name', () => {
   test.each([
     ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
-    [
-      'source.acknowledge_after: log',
-      edited('name: agama', 'name: agama\n  acknowledge_after: log').replace(
-        /local: .*/,
-        'kafka: { brokers: ["k:9092"], topic: t }',
-      ),
-    ],
     ['archives.onsite.encryption', edited('file:///srv/qazyna"', 'file:///srv/qazyna", encryption: { key_file: /k }')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
     [
