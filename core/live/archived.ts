@@ -4,11 +4,11 @@ import type { DecodedHeader } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { ChainState } from '../chain/types.ts';
-import { isKind } from '../errors/error.ts';
 import { ArchiveHistory } from '../history/open.ts';
 import { type PathFile, runsTo } from '../history/path.ts';
 import type { HistoryGap } from '../history/timelines.ts';
 import type { Logger } from '../logging/logger.ts';
+import { notReached } from './errors.ts';
 
 export interface Archived {
   history: ArchiveHistory;
@@ -23,24 +23,20 @@ export interface Archived {
   leftBehind: GtidSet;
 }
 
-/** Null when the archive holds nothing of this source yet. */
+/** Throws QZ2410 when the archive holds nothing of this source yet, QZ3710 when nothing of what it holds can be used. */
 export async function readArchived(
   store: ObjectStore,
   sourceName: string,
   options: { signal: AbortSignal; logger: Logger },
-): Promise<Archived | null> {
-  const history = await ArchiveHistory.open(store, sourceName, options).catch((error: unknown) => {
-    if (isKind(error, 'configuration') && error.code === 'QZ2410') return null;
-    throw error;
-  });
-  if (history === null) return null;
+): Promise<Archived> {
+  const history = await ArchiveHistory.open(store, sourceName, options);
   const generation = history.newest?.generation ?? 0;
   const run = (await runsTo(history, generation, options.signal)).at(-1);
   const gap = run?.gapAfter ?? null;
   const before = gap?.firstSequence ?? Number.POSITIVE_INFINITY;
   const known = history.items.filter((item) => item.type === 'segment').map((item) => item.decoded);
   const last = known.findLast(({ header }) => header.sequence < before);
-  if (last === undefined) return null;
+  if (last === undefined) throw notReached(store.url, null, history.gaps[0] ?? null, 0);
   return {
     history,
     files: run?.files ?? [],

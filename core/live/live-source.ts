@@ -63,6 +63,8 @@ export class LiveSource implements BinlogSource {
   #state: ChainState | null = null;
   /** The log is another chain than what is known: it has to begin with a claim that continues it. */
   #awaitsClaim = false;
+  /** What the archive said when it held nothing. */
+  #nothing: unknown = null;
   #isTroubled = false;
   /** The last segment, where the archive is followed. */
   #lastSegment: DecodedHeader | null = null;
@@ -81,8 +83,9 @@ export class LiveSource implements BinlogSource {
   }
 
   /**
-   * Reads the archive's headers and the log's tail behind them; passing faults are waited out. Throws QZ3710 when neither
-   * leads to the present, QZ3711 when the log is another chain, and what reading a damaged archive or log throws.
+   * Reads the archive's headers and the log's tail behind them; passing faults are waited out. Throws QZ2410 when nothing is
+   * there yet, QZ3710 when neither leads to the present, QZ3711 when the log is another chain, and what reading a damaged
+   * archive or log throws.
    */
   static async open(options: LiveOptions): Promise<LiveSource> {
     const source = new LiveSource(options);
@@ -90,6 +93,7 @@ export class LiveSource implements BinlogSource {
     await source.#patiently('opening the history', async () => {
       await source.#refresh(true);
       while (!(await source.#readOn(false, signal)));
+      if (source.#state === null) throw source.#nothing;
     });
     return source;
   }
@@ -350,11 +354,15 @@ export class LiveSource implements BinlogSource {
 
   async #readArchive(mayLead: boolean, because: unknown): Promise<void> {
     const { store, sourceName, log } = this.#options;
-    const archived = await readArchived(store, sourceName, { signal: this.#signal, logger: this.#options.logger });
-    if (archived === null) {
-      if (because !== null || log === null) throw because ?? notReached(store.url, null, null, 0);
-      return;
-    }
+    const reading = { signal: this.#signal, logger: this.#options.logger };
+    const archived = await readArchived(store, sourceName, reading).catch((error: unknown) => {
+      if (!isKind(error, 'configuration') || error.code !== 'QZ2410') throw error;
+      // Perhaps the log holds the beginning.
+      if (because !== null) throw because;
+      this.#nothing = error;
+      return null;
+    });
+    if (archived === null) return;
     const { state, gap } = archived;
     const isAhead = this.#state === null || (state.chainId === this.#state.chainId && state.next > this.#state.next);
     if (mayLead && !isAhead && because !== null)

@@ -1,4 +1,5 @@
 /** The replica's own view of its replication, in our words. Columns: MySQL 8.4 Reference Manual, "SHOW REPLICA STATUS". */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { MysqlConnection, MysqlRow } from '../mysql/connection.ts';
 
@@ -61,6 +62,9 @@ export interface ReplicaSource {
 }
 
 const statementTimeoutMs = 600_000;
+const busyPollMs = 10;
+/** How long that may take before the replica is stopped all the same. */
+const halfTransactionMs = 5000;
 
 /** From here on it follows that source, whatever it followed before; by GTIDs, so nothing is applied twice. */
 export async function startReplica(connection: MysqlConnection, source: ReplicaSource): Promise<void> {
@@ -76,6 +80,25 @@ export async function startReplica(connection: MysqlConnection, source: ReplicaS
 
 /** Afterwards it is nobody's replica, and nothing of that is left. */
 export async function forgetSource(connection: MysqlConnection): Promise<void> {
+  await untilNothingIsApplied(connection);
   await connection.query('STOP REPLICA', [], statementTimeoutMs);
   await connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
+}
+
+/**
+ * A half transaction that its source took back is rolled back as soon as the receiver has connected again, which is at once.
+ * STOP REPLICA before that waits a minute for the rest (sql_slave_killed, sql/rpl_replica.cc; seen on 9.7).
+ */
+async function untilNothingIsApplied(connection: MysqlConnection): Promise<void> {
+  const until = performance.now() + halfTransactionMs;
+  while (performance.now() < until) {
+    const [row] = await connection.query(
+      `SELECT (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_coordinator
+               WHERE processing_transaction <> '')
+            + (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_worker
+               WHERE applying_transaction <> '') AS busy`,
+    );
+    if (Number(row?.busy) === 0) return;
+    await sleep(busyPollMs);
+  }
 }

@@ -110,11 +110,11 @@ export class Dump {
   }
 
   /**
-   * After `run` threw: send what is pending, so that an error packet may follow. False when an event is half sent: then
-   * anything said would be taken for the rest of it.
+   * After `run`: send what is pending, so that an error packet may follow. False when an event is half sent: then anything
+   * said would be taken for the rest of it.
    */
   async comeToAnEnd(): Promise<boolean> {
-    if (this.#isOver || (this.#eventLeft > 0 && !this.#isEventSkipped)) return false;
+    if (!this.#channel.isOpen || (this.#eventLeft > 0 && !this.#isEventSkipped)) return false;
     await this.#sink.flush();
     return true;
   }

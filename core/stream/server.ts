@@ -47,6 +47,11 @@ const largeSets = { maxAtOnce: 2, everyMs: 250, deadlineMs: 20_000 };
 const maxShownLength = 1000;
 const logGate = { maxLines: 30, everyMs: 10_000 };
 
+/** Why a dump was ended: the same replica asked for another one. */
+const twinned = Symbol('twinned');
+/** So long the one that is driven out may take to hear why. */
+const twinMs = 1000;
+
 export interface StreamServerOptions {
   source: BinlogSource;
   /** One account, or several. */
@@ -264,6 +269,7 @@ class RunningServer implements StreamServer {
       };
       dump = new Dump(channel, context, request, file, stop.signal);
       await dump.run();
+      if (stop.signal.reason === twinned) throw sameUuid(replica.uuid);
     } catch (error) {
       // What will not heal stops the replica with the reason; anything else drops the connection, and it comes back.
       if (isKind(error, 'integrity') && (dump === null || (await dump.comeToAnEnd()))) {
@@ -299,14 +305,18 @@ class RunningServer implements StreamServer {
     return file;
   }
 
-  /** A replica that comes back is served on its new connection; the old one is dead or a twin, which must stop. */
+  /**
+   * A replica that comes back is served on its new connection. The old one is dead; or it is a twin's, with a copied data
+   * folder, which is told so and stops: else the two would drive each other out for ever (kill_zombie_dump_threads,
+   * sql/rpl_source.cc).
+   */
   #replaceTwin(replica: Replica): void {
     if (replica.uuid === '') return;
     for (const [channel, dump] of this.#dumps) {
-      if (dump.replica.uuid !== replica.uuid) continue;
+      if (dump.replica.uuid !== replica.uuid || dump.stop.signal.aborted) continue;
       this.#note('warn', `replica ${replica.uuid} connected again; its older connection is dropped`);
-      dump.stop.abort();
-      channel.destroy();
+      dump.stop.abort(twinned);
+      setTimeout(() => channel.destroy(), twinMs).unref();
     }
   }
 
@@ -326,6 +336,14 @@ class RunningServer implements StreamServer {
   #note(level: 'info' | 'warn' | 'error', line: string, facts: object = {}): void {
     this.#gate.pass(() => this.#options.logger.log(level, line, { component: 'stream', ...facts }));
   }
+}
+
+function sameUuid(uuid: string) {
+  return integrityError(
+    'QZ3712',
+    `A replica with the same server_uuid/server_id as this replica has connected to the source (${uuid}).`,
+    'One of the two was copied from the other: remove auto.cnf in its data folder, restart it, and start its replication.',
+  );
 }
 
 function ourServerId(serverId: number) {

@@ -96,6 +96,19 @@ describe('a live source', () => {
       });
     }));
 
+  test('says that nothing is there yet, and serves from a log that no archive has anything of', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const nothing = { code: 'QZ2410', kind: 'configuration' };
+      await expect(open(store, null, async () => undefined)).rejects.toMatchObject(nothing);
+      await expect(open(store, new MadeLog(), async () => undefined)).rejects.toMatchObject(nothing);
+      await open(store, logOf(sample), async (source) => {
+        for (const { name, bytes } of sample.files) {
+          expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
+        }
+      });
+    }));
+
   test('follows an archive alone', () =>
     withStore(async (store) => {
       const sample = makeSample();

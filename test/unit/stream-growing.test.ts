@@ -112,6 +112,30 @@ describe('a growing history', () => {
     client.close();
   });
 
+  test('of two replicas with one UUID the older is told so, and stops; the newer is served', async () => {
+    const source = new GrowingSource();
+    source.begin('binlog.000001', new GtidSet());
+    source.append(binlog('binlog.000001', [1, 2], 'none').subarray(4));
+    const { port } = await serve(source);
+    const clients = [];
+    for (const serverId of [1, 2]) {
+      const client = await StreamClient.login(port, 'repl', 'secret');
+      await client.query("SET @replica_uuid = 'aaaaaaaa-0000-0000-0000-000000000001'");
+      client.command(0x1e, dumpGtidCommand(new GtidSet().encode(), { flags: 4, serverId }));
+      await untilXids(client, 2);
+      clients.push(client);
+    }
+    const [older, newer] = clients;
+    const payload = await older?.read();
+    expect(payload?.readUInt16LE(1)).toBe(1236);
+    expect(payload?.toString('latin1')).toMatch(/same server_uuid\/server_id/);
+    await older?.untilClosed();
+    source.append(binlog('binlog.000001', [1, 2, 3], 'none').subarray(binlog('binlog.000001', [1, 2], 'none').length));
+    if (newer) await untilXids(newer, 1);
+    expect(server?.replicas().map(({ serverId }) => serverId)).toEqual([2]);
+    newer?.close();
+  });
+
   test('one replica that reads nothing is given up; the others are served on', async () => {
     const huge = makeBinlog({
       name: 'binlog.000001',
