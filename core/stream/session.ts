@@ -20,6 +20,7 @@ import {
   serverError,
   textResultSet,
 } from './packets.ts';
+import { nextTurn } from './waits.ts';
 
 export interface SessionFacts {
   serverId: number;
@@ -93,6 +94,8 @@ export class Session {
   async untilDump(): Promise<DumpRequest | null> {
     for (;;) {
       const payload = await this.#command();
+      // A client that sends a thousand questions at once takes its turns with the others.
+      await nextTurn();
       if (payload === null || payload[0] === command.quit) return null;
       const reader = new PayloadReader(payload, 1);
       switch (payload[0]) {

@@ -5,6 +5,11 @@ export function soon<T>(pending: Promise<T>): Promise<T | undefined> {
   return Promise.race([pending, new Promise<undefined>((resolve) => setImmediate(resolve, undefined))]);
 }
 
+/** Everything else that is ready is done first: what others sent is read, what was written for them is on its way. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
 export async function orTimeout<T>(pending: Promise<T>, timeoutMs: number): Promise<T | undefined> {
   const { promise, resolve } = Promise.withResolvers<undefined>();
   const timer = setTimeout(resolve, timeoutMs, undefined);

@@ -290,6 +290,28 @@ describe(`hostile clients (seed ${seed})`, () => {
     await requireServing(port);
   });
 
+  test('questions by the thousand take their turns with those of others', async () => {
+    const { port } = await start();
+    const [flooding, other] = [
+      await StreamClient.login(port, 'repl', 'secret'),
+      await StreamClient.login(port, 'repl', 'secret'),
+    ];
+    flooding.pause();
+    const question = Buffer.from([9, 0, 0, 0, 3, ...Buffer.from('SELECT 1')]);
+    flooding.raw(Buffer.concat(Array.from({ length: 100_000 }, () => question)));
+    const slowest: number[] = [];
+    for (let round = 0; round < 20; round++) {
+      const began = performance.now();
+      await other.query('SELECT 1');
+      for (let rest = 0; rest < 4; rest++) await other.read();
+      slowest.push(performance.now() - began);
+    }
+    // Without turns, thousands of them are answered before anybody else is heard.
+    expect(Math.max(...slowest)).toBeLessThan(100);
+    flooding.close();
+    other.close();
+  });
+
   test('rubbish at every stage', async () => {
     const { port } = await start({ loginDeadlineMs: 300, commandDeadlineMs: 300 });
     const random = generator(seed);
