@@ -9,6 +9,7 @@ import type { FilePart } from '../history/path.ts';
 import type { ChainLog } from '../log/types.ts';
 import { notShown } from './errors.ts';
 import type { LiveFile } from './live-file.ts';
+import { inPieces } from './pieces.ts';
 import type { RecentBodies } from './recent.ts';
 
 export interface LiveBytesOptions {
@@ -56,9 +57,9 @@ export class LiveBytes {
     if (recent !== null) return [recent];
     const history = this.#options.history();
     if (position < file.archivedEnd && history !== null) {
-      return readFileBytes(history, file, position, signal, Math.min(file.archivedEnd, file.end));
+      return inPieces(readFileBytes(history, file, position, signal, Math.min(file.archivedEnd, file.end)));
     }
-    return this.#fromLog(file, position, signal);
+    return inPieces(this.#fromLog(file, position, signal));
   }
 
   /** Below the known end, what stands at its number in the file's own generation is what counted. */

@@ -37,6 +37,14 @@ export function notReached(archive: string, log: string | null, gap: HistoryGap 
   );
 }
 
+export function otherArchive(archive: string) {
+  return integrityError(
+    'QZ3713',
+    `The archive ${archive} is another one than when it was read first: its chain was begun anew.`,
+    'Check that the right disk is mounted there; if it was replaced on purpose, start this program again.',
+  );
+}
+
 export function otherLog(log: string, archive: string) {
   return integrityError(
     'QZ3711',

@@ -22,7 +22,7 @@ import { fileGone } from '../stream/choose-file.ts';
 import type { BinlogSource, HistoryReach, StreamFile } from '../stream/types.ts';
 import { type Archived, readArchived } from './archived.ts';
 import { LiveBytes } from './bytes.ts';
-import { beyondEnd, discarded, notReached, notYet, otherLog } from './errors.ts';
+import { beyondEnd, discarded, notReached, notYet, otherArchive, otherLog } from './errors.ts';
 import type { LiveFile } from './live-file.ts';
 import { LivePath } from './path.ts';
 import { RecentBodies } from './recent.ts';
@@ -309,8 +309,8 @@ export class LiveSource implements BinlogSource {
     file?.segments.push(next);
     this.#state = after;
     this.#lastSegment = next;
-    if (file !== null && next.header.start === firstEventOffset) await this.#noteServer([file]);
     this.#grown.wakeAll();
+    if (file !== null && next.header.start === firstEventOffset) await this.#noteServer([file]);
   }
 
   #noteFork(before: ChainState | null, after: ChainState): void {
@@ -363,7 +363,9 @@ export class LiveSource implements BinlogSource {
       return null;
     });
     if (archived === null) return;
-    const { state, gap } = archived;
+    const { state, gap, last } = archived;
+    const before = this.#archived?.last.header.archiveChainId ?? last.header.archiveChainId;
+    if (before !== last.header.archiveChainId) throw otherArchive(store.url);
     const isAhead = this.#state === null || (state.chainId === this.#state.chainId && state.next > this.#state.next);
     if (mayLead && !isAhead && because !== null)
       throw gap === null ? because : notReached(store.url, log?.name ?? null, gap, state.next);
@@ -374,7 +376,7 @@ export class LiveSource implements BinlogSource {
     this.#leftBehind.addAll(archived.leftBehind);
     if (leads) {
       this.#state = state;
-      this.#lastSegment = archived.last;
+      this.#lastSegment = last;
     }
     await this.#noteServer(this.#path.files);
     this.#grown.wakeAll();

@@ -20,6 +20,7 @@ export interface Step extends BinlogRange {
 export class LivePath {
   #files: LiveFile[] = [];
   readonly #names = new ServedNames();
+  #isForking = false;
   readonly #within: (file: LiveFile, limit: GtidSet) => Promise<FilePart>;
 
   /** `within`: the longest prefix of a file whose GTIDs are all in `limit`. */
@@ -70,8 +71,8 @@ export class LivePath {
       file.isComplete = !isOpen;
       if (isOpen) file.end = file.archivedEnd;
     }
-    if (ahead === null) this.#dropFront(files);
-    else this.#replace(files);
+    if (ahead !== null) this.#replace(files);
+    else if (!this.#isForking) this.#dropFront(files);
   }
 
   #made({ generation, file, gtidsBefore }: PathFile): LiveFile {
@@ -103,7 +104,10 @@ export class LivePath {
 
   async #fork(limit: GtidSet): Promise<void> {
     this.#files.at(-1)?.complete();
-    const { whole, part } = await keptWithin(this.#files, limit, (file) => this.#within(file, limit));
+    this.#isForking = true;
+    const { whole, part } = await keptWithin(this.#files, limit, (file) => this.#within(file, limit)).finally(() => {
+      this.#isForking = false;
+    });
     const cut = part === null ? undefined : this.#files[whole];
     const kept = this.#files.slice(0, whole);
     if (part !== null && cut !== undefined) {

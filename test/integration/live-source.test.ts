@@ -56,7 +56,9 @@ async function load(durationMs: number, beside: () => Promise<void>): Promise<vo
 test('two replicas follow under load and rotation, one stopped and one killed; the log forgets what is archived', async () => {
   const [one, other] = [await servers.start(21, small), await servers.start(22, small)];
   await follow(one, live.stream);
-  await follow(other, live.stream, { ssl: false });
+  const [begin] = await live.source.files();
+  const more = `SOURCE_LOG_FILE='${begin?.name}', SOURCE_LOG_POS=4`;
+  await follow(other, live.stream, { ssl: false, autoPosition: false, more });
   await load(8000, async () => {
     await other.connection.query('STOP REPLICA');
     for (let round = 0; round < 3; round += 1) for (const sql of nastyRound(round)) await source.connection.query(sql);
@@ -76,7 +78,8 @@ test('two replicas follow under load and rotation, one stopped and one killed; t
 }, 120_000);
 
 test('a replica that comes late is fed from the archive, and one that the stream server lost comes back', async () => {
-  const replica = await servers.start(23, small);
+  const semiSync = { 'plugin-load-add': 'semisync_replica.so', 'loose-rpl-semi-sync-replica-enabled': true };
+  const replica = await servers.start(23, { ...small, ...semiSync });
   await follow(replica, live.stream);
   const { port } = live.stream;
   await poll('it has begun', async () => ((await executedGtids(replica)) === '' ? null : true));
@@ -85,6 +88,10 @@ test('a replica that comes late is fed from the archive, and one that the stream
   live = await serveLive(servers, log, archive.store, port);
   await untilExecuted(replica, await executedGtids(source));
   await same(source, replica);
+  // It asks for semi-sync, which is not ours to give, and follows without.
+  const [asked] = await replica.connection.query('SELECT @@GLOBAL.rpl_semi_sync_replica_enabled AS wanted');
+  const [got] = await replica.connection.query("SHOW STATUS LIKE 'Rpl_semi_sync_replica_status'");
+  expect([Number(asked?.wanted), got?.Value]).toEqual([1, 'OFF']);
   expect(live.faults).toEqual([]);
 }, 60_000);
 
@@ -116,6 +123,6 @@ test('an entry is in the relay log within milliseconds', async () => {
     `append accepted -> relay log, ms: p50 ${at(0.5).toFixed(2)}, p90 ${at(0.9).toFixed(2)}, p99 ${at(0.99).toFixed(2)} of ${sorted.length}\n`,
   );
   expect(sorted.length).toBeGreaterThan(200);
-  expect(at(0.5)).toBeLessThan(20);
+  expect(at(0.5)).toBeLessThan(50);
   expect((await replicaStatus(replica)).Last_IO_Error).toBe('');
 }, 60_000);
