@@ -7,7 +7,7 @@ import { addDoctor } from './doctor.ts';
 import { toFailure, toUsageError } from './failure.ts';
 import { addHistory } from './history.ts';
 import { addPlan } from './plan.ts';
-import { addPromote } from './promote.ts';
+import { addPromote, addRejoin, addSwitchover } from './promote.ts';
 import { addRestore } from './restore.ts';
 import { addDaemons } from './run.ts';
 import { addShipper } from './shipper.ts';
@@ -24,6 +24,8 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addShipper,
   addStandby,
   addPromote,
+  addSwitchover,
+  addRejoin,
   addStatus,
   addDoctor,
   addWindows,

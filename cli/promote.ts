@@ -1,4 +1,4 @@
-/** `qazyna promote`: makes the standby of this host the primary, by asking the daemon that runs here. */
+/** `qazyna promote`, `switchover` and `rejoin`: a standby becomes the primary, and a former primary a standby. Promote makes the standby of this host the primary, by asking the daemon that runs here. */
 import type { Command } from 'commander';
 import { exitCodes } from '../core/errors/error.ts';
 import { formatCount, formatInstant } from '../core/progress/format.ts';
@@ -45,6 +45,68 @@ async function promote(context: Context, options: PromoteOptions): Promise<numbe
   return exitCodes.done;
 }
 
+export function addSwitchover(program: Command, frame: Frame): void {
+  addVerb<PromoteOptions>(program, frame, {
+    usage: 'switchover',
+    summary: 'exchange the roles of a pair as planned: nothing is lost, and writes are refused for less than a second',
+    about:
+      'Run it on the host of the standby. The primary is made read-only, this server executes the last of its commits and is promoted; where the old primary is run by `qazyna standby`, it becomes the standby by itself. What goes wrong before the promotion gives the primary its writes back.',
+    examples: [
+      ['switchover --dry-run', 'Is this standby ready?'],
+      ['switchover --reason "new kernel on db1"', 'With a reason that is kept in the history'],
+    ],
+    options: (command) => {
+      command.option('--reason <text>', 'kept in the history');
+      command.option('--dry-run', 'change nothing: print the plan');
+    },
+    run: async (context, options) => {
+      const { dir } = standbyOf(await context.config());
+      const onStep = (sentence: string) => void process.stderr.write(`${sentence}\n`);
+      const asked = { ...options, dryRun: options.dryRun === true };
+      const control = { onStep, signal: context.signal };
+      const answer = (await askStandby(dir, 'switchover', asked, control)) as unknown as PromotionAnswer;
+      const refused = `Writes were refused for ${formatCount(answer.refusedMs)} ms.`;
+      context.out.result({ switchover: answer }, answer.dryRun ? lines(answer) : [...lines(answer), refused]);
+      return exitCodes.done;
+    },
+  });
+}
+
+interface RejoinOptions {
+  reseed?: boolean;
+  dryRun?: boolean;
+}
+
+export function addRejoin(program: Command, frame: Frame): void {
+  addVerb<RejoinOptions>(program, frame, {
+    usage: 'rejoin',
+    summary: 'let a former primary go on as the standby; refused while it holds what the history does not',
+    about:
+      'Run it on the host of the former primary, where `qazyna standby` runs. A server that holds nothing more than the history rejoins by itself. With --reseed, what it holds beyond is saved, and it is filled anew from a snapshot.',
+    examples: [
+      ['rejoin --dry-run', 'What does it hold that the history does not?'],
+      ['rejoin --reseed', 'Save that, and make it a copy again'],
+    ],
+    options: (command) => {
+      command.option('--reseed', 'save what it holds beyond the history, and fill it anew');
+      command.option('--dry-run', 'change nothing: list what it holds beyond the history');
+    },
+    run: async (context, options) => {
+      const { dir } = standbyOf(await context.config());
+      const asked = { reseed: options.reseed === true, dryRun: options.dryRun === true };
+      const control = { onStep: () => undefined, signal: context.signal };
+      const { errant, savedTo } = (await askStandby(dir, 'rejoin', asked, control)) as {
+        errant: string;
+        savedTo: string;
+      };
+      const found = errant === '' ? 'It holds nothing beyond the history.' : `It holds beyond the history: ${errant}`;
+      const saved = savedTo === '' ? [] : [`Its binlog files and the list of GTIDs were saved to ${savedTo}.`];
+      context.out.result({ rejoin: { ...asked, errant, savedTo } }, [found, ...saved]);
+      return exitCodes.done;
+    },
+  });
+}
+
 /** What the daemon says at the end, and what `--json` prints as `promotion`. */
 export interface PromotionAnswer {
   dryRun: boolean;
@@ -61,6 +123,8 @@ export interface PromotionAnswer {
   /** Commits of the old primary that are not in the log, as far as it answers; null when it does not. */
   lost: string | null;
   address: string;
+  /** Switchover: how long no server took writes, ms. */
+  refusedMs: number;
 }
 
 function lines(answer: PromotionAnswer): string[] {

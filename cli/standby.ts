@@ -24,6 +24,7 @@ import { type ControlVerb, serveControl } from '../standby/control.ts';
 import { watchPrimary } from '../standby/failover.ts';
 import { beyondHistory } from '../standby/loss.ts';
 import { Pair } from '../standby/pair.ts';
+import { switchOver } from '../standby/switchover.ts';
 import { type ArchiveWorker, chainsOf, openArchives, openWorkers } from './archive-worker.ts';
 import { gather, whereHistoryStands } from './daemon.ts';
 import { StatusTeller } from './daemon-status.ts';
@@ -307,18 +308,25 @@ class PairDaemon {
   ): Promise<Record<string, unknown>> {
     const pair = this.#pair;
     const live = this.#live;
-    if (pair === null || live === null || verb !== 'promote')
+    if (pair === null || live === null)
       throw transientError(
         'QZ4719',
         'The standby is not ready yet.',
         'Try again in a moment; `qazyna status` says why.',
       );
+    if (verb === 'rejoin')
+      return await pair.rejoin({ reseed: options.reseed === true, dryRun: options.dryRun === true });
     const before = live.state;
     const lost = await beyondHistory(this.#primary, before, this.#context.signal);
     const following = pair.following;
-    if (options.dryRun !== true) {
-      const asked = typeof options.reason === 'string' ? options.reason : '';
-      const reason = asked === '' ? 'asked by an operator' : asked;
+    let refusedMs = 0;
+    const asked = typeof options.reason === 'string' ? options.reason : '';
+    const reason = asked === '' ? 'asked by an operator' : asked;
+    if (options.dryRun !== true && verb === 'switchover') {
+      const { signal, logger } = this.#context;
+      const chain = () => live.state;
+      refusedMs = await switchOver({ pair, primary: this.#primary, chain, reason, onStep, signal, logger });
+    } else if (options.dryRun !== true) {
       await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff: options.oldPrimaryIsOff === true, onStep });
     }
     const { host, port } = this.#standby.advertise;
@@ -330,7 +338,8 @@ class PairDaemon {
       lastCommitMicros: before.lastCommitMicros,
       behindTransactions: following?.behindTransactions ?? 0,
       rpoZero: before.semiSync,
-      lost: lost === null ? null : lost.toString(),
+      lost: verb === 'switchover' ? '' : lost === null ? null : lost.toString(),
+      refusedMs: Math.round(refusedMs),
       address: `${host}:${port}`,
     };
     return { ...answer };

@@ -45,6 +45,8 @@ export interface FollowOptions {
   source: ReplicaSource;
   /** The newest state of the chain. */
   chain: () => ChainState;
+  /** On each connection, before replication begins. */
+  prepare: (connection: MysqlConnection) => Promise<void>;
   signal: AbortSignal;
   logger: Logger;
   /** Told what is wrong while it is wrong; null once it is well again. */
@@ -83,12 +85,14 @@ class Follower {
 
   /** From a running server on, for as long as its connection lasts. */
   async #session(): Promise<void> {
-    const { server, source, signal, logger, onStatus } = this.#options;
+    const { server, source, prepare, signal, logger, onStatus } = this.#options;
     await this.#startServer();
     const connection = await server.connect(signal);
     try {
       const serverUuid = await serverUuidOf(connection);
       await connection.query('SET GLOBAL super_read_only = ON');
+      await connection.query('SET GLOBAL event_scheduler = OFF');
+      await prepare(connection);
       // It may have been fenced while it was the primary; from here on it may be read.
       await connection.query('SET GLOBAL offline_mode = OFF');
       await startReplica(connection, source);

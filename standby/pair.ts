@@ -7,28 +7,30 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObjectStore } from '../core/archive/store.ts';
-import type { GtidSet } from '../core/binlog/gtid-set.ts';
+import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { StandbyConfig } from '../core/config/config.ts';
 import { configurationError, integrityError, isKind, QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
+import { EventTracker } from '../core/live/event-tracker.ts';
 import type { LiveSource } from '../core/live/live-source.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
-import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import type { MysqlConnection } from '../core/mysql/connection.ts';
 import type { Mysqld } from '../core/mysql/mysqld.ts';
+import { recordEvents } from '../core/restore/events.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
+import { saveErrant } from './errant.ts';
 import { type FollowStatus, follow } from './follow.ts';
-import { runHooks } from './hooks.ts';
-import { detach, drain, PromotionJournal, type PromotionRecord, win } from './promotion.ts';
+import { bePrimary, type Capture, fence } from './primary.ts';
+import { detach, drain, enableEvents, PromotionJournal, type PromotionRecord, win } from './promotion.ts';
 import { seed } from './seed.ts';
-import { StandbyServer } from './server.ts';
+import { executedBy, StandbyServer } from './server.ts';
 import { readStandbyState, type StandbyState, writeStandbyState } from './state.ts';
 
 /** A copy that is beyond repair is made anew at most this often: what breaks each copy needs a person. */
 const refillEveryMs = 600_000;
-const hookDeadlineMs = 30_000;
-const serverPollMs = 200;
+const wasPrimary = 'it was the primary';
 
 export interface PairOptions {
   config: StandbyConfig;
@@ -43,8 +45,7 @@ export interface PairOptions {
   osUser: string | undefined;
   /** Commits of the primary wait for an acknowledgement (RPO 0). */
   semiSync: boolean;
-  /** Captures from this server until the signal aborts, or until another one is the source (then it throws QZ3310). */
-  capture: (endpoint: MysqlEndpoint, hooks: { onAttached: () => void; signal: AbortSignal }) => Promise<void>;
+  capture: Capture;
   /** What is wrong with `topic`, or null once it is not any more. */
   onAlarm: (topic: string, error: QazynaError | null) => void;
   onFill: (progress: { step: string; doneBytes: number; totalBytes: number }) => void;
@@ -78,9 +79,12 @@ export class Pair {
   #follow: FollowStatus | null = null;
   #isWritable = false;
   #journal: PromotionJournal | null = null;
-  /** Ends the following, so that what waits for it can go on. */
-  #stopFollowing: AbortController | null = null;
+  #tracker: EventTracker | null = null;
+  /** What a standby is called away from following for. */
+  #called = Promise.withResolvers<'promote' | 'reseed'>();
   #asked: Asked | null = null;
+  /** Told by `rejoin` that a fenced server may go on as a standby. */
+  #rejoined = Promise.withResolvers<{ reseed: boolean }>();
 
   constructor(options: PairOptions) {
     this.#options = options;
@@ -119,7 +123,7 @@ export class Pair {
     while (!signal.aborted) {
       try {
         if (await this.#isSource()) await this.#bePrimary();
-        else await this.#beStandby();
+        else await this.#beStandby().catch((error: unknown) => this.#waitForRejoin(error));
       } catch (error) {
         if (signal.aborted && !isKind(error, 'integrity')) return;
         throw error;
@@ -139,8 +143,48 @@ export class Pair {
     const settled = Promise.withResolvers<void>();
     this.#asked = { request, decidedAt, settled };
     settled.promise.catch(() => undefined);
-    this.#stopFollowing?.abort(new Error('promotion'));
+    this.#called.resolve('promote');
     await settled.promise;
+  }
+
+  /**
+   * Lets a fenced server go on as a standby. Without `reseed` only where it holds nothing that the history does not: else
+   * QZ3726 names it. With it, what it holds beyond is saved first, and it is filled anew. Resolves with where that was saved.
+   */
+  async rejoin({ reseed, dryRun }: { reseed: boolean; dryRun: boolean }): Promise<{ errant: string; savedTo: string }> {
+    const { live, config, signal } = this.#options;
+    if (this.#role === 'primary' || this.#role === 'promoting' || this.#role === 'starting') throw notNow(this.#role);
+    const connection = await this.server.connect(signal);
+    let savedTo = '';
+    let errant: GtidSet;
+    try {
+      errant = (await executedBy(connection)).subtract(live.state.gtids);
+      if (dryRun) return { errant: errant.toString(), savedTo };
+      if (!errant.isEmpty && !reseed) throw holdsMore(errant);
+      if (!errant.isEmpty)
+        savedTo = await saveErrant(connection, { errant, paths: this.server.paths, dir: config.dir });
+    } finally {
+      await connection.close();
+    }
+    if (reseed)
+      await this.#note({ step: 'filling', snapshot: '', reason: 'an operator asked for it (rejoin --reseed)' });
+    this.#rejoined.resolve({ reseed });
+    if (reseed) this.#called.resolve('reseed');
+    return { errant: errant.toString(), savedTo };
+  }
+
+  /** A server that was the primary and holds more than the history waits for a person; nobody reads or writes it meanwhile. */
+  async #waitForRejoin(error: unknown): Promise<void> {
+    const { signal, onAlarm } = this.#options;
+    if (!isKind(error, 'integrity') || error.code !== 'QZ3726') throw error;
+    this.#role = 'fenced';
+    onAlarm('standby', error);
+    await fence(this.server, signal);
+    const aborted = Promise.withResolvers<void>();
+    signal.addEventListener('abort', () => aborted.resolve(), { once: true });
+    await Promise.race([this.#rejoined.promise, aborted.promise]);
+    this.#rejoined = Promise.withResolvers();
+    onAlarm('standby', null);
   }
 
   /** The chain names our server, and all before its promotion is executed here. */
@@ -182,39 +226,73 @@ export class Pair {
   /** True: this server is the source now. False: not, go on. A text: why the copy has to be made anew. */
   async #followUntilAsked(): Promise<boolean | string> {
     const { live, stream, logger, signal, onAlarm } = this.#options;
-    const state = this.#state;
-    if (state === null) throw new Error('a standby follows only once it is filled');
+    if (this.#state === null) throw new Error('a standby follows only once it is filled');
     const journal = this.#requireJournal();
     const stop = new AbortController();
-    this.#stopFollowing = stop;
+    const either = AbortSignal.any([signal, stop.signal]);
     this.#role = journal.record === null ? 'standby' : 'promoting';
+    this.#called = Promise.withResolvers();
     const following = follow({
       server: this.server,
-      facts: state,
+      facts: this.#state,
       source: stream,
       chain: () => live.state,
-      signal: AbortSignal.any([signal, stop.signal]),
+      prepare: (connection) => this.#prepare(connection, either),
+      signal: either,
       logger,
       onTrouble: (error) => onAlarm('standby', error),
       onStatus: (status) => {
         this.#follow = status;
       },
     });
-    if (journal.record !== null) {
-      // Won before a restart: what is missing comes by following.
-      following.catch(() => undefined);
-      await this.#finish(() => undefined);
+    // Won before a restart: what is missing comes by following.
+    const won = journal.record !== null;
+    const working = won
+      ? this.#finish(stop, following, () => undefined).then(() => true)
+      : this.#untilCalled(stop, following);
+    working.catch(() => undefined);
+    try {
+      return await Promise.race([working, following.then(() => working)]);
+    } finally {
       stop.abort();
       await following.catch(() => undefined);
-      return true;
+      this.#tracker = null;
     }
-    await following;
-    const asked = this.#asked;
-    if (asked === null) return false;
-    return await this.#promoteAsked(asked);
   }
 
-  async #promoteAsked(asked: Asked): Promise<boolean> {
+  /** Before replication begins: a former primary is looked at, and the events are noted as they are. */
+  async #prepare(connection: MysqlConnection, signal: AbortSignal): Promise<void> {
+    const { live, config, logger, onAlarm } = this.#options;
+    const state = this.#state;
+    if (state === null) return;
+    if (state.reason === wasPrimary) {
+      const errant = (await executedBy(connection)).subtract(live.state.gtids);
+      if (!errant.isEmpty) throw holdsMore(errant);
+    }
+    if (state.events === null || state.reason === wasPrimary)
+      await this.#note({
+        events: await recordEvents(connection),
+        reason: state.reason === wasPrimary ? 'it rejoined' : state.reason,
+      });
+    if (this.#tracker !== null || this.#state?.events == null) return;
+    const path = join(config.dir, 'events.json');
+    const tracker = await EventTracker.open({ source: live, baseline: this.#state.events, path, signal, logger });
+    this.#tracker = tracker;
+    tracker.run().catch((error: unknown) => error instanceof QazynaError && onAlarm('events', error));
+  }
+
+  async #untilCalled(stop: AbortController, following: Promise<void>): Promise<boolean | string> {
+    const { signal } = this.#options;
+    const aborted = Promise.withResolvers<'aborted'>();
+    const onAbort = () => aborted.resolve('aborted');
+    AbortSignal.any([signal, stop.signal]).addEventListener('abort', onAbort, { once: true });
+    const call = await Promise.race([this.#called.promise, aborted.promise]);
+    if (call === 'reseed') return this.#state?.reason ?? '';
+    if (this.#asked === null) return false;
+    return await this.#promoteAsked(this.#asked, stop, following);
+  }
+
+  async #promoteAsked(asked: Asked, stop: AbortController, following: Promise<void>): Promise<boolean> {
     const { log, signal, logger, live } = this.#options;
     const { request, decidedAt } = asked;
     const journal = this.#requireJournal();
@@ -225,7 +303,7 @@ export class Pair {
       request.onStep('asking the log to make this server the source');
       await win({ log, journal, decidedAt, signal, logger });
       request.onStep(`won: generation ${journal.record?.generation}; the old primary can acknowledge nothing any more`);
-      await this.#finish(request.onStep);
+      await this.#finish(stop, following, request.onStep);
       return true;
     } catch (error) {
       this.#asked = null;
@@ -238,163 +316,65 @@ export class Pair {
     }
   }
 
-  /** From the accepted entry to a server that is nobody's replica. */
-  async #finish(onStep: (sentence: string) => void): Promise<void> {
-    const { signal, live, stream, logger, onAlarm } = this.#options;
+  /** From the accepted entry to a server that is nobody's replica, with the events that the source ran. */
+  async #finish(stop: AbortController, following: Promise<void>, onStep: (sentence: string) => void): Promise<void> {
+    const { signal, live, logger } = this.#options;
     const journal = this.#requireJournal();
     if (this.#state === null) throw new Error('nothing is promoted before it was filled');
-    const stop = new AbortController();
-    const chain = () => live.state;
-    const facts = this.#state;
-    const draining = AbortSignal.any([signal, stop.signal]);
-    const onTrouble = (error: QazynaError | null) => onAlarm('standby', error);
-    const onStatus = (status: FollowStatus) => {
-      this.#follow = status;
-    };
-    await this.server.ensureRunning(facts, signal);
+    await this.server.ensureRunning(this.#state, signal);
     const connection = await this.server.connect(signal);
     try {
       if (!journal.isDone('drained')) {
-        const following = follow({
-          server: this.server,
-          facts,
-          source: stream,
-          chain,
-          signal: draining,
-          logger,
-          onTrouble,
-          onStatus,
-        });
         let told = -1;
         const onProgress = (missing: number) => {
           if (missing !== told && missing > 0) onStep(`${missing} transactions are still to be executed`);
           told = missing;
         };
-        await Promise.race([
-          drain({ connection, journal, signal: draining, onProgress }),
-          following.then(() => undefined),
-        ]);
-        stop.abort();
-        await following.catch(() => undefined);
+        const draining = AbortSignal.any([signal, stop.signal]);
+        await drain({ connection, journal, signal: draining, onProgress });
         onStep('this server has executed exactly the history before its promotion');
       }
-      if (!journal.isDone('detached')) await detach(connection, journal);
-    } finally {
+      if (journal.isDone('detached')) return;
+      const tracker = this.#tracker;
+      const target = GtidSet.parse(journal.record?.target ?? '');
+      const statuses = async () => (await tracker?.statusesAt(target, signal)) ?? new Map();
+      await enableEvents(connection, { serverIds: live.serverIds, statuses, logger });
       stop.abort();
+      await following.catch(() => undefined);
+      await detach(connection, journal);
+    } finally {
       await connection.close();
     }
   }
 
   async #bePrimary(): Promise<void> {
-    const { capture, signal, logger, onAlarm } = this.#options;
-    this.#role = 'primary';
-    this.#isWritable = false;
-    const state = this.#state;
-    if (state === null) throw new Error('a primary was filled once');
-    const stop = new AbortController();
-    const either = AbortSignal.any([signal, stop.signal]);
-    await this.server.ensureRunning(state, signal);
-    const watching = this.#keepRunning(state, either).catch((error: unknown) => stop.abort(error));
-    const opened = { last: Promise.resolve() };
-    const onAttached = () => {
-      opened.last = opened.last
-        .then(() => this.#openForWriting(either))
-        .catch((error: unknown) => {
-          if (either.aborted) return;
-          if (error instanceof QazynaError) onAlarm('standby', error);
-          else stop.abort(error);
-        });
-    };
-    try {
-      await capture(await this.server.endpoint(), { onAttached, signal: either });
-      if (stop.signal.aborted && !signal.aborted) throw stop.signal.reason;
-    } catch (error) {
-      if (!(isKind(error, 'integrity') && error.code === 'QZ3310')) throw error;
-      logger.warn(`this server is the primary no more: ${error.message}`);
-      await this.#fence();
-    } finally {
-      stop.abort();
-      await watching;
-      await opened.last;
-      this.#isWritable = false;
-    }
-  }
-
-  /** The server's binlog is read: now, and whenever it came back, it may take writes. */
-  async #openForWriting(signal: AbortSignal): Promise<void> {
-    const { logger, onAlarm } = this.#options;
+    const { config, sourceName, capture, environment, signal, logger, onAlarm } = this.#options;
     const journal = this.#requireJournal();
-    if (journal.record !== null && !journal.isDone('attached')) await journal.reach('attached');
-    const connection = await this.server.connect(signal);
-    try {
-      for (const sql of [
-        'SET GLOBAL sync_binlog = 1',
-        'SET GLOBAL innodb_flush_log_at_trx_commit = 1',
-        'SET GLOBAL offline_mode = OFF',
-        'SET GLOBAL super_read_only = OFF',
-        'SET GLOBAL read_only = OFF',
-      ])
-        await connection.query(sql);
-    } finally {
-      await connection.close();
-    }
-    this.#isWritable = true;
-    logger.info('this server is the primary: its binlog is read, and it takes writes');
-    onAlarm('standby', null);
-    if (journal.record === null) return;
-    if (!journal.isDone('writable')) await journal.reach('writable');
-    await this.#announce(journal);
-  }
-
-  async #announce(journal: PromotionJournal): Promise<void> {
-    const { config, sourceName, logger, environment, signal, onAlarm } = this.#options;
-    const { record } = journal;
-    if (record === null) return;
-    this.#asked?.request.onStep('this server takes writes; running the hooks');
-    const event = record.kind === 'switched-over' ? 'switched-over' : 'promoted';
-    const facts = {
-      event,
-      source: sourceName,
-      generation: record.generation,
-      primary: config.advertise,
-      old: null,
-    } as const;
-    await runHooks(config.failover.hooks, facts, { deadlineMs: hookDeadlineMs, signal, logger, environment, onAlarm });
-    // What was left out runs when the daemon starts again.
-    signal.throwIfAborted();
-    if (record.kind === 'failed-over') await this.#note({ tookOverAtMs: Date.now() });
-    await journal.end();
-    this.#asked?.settled.resolve();
-    this.#asked = null;
-  }
-
-  /** Another one is the source: no client may write here, nor read what history does not hold. */
-  async #fence(): Promise<void> {
-    const { signal } = this.#options;
-    this.#role = 'fenced';
-    const connection = await this.server.connect(signal);
-    try {
-      await connection.query('SET GLOBAL offline_mode = ON');
-      await connection.query('SET GLOBAL super_read_only = ON');
-    } finally {
-      await connection.close();
-    }
-    await this.#note({ reason: 'it was the primary' });
-  }
-
-  /** A primary that died is started again; it comes up read-only, and is opened once its binlog is read. */
-  async #keepRunning(facts: StandbyState, signal: AbortSignal): Promise<void> {
-    const { onAlarm, logger } = this.#options;
-    while (!signal.aborted) {
-      if ((await this.server.pid()) === null) {
-        this.#isWritable = false;
-        logger.warn('the server of this primary is down; it is started again');
-        const onFailure = (error: Error) => error instanceof QazynaError && onAlarm('standby', error);
-        const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
-        await retrying('starting the server', () => this.server.ensureRunning(facts, signal), patience);
-      }
-      await sleep(serverPollMs, undefined, { signal }).catch(() => undefined);
-    }
+    this.#role = 'primary';
+    await this.#note({ reason: wasPrimary });
+    if (this.#state === null) throw new Error('a primary was filled once');
+    await bePrimary({
+      server: this.server,
+      state: this.#state,
+      journal,
+      config,
+      sourceName,
+      capture,
+      environment,
+      signal,
+      logger,
+      onAlarm,
+      onWritable: (isWritable) => {
+        this.#isWritable = isWritable;
+      },
+      onStep: (sentence) => this.#asked?.request.onStep(sentence),
+      onPromoted: async () => {
+        if (journal.record?.kind === 'failed-over') await this.#note({ tookOverAtMs: Date.now() });
+        this.#asked?.settled.resolve();
+        this.#asked = null;
+      },
+    });
+    if (!signal.aborted) this.#role = 'fenced';
   }
 
   async #fill(reason: string): Promise<void> {
@@ -413,7 +393,6 @@ export class Pair {
   async #beyondRepair(error: unknown): Promise<string> {
     const { onAlarm, signal, logger } = this.#options;
     if (!isKind(error, 'integrity') || !/^QZ372[0-3]$/.test(error.code)) throw error;
-    if (this.#state?.reason === 'it was the primary') throw errantPrimary(error);
     onAlarm('standby', error);
     const restMs = Math.max(0, (this.#state?.filledAtMs ?? 0) + refillEveryMs - Date.now());
     if (restMs > 0) logger.warn(`it was filled only just now: the next copy is made in ${Math.round(restMs / 1000)} s`);
@@ -462,15 +441,11 @@ function notVouchedFor() {
   );
 }
 
-function errantPrimary(error: QazynaError) {
+function holdsMore(errant: GtidSet) {
   return integrityError(
     'QZ3726',
-    `This server was the primary, and holds what the history does not: ${error.message}`,
-    'Look at it with `rejoin --dry-run`; `rejoin --reseed` saves it and makes this server a copy again.',
-    { cause: error, details: error.details },
+    `This server was the primary, and has executed ${errant}, which the history does not hold.`,
+    '`qazyna rejoin --reseed` saves the binlog that holds them and makes this server a copy again; until then nobody can use it.',
+    { details: { errant: errant.toString() } },
   );
-}
-
-export function executedText(set: GtidSet | null): string {
-  return set === null ? '' : set.toString();
 }

@@ -16,6 +16,7 @@ import { configurationError, integrityError } from '../core/errors/error.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
+import { type EventsOptions, giveEventsTheirStatus } from '../core/restore/events.ts';
 import { forgetSource } from '../core/restore/replication.ts';
 import { executedBy } from './server.ts';
 
@@ -161,6 +162,20 @@ export async function drain({ connection, journal, signal, onProgress }: DrainOp
   await journal.reach('drained');
 }
 
+/**
+ * As a replica it kept events from running; now it has to run those that its source ran. Nothing of it is logged. Writing to
+ * the dictionary takes super_read_only off for a moment: applications are still kept out by read_only.
+ */
+export async function enableEvents(
+  connection: MysqlConnection,
+  options: Omit<EventsOptions, 'connection'>,
+): Promise<void> {
+  await connection.query('SET SESSION sql_log_bin = 0');
+  await connection.query('SET GLOBAL super_read_only = OFF');
+  await giveEventsTheirStatus({ connection, ...options });
+  await connection.query('SET GLOBAL super_read_only = ON');
+}
+
 /** Durable from here on, nobody's replica, and with a binlog file that begins after exactly the target. */
 export async function detach(connection: MysqlConnection, journal: PromotionJournal): Promise<void> {
   for (const sql of [
@@ -184,7 +199,7 @@ function executedMore(beyond: GtidSet) {
   return integrityError(
     'QZ3725',
     `This server has executed ${beyond}, which the history before its promotion does not hold.`,
-    'It must not become the primary as it is: fill it anew (`rejoin --reseed`), and promote again.',
+    'It must not become the primary as it is: fill it anew (`qazyna rejoin --reseed`), and promote again.',
   );
 }
 

@@ -208,7 +208,11 @@ describe('from a stock server to a restored one', () => {
 
   test('SIGTERM ends it within five seconds, losing nothing; then status says that nobody captures', async () => {
     await root.query("INSERT INTO shop.item VALUES (9, 90, 'last')");
-    await sleep(100);
+    const [end] = await root.query('SHOW BINARY LOG STATUS');
+    await until('the log has it', async () => {
+      const { value } = await json('status');
+      return (value.capture as { position: number }).position === Number(end?.Position) ? value : null;
+    });
     const began = performance.now();
     daemon?.child.kill('SIGTERM');
     const ended = await daemon?.ended;

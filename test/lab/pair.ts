@@ -19,6 +19,10 @@ export interface StandbyHostOptions {
   /** YAML of `standby.failover`. */
   failover?: string;
   environment?: NodeJS.ProcessEnv;
+  /** Tells hosts of one lab apart. Default `standby`. */
+  name?: string;
+  /** Where the primary is by now, when that is not the lab's own server. */
+  primaryPort?: number;
 }
 
 export class StandbyHost {
@@ -30,9 +34,9 @@ export class StandbyHost {
   #child: ChildProcess | null = null;
   #stderr = '';
 
-  private constructor(dir: string, port: number, httpPort: number, environment: NodeJS.ProcessEnv) {
-    this.dir = join(dir, 'standby');
-    this.configFile = join(dir, 'standby.yaml');
+  private constructor(dir: string, name: string, port: number, httpPort: number, environment: NodeJS.ProcessEnv) {
+    this.dir = join(dir, name);
+    this.configFile = join(dir, `${name}.yaml`);
     this.port = port;
     this.httpPort = httpPort;
     this.#environment = environment;
@@ -40,16 +44,18 @@ export class StandbyHost {
 
   /** Writes its configuration; nothing is started yet. */
   static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
-    const host = new StandbyHost(lab.dir, await freePort(), await freePort(), options.environment ?? {});
+    const { name = 'standby', primaryPort = lab.mysql.port } = options;
+    const host = new StandbyHost(lab.dir, name, await freePort(), await freePort(), options.environment ?? {});
     const failover = options.failover === undefined ? '' : `  failover: ${options.failover}\n`;
     const text = (await readFile(lab.configFile, 'utf8'))
       .replace(`127.0.0.1:${lab.httpPort}`, `127.0.0.1:${host.httpPort}`)
-      .replace(`${lab.dir}/state`, `${lab.dir}/standby-state`)
-      .replace(`${lab.dir}/log`, `${lab.dir}/standby-log`)
-      .replace(`${lab.dir}/scratch`, `${lab.dir}/standby-scratch`);
+      .replace(`${lab.dir}/state`, `${lab.dir}/${name}-state`)
+      .replace(`${lab.dir}/log`, `${lab.dir}/${name}-log`)
+      .replace(`${lab.dir}/scratch`, `${lab.dir}/${name}-scratch`)
+      .replace(`port: ${lab.mysql.port}`, `port: ${primaryPort}`);
     const standby = `standby:\n  dir: ${host.dir}\n  bind: "127.0.0.1:${host.port}"\n  archive: onsite\n  listen: "127.0.0.1:${await freePort()}"\n${failover}`;
     await writeFile(host.configFile, text + standby);
-    await mkdir(`${lab.dir}/standby-scratch`, { recursive: true });
+    await mkdir(`${lab.dir}/${name}-scratch`, { recursive: true });
     return host;
   }
 

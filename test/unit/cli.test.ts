@@ -34,7 +34,6 @@ describe('the command line', () => {
     ['', 'QZ2000', /A verb is missing/, /status, /],
     ['statsu', 'QZ2001', /no verb `statsu`/, /Did you mean status\?/],
     ['snapshot lst', 'QZ2001', /no verb `snapshot lst`/, /Did you mean list\?/],
-    ['switchover', 'QZ2001', /no verb `switchover`/, /./],
     ['snapshot', 'QZ2000', /A verb is missing/, /take, list/],
     ['status --jsn', 'QZ2002', /no option --jsn of status/, /Did you mean --json\?/],
     ['--json status', 'QZ2002', /no option --json before the verb/, /--help/],
@@ -80,7 +79,7 @@ describe('the command line', () => {
     expect([help.exitCode, help.err]).toEqual([0, '']);
     for (const verb of ['status', 'doctor', 'windows', 'plan', 'restore', 'history', 'binlog', 'snapshot', 'config'])
       expect(help.out).toContain(`\n  ${verb} `);
-    for (const later of ['switchover', 'undo', 'verify', 'drill', 'prune']) expect(help.out).not.toContain(later);
+    for (const later of ['undo', 'verify', 'drill', 'prune']) expect(help.out).not.toContain(later);
     const version = await run('--version');
     expect([version.exitCode, version.out]).toEqual([0, expect.stringMatching(/^\d+\.\d+\.\d+\n$/)]);
   });

@@ -1,0 +1,160 @@
+/**
+ * The primary's part: its server runs, its binlog is read, and only then does it take writes. Whenever the server comes back
+ * it is read-only until its binlog is read again; when the log names another source, it is fenced.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { StandbyConfig } from '../core/config/config.ts';
+import { isKind, QazynaError } from '../core/errors/error.ts';
+import { retrying } from '../core/errors/retry.ts';
+import type { Logger } from '../core/logging/logger.ts';
+import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import { runHooks } from './hooks.ts';
+import type { PromotionJournal } from './promotion.ts';
+import type { StandbyServer } from './server.ts';
+import type { StandbyState } from './state.ts';
+
+const hookDeadlineMs = 30_000;
+const serverPollMs = 200;
+
+/** Captures from this server until the signal aborts, or until another one is the source (then it throws QZ3310). */
+export type Capture = (
+  endpoint: MysqlEndpoint,
+  hooks: { onAttached: () => void; signal: AbortSignal },
+) => Promise<void>;
+
+export interface PrimaryOptions {
+  server: StandbyServer;
+  state: StandbyState;
+  journal: PromotionJournal;
+  config: StandbyConfig;
+  sourceName: string;
+  capture: Capture;
+  environment: NodeJS.ProcessEnv;
+  signal: AbortSignal;
+  logger: Logger;
+  onAlarm: (topic: string, error: QazynaError | null) => void;
+  onWritable: (isWritable: boolean) => void;
+  /** Of a promotion that was asked for in this process. */
+  onStep: (sentence: string) => void;
+  /** The promotion came to its end; the hooks were run. */
+  onPromoted: () => Promise<void>;
+}
+
+/** Until the signal aborts, or another server is the source: then this one is fenced, and it resolves. */
+export async function bePrimary(options: PrimaryOptions): Promise<void> {
+  await new Primary(options).run();
+}
+
+class Primary {
+  readonly #options: PrimaryOptions;
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
+  #opening = Promise.resolve();
+
+  constructor(options: PrimaryOptions) {
+    this.#options = options;
+    this.#signal = AbortSignal.any([options.signal, this.#stop.signal]);
+  }
+
+  async run(): Promise<void> {
+    const { server, state, capture, signal, logger, onWritable } = this.#options;
+    onWritable(false);
+    await server.ensureRunning(state, signal);
+    const watching = this.#keepRunning().catch((error: unknown) => this.#stop.abort(error));
+    try {
+      await capture(await server.endpoint(), { onAttached: () => this.#attached(), signal: this.#signal });
+      if (this.#stop.signal.aborted && !signal.aborted) throw this.#stop.signal.reason;
+    } catch (error) {
+      if (!(isKind(error, 'integrity') && error.code === 'QZ3310')) throw error;
+      logger.warn(`this server is the primary no more: ${error.message}`);
+      onWritable(false);
+      await fence(server, signal);
+    } finally {
+      this.#stop.abort();
+      await watching;
+      await this.#opening;
+      onWritable(false);
+    }
+  }
+
+  #attached(): void {
+    const { onAlarm } = this.#options;
+    this.#opening = this.#opening
+      .then(() => this.#openForWriting())
+      .catch((error: unknown) => {
+        if (this.#signal.aborted) return;
+        if (error instanceof QazynaError) onAlarm('standby', error);
+        else this.#stop.abort(error);
+      });
+  }
+
+  /** The server's binlog is read: now, and whenever it came back, it may take writes. */
+  async #openForWriting(): Promise<void> {
+    const { server, state, journal, logger, onAlarm, onWritable } = this.#options;
+    if (journal.record !== null && !journal.isDone('attached')) await journal.reach('attached');
+    const runsEvents = (state.settings.event_scheduler ?? 'ON') === 'ON';
+    const connection = await server.connect(this.#signal);
+    try {
+      for (const sql of [
+        'SET GLOBAL sync_binlog = 1',
+        'SET GLOBAL innodb_flush_log_at_trx_commit = 1',
+        'SET GLOBAL offline_mode = OFF',
+        'SET GLOBAL super_read_only = OFF',
+        'SET GLOBAL read_only = OFF',
+        ...(runsEvents ? ['SET GLOBAL event_scheduler = ON'] : []),
+      ])
+        await connection.query(sql);
+    } finally {
+      await connection.close();
+    }
+    onWritable(true);
+    logger.info('this server is the primary: its binlog is read, and it takes writes');
+    onAlarm('standby', null);
+    if (journal.record === null) return;
+    if (!journal.isDone('writable')) await journal.reach('writable');
+    await this.#announce();
+  }
+
+  async #announce(): Promise<void> {
+    const { journal, config, sourceName, logger, environment, signal, onAlarm, onStep, onPromoted } = this.#options;
+    const { record } = journal;
+    if (record === null) return;
+    onStep('this server takes writes; running the hooks');
+    const event = record.kind === 'switched-over' ? 'switched-over' : 'promoted';
+    const { generation } = record;
+    const facts = { event, source: sourceName, generation, primary: config.advertise, old: null } as const;
+    await runHooks(config.failover.hooks, facts, { deadlineMs: hookDeadlineMs, signal, logger, environment, onAlarm });
+    // What was left out runs when the daemon starts again.
+    signal.throwIfAborted();
+    await onPromoted();
+    await journal.end();
+  }
+
+  /** A server that died is started again; it comes up read-only, and is opened once its binlog is read. */
+  async #keepRunning(): Promise<void> {
+    const { server, state, onAlarm, onWritable, logger } = this.#options;
+    const signal = this.#signal;
+    while (!signal.aborted) {
+      if ((await server.pid()) === null) {
+        onWritable(false);
+        logger.warn('the server of this primary is down; it is started again');
+        const onFailure = (error: Error) => error instanceof QazynaError && onAlarm('standby', error);
+        const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
+        await retrying('starting the server', () => server.ensureRunning(state, signal), patience);
+      }
+      await sleep(serverPollMs, undefined, { signal }).catch(() => undefined);
+    }
+  }
+}
+
+/** No client may write here, nor read what the history does not hold. */
+export async function fence(server: StandbyServer, signal: AbortSignal): Promise<void> {
+  const connection = await server.connect(signal);
+  try {
+    await connection.query('SET GLOBAL offline_mode = ON');
+    await connection.query('SET GLOBAL event_scheduler = OFF');
+    await connection.query('SET GLOBAL super_read_only = ON');
+  } finally {
+    await connection.close();
+  }
+}
