@@ -38,6 +38,18 @@ export class MadeChain {
     this.#push(entry, { generation: this.#generation, sourceUuid: uuid, range: null, gtids: fork.clone() });
   }
 
+  /** What an older generation still wrote: it landed where it was meant to, and does not count. */
+  zombie(bytes: number): void {
+    const state = this.#state;
+    if (state === null) throw new Error('nothing was written before');
+    const generation = this.#generation - 1;
+    const entry = { ...this.#blank('events'), generation, start: 4, end: 4 + bytes, body: Buffer.alloc(bytes, 'z') };
+    const after = { ...state, next: this.entries.length + 1 };
+    this.entries.push(entry);
+    this.folded.push({ number: entry.number, entry: null, before: state, after });
+    this.#state = after;
+  }
+
   /** Bytes of a whole binlog file (magic included), or of its first `until` bytes, cut at these offsets. */
   file(name: string, bytes: Buffer, cuts: readonly number[] = [], until = bytes.length): void {
     const ends = [...new Set([...cuts, until])].filter((cut) => cut > 4 && cut <= until).sort((a, b) => a - b);
