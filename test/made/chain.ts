@@ -39,11 +39,12 @@ export class MadeChain {
   }
 
   /** What an older generation still wrote: it landed where it was meant to, and does not count. */
-  zombie(bytes: number): void {
+  zombie(file: string, start: number, bytes: number): void {
     const state = this.#state;
     if (state === null) throw new Error('nothing was written before');
     const generation = this.#generation - 1;
-    const entry = { ...this.#blank('events'), generation, start: 4, end: 4 + bytes, body: Buffer.alloc(bytes, 'z') };
+    const range = { file, start, end: start + bytes, boundary: start + bytes, transactionStart: start + bytes };
+    const entry = { ...this.#blank('events'), ...range, generation, body: Buffer.alloc(bytes, 'z') };
     const after = { ...state, next: this.entries.length + 1 };
     this.entries.push(entry);
     this.folded.push({ number: entry.number, entry: null, before: state, after });

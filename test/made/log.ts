@@ -1,6 +1,6 @@
 /** A log in memory, for shippers: entries may be added while it is read, and released. */
 import type { ChainState, Entry, LandedEntry } from '../../core/chain/types.ts';
-import { integrityError } from '../../core/errors/error.ts';
+import { notHeld } from '../../core/log/held.ts';
 import type { AppendOutcome, ChainLog } from '../../core/log/types.ts';
 
 export class MadeLog implements ChainLog {
@@ -38,7 +38,7 @@ export class MadeLog implements ChainLog {
   }
 
   async *read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncIterable<LandedEntry> {
-    if (from < this.#first) throw integrityError('QZ3999', `The first entry held is ${this.#first}.`, '');
+    if (from < this.#first) throw notHeld(this.name, from, await this.bounds());
     for (let landed = from; !options.signal.aborted; ) {
       const entry = this.#landed[landed];
       if (entry) {

@@ -76,6 +76,7 @@ class Maker {
     this.#micros += count;
     this.#file += 1;
     if (lot(3) === 0) this.chain.heartbeat(this.#micros);
+    if (this.#servers > 1 && lot(2) === 0) this.chain.zombie(name, 4 + lot(until), 1 + lot(500));
   }
 
   /** Another server takes over, or (a part of what it had is gone) goes on from a fork. */
@@ -83,12 +84,13 @@ class Maker {
     const lot = this.#lot;
     const kept = lot(2) === 0 ? this.#gtids.clone() : this.#gtids.subtract(this.#end());
     this.#servers += 1;
+    // What the new server has executed besides was never captured: nothing before leads to it.
+    if (lot(5) === 0) kept.add(uuidOf(9), 1, this.#servers);
     this.#uuid = uuidOf(this.#servers);
     this.#gtids = kept;
     this.#file = 1 + lot(3);
     this.chain.timeline(kept.clone(), this.#uuid, 'by lot');
     this.chain.claim('bc'.repeat(16));
-    if (lot(2) === 0) this.chain.zombie(1 + lot(500));
   }
 
   /** The last transactions of the present server. */
