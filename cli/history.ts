@@ -89,7 +89,7 @@ async function history(context: Context, options: RowHistoryOptions, name = ''):
   return exitCodes.attention;
 }
 
-async function openSource(
+export async function openSource(
   context: Context,
   archive: OpenedNamedArchive,
   timeline: number | undefined,
@@ -105,7 +105,10 @@ async function openSource(
 }
 
 /** Column names as the newest snapshot knew them, for binlogs that carry none. */
-async function columnsOf(context: Context, { store, source }: OpenedNamedArchive): Promise<Record<string, string[]>> {
+export async function columnsOf(
+  context: Context,
+  { store, source }: OpenedNamedArchive,
+): Promise<Record<string, string[]>> {
   const [newest] = await listCompleteSnapshots(store, { source, signal: context.signal });
   return newest === undefined ? {} : (await readManifest(store, newest.id)).columns;
 }

@@ -15,6 +15,7 @@ import { addSnapshot } from './snapshot.ts';
 import { addStandby } from './standby.ts';
 import { addStatus } from './status.ts';
 import { addTimeline } from './timeline.ts';
+import { addUndo } from './undo.ts';
 import type { Frame, Io } from './verb.ts';
 import { readVersion } from './version.ts';
 import { addWindows } from './windows.ts';
@@ -32,6 +33,7 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addPlan,
   addRestore,
   addHistory,
+  addUndo,
   addBinlog,
   addSnapshot,
   addTimeline,

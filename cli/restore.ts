@@ -7,9 +7,10 @@ import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
 import { openOneArchive } from './archives.ts';
 import { instantHelp, type PlanOptions, plan, planOptions } from './plan.ts';
+import { runTables, type TablesOptions, tablesLines, tablesOptions } from './restore-tables.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
-interface RestoreOptions extends PlanOptions {
+interface RestoreOptions extends PlanOptions, TablesOptions {
   into?: string;
   mysqld?: string;
   user?: string;
@@ -33,6 +34,10 @@ export function addRestore(program: Command, frame: Frame): void {
         'restore --to 15m-ago --into /srv/restored --from file:///mnt/offsite/qazyna',
         'After the loss of a host: an archive is all it needs',
       ],
+      [
+        'restore --to 15m-ago --into /srv/tables --tables shop.item --load-into db1:3306 --load-user root --load-password-file ./root.password --as shop.item_restored',
+        'One table, beside the one that was damaged',
+      ],
     ],
     options: (command) => {
       planOptions(command);
@@ -41,6 +46,7 @@ export function addRestore(program: Command, frame: Frame): void {
       command.option('--user <account>', 'system account that runs the server when started by root (default: mysql)');
       command.option('--port <port>', 'TCP port on loopback (default: one that is free)', wholeNumber(1, 65_535));
       command.option('--stop', 'leave the restored server stopped');
+      tablesOptions(command);
       command.option('--dry-run', 'only plan');
     },
     run,
@@ -57,9 +63,8 @@ async function run(context: Context, options: RestoreOptions): Promise<number> {
     );
   const instant = parseInstant(options.to);
   const archive = await openOneArchive(context, options);
-  const { restore } = await import('../restore-tool/restore/restore.ts');
   const steps = new StepLines(context.progress);
-  const report = await restore({
+  const request = {
     store: archive.store,
     sourceName: archive.source,
     to: options.to,
@@ -68,17 +73,21 @@ async function run(context: Context, options: RestoreOptions): Promise<number> {
     into: options.into,
     mysqldPath: options.mysqld,
     osUser: options.user,
-    port: options.port,
-    stop: options.stop === true,
     signal: context.signal,
     logger: context.logger,
-    onProgress: (progress) => steps.show(progress),
-  });
+    onProgress: (progress: RestoreProgress) => steps.show(progress),
+  };
+  const place = { archive: archive.name, url: archive.place, to: options.to };
+  if (options.tables !== undefined) {
+    const tables = await runTables(context, options, request);
+    steps.end();
+    context.out.result({ restore: { ...place, ...tables } }, tablesLines(options.to, archive.name, tables));
+    return exitCodes.done;
+  }
+  const { restore } = await import('../restore-tool/restore/restore.ts');
+  const report = await restore({ ...request, port: options.port, stop: options.stop === true });
   steps.end();
-  context.out.result(
-    { restore: { archive: archive.name, url: archive.place, to: options.to, ...report } },
-    lines(options.to, archive.name, report),
-  );
+  context.out.result({ restore: { ...place, ...report } }, lines(options.to, archive.name, report));
   return exitCodes.done;
 }
 

@@ -54,6 +54,8 @@ export interface MysqlConnection {
    * `timeoutMs` (default 30 s) ends the connection with a transient error.
    */
   query(sql: string, parameters?: readonly unknown[], timeoutMs?: number): Promise<MysqlRow[]>;
+  /** The same for results of any size, row by row: no faster than they are taken. `idleMs` (default 10 min): between two rows. */
+  stream(sql: string, idleMs?: number): AsyncIterable<MysqlRow>;
   close(): Promise<void>;
 }
 
@@ -68,6 +70,8 @@ interface ConnectionInside {
 
 const defaultConnectTimeoutMs = 10_000;
 const defaultQueryTimeoutMs = 30_000;
+const defaultIdleMs = 600_000;
+const streamedRows = 64;
 
 export function placeOf(endpoint: MysqlEndpoint): MysqlPlace {
   const where = endpoint.socketPath ?? `${endpoint.host}:${endpoint.port}`;
@@ -277,6 +281,31 @@ export class Mysql2Connection implements MysqlConnection {
     } finally {
       clearTimeout(deadline);
       this.#signal.removeEventListener('abort', abort);
+    }
+  }
+
+  async *stream(sql: string, idleMs = defaultIdleMs): AsyncGenerator<MysqlRow> {
+    this.#signal.throwIfAborted();
+    const rows = this.#connection.query(sql).stream({ highWaterMark: streamedRows });
+    const idle = setTimeout(() => this.#connection.destroy(), idleMs);
+    const abort = () => rows.destroy(this.#signal.reason);
+    this.#signal.addEventListener('abort', abort, { once: true });
+    let isWhole = false;
+    try {
+      for await (const row of rows) {
+        yield row as MysqlRow;
+        idle.refresh();
+      }
+      isWhole = true;
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      if (error instanceof Error) withoutStatement(error);
+      throw sortMysqlError(this.#lost ?? error, this.#place, 'reading rows');
+    } finally {
+      clearTimeout(idle);
+      this.#signal.removeEventListener('abort', abort);
+      // The rest of a result that nobody wants would stand in the way of the next statement.
+      if (!isWhole) this.#connection.destroy();
     }
   }
 

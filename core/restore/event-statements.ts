@@ -76,18 +76,19 @@ function readClauses(words: Words, database: string): { status: EventStatus | nu
   return { status, renamedTo };
 }
 
-function unquoted(word: string): string {
+export function unquoted(word: string): string {
   if (!/^[`"]/.test(word)) return word;
   const mark = word.charAt(0);
   return word.slice(1, -1).replaceAll(mark + mark, mark);
 }
 
 /** A statement cut into words, quoted things, and single characters; comments are left out, `/*!` ones are read. */
-class Words {
+export class Words {
   readonly #pattern =
     /\s+|#[^\n]*|--[ \t][^\n]*|\/\*!\d*|\/\*(?!!)[\s\S]*?\*\/|\*\/|(`(?:[^`]|``)*`|'(?:[^'\\]|''|\\[\s\S])*'|"(?:[^"\\]|""|\\[\s\S])*"|[\p{L}\p{N}_$]+|[\s\S])/gu;
   readonly #sql: string;
   #word: string | null = null;
+  #isOver = false;
 
   constructor(sql: string) {
     this.#sql = sql;
@@ -111,7 +112,10 @@ class Words {
   #advance(): void {
     this.#word = null;
     for (;;) {
+      // Without this the pattern would begin anew after the end.
+      if (this.#isOver) return;
       const match = this.#pattern.exec(this.#sql);
+      this.#isOver = match === null;
       if (match === null) return;
       if (match[1] === undefined) continue;
       this.#word = match[1];

@@ -27,6 +27,8 @@ export interface ReplayOptions {
   /** Names the history, for the stream server's own UUID. */
   identity: string;
   target: GtidSet;
+  /** REPLICATE_WILD_DO_TABLE = (…): of everything else only the GTIDs are executed, as empty transactions. */
+  filter?: string | null;
   signal: AbortSignal;
   logger: Logger;
   /** Transactions of this run: done, and the whole. */
@@ -62,7 +64,7 @@ async function follow(options: ReplayOptions, before: GtidSet, total: number): P
     },
   });
   try {
-    await beginReplica(server, stream, credentials);
+    await beginReplica(server, stream, credentials, options.filter ?? null);
     const exited = server.handle.exited.then(({ code, signal: by }) => serverGone(by ?? `exit code ${code}`));
     let last = '';
     let lastChangeMs = Date.now();
@@ -90,6 +92,7 @@ async function beginReplica(
   server: ScratchServer,
   stream: StreamServer,
   credentials: { user: string; password: string },
+  filter: string | null,
 ) {
   const { connection } = server;
   // An earlier run may have been killed while it replayed: its source is another port by now.
@@ -102,6 +105,8 @@ async function beginReplica(
     [stream.host, stream.port, credentials.user, credentials.password],
     statementTimeoutMs,
   );
+  // A filter is the running server's own: each start begins without one.
+  if (filter !== null) await connection.query(`CHANGE REPLICATION FILTER ${filter}`, [], statementTimeoutMs);
   await connection.query('START REPLICA', [], statementTimeoutMs);
 }
 

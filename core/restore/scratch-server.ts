@@ -102,7 +102,7 @@ class RunningScratch implements ScratchServer {
 }
 
 /** A mysqld on our data folder whose starter is gone. Recognized by its own command line, not by a number alone. */
-async function stopOrphan(paths: TargetPaths): Promise<void> {
+export async function stopOrphan(paths: TargetPaths): Promise<void> {
   const pidFile = `${paths.socket}.pid`;
   const pid = Number((await readFile(pidFile, 'latin1').catch(() => '')).trim());
   if (!Number.isInteger(pid) || pid <= 1 || !(await isOurs(pid, paths.dataDir))) {

@@ -13,6 +13,33 @@ import { type RestoreStep, restoreSteps } from './types.ts';
 export const journalFile = '.qazyna-restore.json';
 const journalFormat = 1;
 
+/** `kind` of a restore of everything. */
+export const wholeServer = '';
+
+/** One table on its way into a live server. */
+export interface TableLoad {
+  from: string;
+  /** `db.table` in the live server. */
+  to: string;
+  /** Its name until it is whole and compared; made up by us, so whatever bears it is ours. */
+  staging: string;
+  step: 'planned' | 'compared' | 'done';
+  rows: number;
+}
+
+/** What is special about a restore of chosen tables. */
+export interface TablesState {
+  /** `everything`: no filter was safe. */
+  replay: 'chosen' | 'everything';
+  /** Why everything is replayed, in words; '' for `chosen`. */
+  because: string;
+  /** Tables that foreign keys tie to the chosen ones; null until the snapshot's server was asked. */
+  tied: string[] | null;
+  /** Whether the files of other tables were left out of the fetch. */
+  filesLeftOut: boolean;
+  loads?: TableLoad[];
+}
+
 export interface RestoreState {
   format: number;
   source: string;
@@ -21,6 +48,11 @@ export interface RestoreState {
   snapshot: string;
   cut: { generation: number; file: string; position: number; gtids: string };
   serverId: number;
+  /** What was asked for beside the instant: `wholeServer`, or in words. */
+  kind: string;
+  tables?: TablesState;
+  /** Of a restore into a running server: it was compared, and only our account had to be dropped. */
+  isCompared?: boolean;
   /** The snapshot's events, read before the replay begins. */
   events?: EventRecord;
   step: RestoreStep;
@@ -54,7 +86,11 @@ export function isDone(state: RestoreState, step: RestoreStep): boolean {
 }
 
 /** QZ2602 unless the unfinished restore is the one that is asked for now. */
-export function requireSame(into: string, state: RestoreState, wanted: { source: string; to: string }): void {
+export function requireSame(
+  into: string,
+  state: RestoreState,
+  wanted: { source: string; to: string; kind: string },
+): void {
   if (isDone(state, 'handed over')) {
     throw configurationError(
       'QZ2605',
@@ -62,12 +98,16 @@ export function requireSame(into: string, state: RestoreState, wanted: { source:
       'Start that server by its my.cnf, or name another folder.',
     );
   }
-  if (state.source === wanted.source && state.to === wanted.to) return;
+  if (state.source === wanted.source && state.to === wanted.to && state.kind === wanted.kind) return;
   throw configurationError(
     'QZ2602',
-    `${into} holds an unfinished restore of ${state.source} to ${state.to}, not of ${wanted.source} to ${wanted.to}.`,
-    `Continue it with --source ${state.source} --to ${state.to}, or name another folder.`,
+    `${into} holds an unfinished restore of ${named(state)}, not of ${named(wanted)}.`,
+    `Continue it with --source ${state.source} --to ${state.to}${state.kind && ` ${state.kind}`}, or name another folder.`,
   );
+}
+
+function named({ source, to, kind }: { source: string; to: string; kind: string }): string {
+  return `${source} to ${to}${kind && ` (${kind})`}`;
 }
 
 function parseState(text: string): RestoreState | null {
@@ -77,7 +117,9 @@ function parseState(text: string): RestoreState | null {
     const hasCut = typeof state.cut?.file === 'string' && typeof state.cut.gtids === 'string';
     const isWhole =
       typeof state.source === 'string' && typeof state.to === 'string' && typeof state.snapshot === 'string';
-    return isKnown && hasCut && isWhole && Number.isInteger(state.serverId) ? (state as RestoreState) : null;
+    return isKnown && hasCut && isWhole && Number.isInteger(state.serverId)
+      ? ({ ...state, kind: state.kind ?? wholeServer } as RestoreState)
+      : null;
   } catch {
     return null;
   }

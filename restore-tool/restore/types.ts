@@ -8,14 +8,26 @@ export const restoreSteps = ['planned', 'fetched', 'loaded', 'replayed', 'handed
 export type RestoreStep = (typeof restoreSteps)[number];
 
 export interface RestoreProgress {
-  step: 'fetching the snapshot' | 'starting the server' | 'loading the dump' | 'replaying' | 'handing over';
-  unit: 'bytes' | 'transactions';
+  step:
+    | 'fetching the snapshot'
+    | 'starting the server'
+    | 'loading the dump'
+    | 'replaying'
+    | 'handing over'
+    | 'looking for statements that cannot be filtered'
+    | 'writing the dump'
+    | 'cloning into the server'
+    | 'waiting for the server to come back'
+    | `loading ${string}`
+    | `comparing ${string}`;
+  unit: 'bytes' | 'transactions' | 'rows';
   done: number;
   /** Null while it is unknown. */
   total: number | null;
 }
 
-export interface RestoreRequest {
+/** What every kind of restore is asked for. */
+export interface StepsRequest {
   store: ObjectStore;
   sourceName: string;
   /** As the user wrote it (`--to`): an interrupted restore is continued only by the same words. */
@@ -28,15 +40,18 @@ export interface RestoreRequest {
   mysqldPath?: string | undefined;
   /** Account that mysqld runs as when we are root; default: `mysql` where there is one. */
   osUser?: string | undefined;
-  /** The restored server's TCP port on loopback; default: one that is free. */
-  port?: number | undefined;
-  /** Leave the server stopped. */
-  stop?: boolean;
   signal: AbortSignal;
   logger: Logger;
   onProgress?: (progress: RestoreProgress) => void;
   /** For tests: called as each step becomes durable. */
   onStep?: (step: RestoreStep) => void | Promise<void>;
+}
+
+export interface RestoreRequest extends StepsRequest {
+  /** The restored server's TCP port on loopback; default: one that is free. */
+  port?: number | undefined;
+  /** Leave the server stopped. */
+  stop?: boolean;
 }
 
 export interface RestoreReport {

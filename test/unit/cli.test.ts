@@ -77,9 +77,20 @@ describe('the command line', () => {
   test('help and version are no errors', async () => {
     const help = await run('--help');
     expect([help.exitCode, help.err]).toEqual([0, '']);
-    for (const verb of ['status', 'doctor', 'windows', 'plan', 'restore', 'history', 'binlog', 'snapshot', 'config'])
+    for (const verb of [
+      'status',
+      'doctor',
+      'windows',
+      'plan',
+      'restore',
+      'history',
+      'undo',
+      'binlog',
+      'snapshot',
+      'config',
+    ])
       expect(help.out).toContain(`\n  ${verb} `);
-    for (const later of ['undo', 'verify', 'drill', 'prune']) expect(help.out).not.toContain(later);
+    for (const later of ['verify', 'drill', 'prune']) expect(help.out).not.toContain(later);
     const version = await run('--version');
     expect([version.exitCode, version.out]).toEqual([0, expect.stringMatching(/^\d+\.\d+\.\d+\n$/)]);
   });
