@@ -31,42 +31,54 @@ export class LiveBytes {
   /** Bytes of a file from `from` to what is there now, wherever they are. */
   async *read(file: LiveFile, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
     let position = from;
-    let isRefreshed = false;
+    /** Why the archive was read anew, since the last byte. */
+    let failure: unknown = null;
     while (position < file.end && !signal.aborted && !file.isGone) {
       const before = position;
       try {
-        for await (const bytes of this.#somewhere(file, position, signal)) {
+        for await (const bytes of this.#somewhere(file, position, signal, failure !== null)) {
           const part = bytes.subarray(0, Math.max(0, file.end - position));
           if (part.length === 0) break;
           position += part.length;
-          isRefreshed = false;
+          failure = null;
           yield part;
         }
-        if (position === before && position < file.end && !signal.aborted) throw notShown(file.name, position);
+        if (position === before && position < file.end && !signal.aborted) {
+          throw failure ?? notShown(file.name, position);
+        }
       } catch (error) {
         // The archive may hold by now what the log has forgotten; and what was compacted stands elsewhere.
-        if (!isKind(error, 'integrity') || isRefreshed) throw error;
-        isRefreshed = true;
+        if (!isKind(error, 'integrity') || failure !== null) throw error;
+        failure = error;
         await this.#options.refresh(error);
       }
     }
   }
 
-  #somewhere(file: LiveFile, position: number, signal: AbortSignal): AsyncIterable<Buffer> | Buffer[] {
+  #somewhere(
+    file: LiveFile,
+    position: number,
+    signal: AbortSignal,
+    isAgain: boolean,
+  ): AsyncIterable<Buffer> | Buffer[] {
     const recent = this.#options.recent.find(file, position);
     if (recent !== null) return [recent];
     const history = this.#options.history();
     if (position < file.archivedEnd && history !== null) {
       return inPieces(readFileBytes(history, file, position, signal, Math.min(file.archivedEnd, file.end)));
     }
-    return inPieces(this.#fromLog(file, position, signal));
+    return inPieces(this.#fromLog(file, position, signal, isAgain));
   }
 
-  /** Below the known end, what stands at its number in the file's own generation is what counted. */
-  async *#fromLog(file: LiveFile, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+  /**
+   * Below the known end, what stands at its number in the file's own generation is what counted. `isAgain`: the log may have
+   * forgotten the entry that the index points to, but not the ones behind the archive's end.
+   */
+  async *#fromLog(file: LiveFile, from: number, signal: AbortSignal, isAgain: boolean): AsyncGenerator<Buffer> {
     const { log } = this.#options;
-    const number = file.entryFor(from);
-    if (log === null || number === null) return;
+    const point = file.entryFor(from);
+    if (log === null || point === null) return;
+    const number = isAgain ? Math.max(point, (await log.bounds()).first) : point;
     let position = from;
     for await (const { landed, entry } of log.read(number, { follow: false, signal })) {
       const isOurs = landed === entry.number && entry.kind === 'events' && entry.generation === file.generation;

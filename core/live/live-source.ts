@@ -44,6 +44,8 @@ export interface LiveOptions {
   pollMs?: number;
   /** How often the archive is read anew, so that the log may forget what it holds by now. Default an hour. */
   refreshMs?: number;
+  /** For tests: how much of what was just read is kept for those that wait. */
+  recentBytes?: number;
   /** Told each passing fault; null once it is over. */
   onTrouble?: (error: QazynaError | null) => void;
 }
@@ -55,7 +57,7 @@ export class LiveSource implements BinlogSource {
   readonly #signal: AbortSignal;
   readonly #path: LivePath;
   readonly #bytes: LiveBytes;
-  readonly #recent = new RecentBodies();
+  readonly #recent: RecentBodies;
   readonly #grown = new Waiters();
   readonly #leftBehind = new GtidSet();
   #serverVersion = '';
@@ -73,6 +75,7 @@ export class LiveSource implements BinlogSource {
   private constructor(options: LiveOptions) {
     this.#options = options;
     this.#signal = AbortSignal.any([options.signal, this.#closing.signal]);
+    this.#recent = new RecentBodies(options.recentBytes);
     this.#bytes = new LiveBytes({
       log: options.log,
       recent: this.#recent,

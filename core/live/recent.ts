@@ -1,7 +1,7 @@
 /** What the follower has just read, for the replicas that wait for it: a few MiB, whoever takes how long. */
 import type { LiveFile } from './live-file.ts';
 
-const maxBytes = 4 * 1024 * 1024;
+const defaultMaxBytes = 4 * 1024 * 1024;
 const maxBodies = 2048;
 
 interface Recent {
@@ -14,17 +14,22 @@ export class RecentBodies {
   /** Oldest first. */
   #bodies: Recent[] = [];
   #bytes = 0;
+  readonly #maxBytes: number;
+
+  constructor(maxBytes = defaultMaxBytes) {
+    this.#maxBytes = maxBytes;
+  }
 
   /** The newest body is kept whatever its size (an entry's is at most 16 MiB). */
   add(file: LiveFile, start: number, body: Buffer): void {
     this.#bodies.push({ file, start, body });
     this.#bytes += body.length;
-    if (this.#bytes <= maxBytes && this.#bodies.length <= maxBodies) return;
+    if (this.#bytes <= this.#maxBytes && this.#bodies.length <= maxBodies) return;
     // Half of it at once: an array is cut rarely.
     let first = 0;
     while (
       first < this.#bodies.length - 1 &&
-      (this.#bytes > maxBytes / 2 || this.#bodies.length - first > maxBodies / 2)
+      (this.#bytes > this.#maxBytes / 2 || this.#bodies.length - first > maxBodies / 2)
     ) {
       this.#bytes -= this.#bodies[first]?.body.length ?? 0;
       first += 1;

@@ -146,7 +146,8 @@ async function followed(store: ObjectStore, chain: MadeChain, lot: Lot, wanted: 
   const log = hasLog ? new MadeLog(chain.entries.slice(0, archived + lot(chain.entries.length - archived))) : null;
   const stop = new AbortController();
   const options = { log, store, sourceName: madeSource, signal: stop.signal, logger: silentLogger(), pollMs: 1 };
-  const source = await LiveSource.open({ ...options, refreshMs: 40 });
+  const recentBytes = [1, 2000, 4_000_000][lot(3)] ?? 1;
+  const source = await LiveSource.open({ ...options, refreshMs: 40, recentBytes });
   const running = source.run();
   try {
     for (let appended = log === null ? 0 : (await log.bounds()).next; ; ) {

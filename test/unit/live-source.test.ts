@@ -3,7 +3,7 @@ import { describe, expect, test } from '@jest/globals';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { transactionsIn } from '../../core/binlog/scanner.ts';
-import { LiveSource } from '../../core/live/live-source.ts';
+import { type LiveOptions, LiveSource } from '../../core/live/live-source.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { archive, madeSource, never, withStore } from '../made/archive.ts';
 import { makeBinlog } from '../made/binlog.ts';
@@ -13,7 +13,12 @@ import { makeSample, type Sample } from '../made/sample.ts';
 
 const otherUuid = '99999999-8888-7777-6666-555555555555';
 
-async function open(store: ObjectStore, log: MadeLog | null, work: (source: LiveSource) => Promise<void>) {
+async function open(
+  store: ObjectStore,
+  log: MadeLog | null,
+  work: (source: LiveSource) => Promise<void>,
+  more: Partial<LiveOptions> = {},
+) {
   const source = await LiveSource.open({
     log,
     store,
@@ -21,6 +26,7 @@ async function open(store: ObjectStore, log: MadeLog | null, work: (source: Live
     signal: never,
     logger: silentLogger(),
     pollMs: 5,
+    ...more,
   });
   const running = source.run();
   try {
@@ -132,15 +138,20 @@ describe('a live source', () => {
       const { chain, files } = sample;
       await archive(store, chain.folded.slice(0, 20), 2000);
       const log = logOf(sample);
-      await open(store, log, async (source) => {
-        await archive(store, chain.folded, 2000);
-        const last = chain.folded.at(-1)?.before;
-        if (!last) throw new Error('no state');
-        await log.release(chain.entries.length - 1, last);
-        for (const { name, bytes } of files) {
-          expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
-        }
-      });
+      await open(
+        store,
+        log,
+        async (source) => {
+          await archive(store, chain.folded, 2000);
+          const last = chain.folded.at(-1)?.before;
+          if (!last) throw new Error('no state');
+          await log.release(chain.entries.length - 1, last);
+          for (const { name, bytes } of files) {
+            expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
+          }
+        },
+        { recentBytes: 1 },
+      );
     }));
 });
 
