@@ -52,7 +52,14 @@ export class MadeChain {
   }
 
   /** Bytes of a whole binlog file (magic included), or of its first `until` bytes, cut at these offsets. */
-  file(name: string, bytes: Buffer, cuts: readonly number[] = [], until = bytes.length): void {
+  file(
+    name: string,
+    bytes: Buffer,
+    cuts: readonly number[] = [],
+    until = bytes.length,
+    /** Called after each entry, with where it ended. */
+    after: (end: number) => void = () => undefined,
+  ): void {
     const ends = [...new Set([...cuts, until])].filter((cut) => cut > 4 && cut <= until).sort((a, b) => a - b);
     let head: { sha256: Buffer; gtidsBefore: GtidSet; end: number } | null = null;
     const probe = new TransactionScanner({ fileHead: (found) => (head = found) }, { file: name });
@@ -94,6 +101,7 @@ export class MadeChain {
       this.#push(entry, { range, gtids, lastCommitMicros: Math.max(this.#state?.lastCommitMicros ?? 0, last) });
       ended = [];
       start = end;
+      after(end);
     }
   }
 

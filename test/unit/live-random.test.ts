@@ -65,18 +65,16 @@ class Maker {
     const head = (ends[0] ?? 0) - 1;
     const until = rotates || lot(2) === 0 ? bytes.length : Math.max(head, bytes.length - 1 - lot(400));
     const complete = ends.filter((end) => end <= until).length;
-    this.chain.file(
-      name,
-      bytes,
-      Array.from({ length: lot(8) }, () => 5 + lot(bytes.length)),
-      until,
-    );
+    const cuts = Array.from({ length: lot(8) }, () => 5 + lot(bytes.length));
+    this.chain.file(name, bytes, cuts, until, (end) => {
+      const start = lot(2) === 0 ? end : 4 + lot(end);
+      if (this.#servers > 1 && lot(5) === 0) this.chain.zombie(name, start, 1 + lot(500));
+    });
     for (const { number } of transactions.slice(0, complete)) this.#gtids.add(this.#uuid, number);
     if (complete > 0) this.#highest.set(this.#uuid, first + complete - 1);
     this.#micros += count;
     this.#file += 1;
     if (lot(3) === 0) this.chain.heartbeat(this.#micros);
-    if (this.#servers > 1 && lot(2) === 0) this.chain.zombie(name, 4 + lot(until), 1 + lot(500));
   }
 
   /** Another server takes over, or (a part of what it had is gone) goes on from a fork. */
