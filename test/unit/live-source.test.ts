@@ -3,6 +3,8 @@ import { describe, expect, test } from '@jest/globals';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { transactionsIn } from '../../core/binlog/scanner.ts';
+import type { LandedEntry } from '../../core/chain/types.ts';
+import { integrityError, type QazynaError, transientError } from '../../core/errors/error.ts';
 import { type LiveOptions, LiveSource } from '../../core/live/live-source.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { archive, madeSource, never, withStore } from '../made/archive.ts';
@@ -34,6 +36,28 @@ async function open(
   } finally {
     await source.close();
     await running;
+  }
+}
+
+/** Each fault once, wherever it is read next. */
+class FaultyLog extends MadeLog {
+  faults: Error[] = [];
+
+  override async *read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncIterable<LandedEntry> {
+    for (let next = from; !options.signal.aborted; ) {
+      this.#fail();
+      for await (const landed of super.read(next, { ...options, follow: false })) {
+        yield landed;
+        next = landed.landed + 1;
+      }
+      if (!options.follow) return;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+
+  #fail(): void {
+    const fault = this.faults.shift();
+    if (fault !== undefined) throw fault;
   }
 }
 
@@ -113,6 +137,32 @@ describe('a live source', () => {
           expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
         }
       });
+    }));
+
+  test('waits out what passes, at opening and later, and tells of it; what does not pass ends it', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const { chain } = sample;
+      await archive(store, chain.folded.slice(0, 20), 2000);
+      const log = new FaultyLog(chain.entries.slice(0, 25));
+      log.faults = [transientError('QZ4999', 'It is away.', ''), transientError('QZ4999', 'It is away.', '')];
+      const told: (string | null)[] = [];
+      const onTrouble = (error: QazynaError | null) => told.push(error?.code ?? null);
+      const stop = new AbortController();
+      const options = { log, store, sourceName: madeSource, signal: stop.signal, logger: silentLogger(), onTrouble };
+      const source = await LiveSource.open(options);
+      expect(told).toEqual(['QZ4999', 'QZ4999', null]);
+      const running = source.run();
+      await source.changed(24, never);
+      log.faults = [transientError('QZ4998', 'It is away again.', '')];
+      await log.append(chain.entries.slice(25));
+      await source.changed(chain.entries.length - 1, never);
+      expect(told.slice(3)).toEqual(['QZ4998', null]);
+      const ended = expect(running).rejects.toMatchObject({ code: 'QZ3999' });
+      log.faults = [integrityError('QZ3999', 'It is damaged.', '')];
+      await log.append([]);
+      await ended;
+      await source.close();
     }));
 
   test('follows an archive alone', () =>
