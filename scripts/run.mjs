@@ -41,11 +41,22 @@ function fail(code, exit, sentence, hint) {
   process.exit(exit);
 }
 
+/** Not `mkdirSync` with `recursive`: below /proc that never returns (also scripts/setup/cache.ts). */
+function makeFolder(path) {
+  if (existsSync(path)) return;
+  if (dirname(path) !== path) makeFolder(dirname(path));
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error;
+  }
+}
+
 function install() {
   const locks = join(cacheFolder(), 'locks');
   let lock;
   try {
-    mkdirSync(locks, { recursive: true });
+    makeFolder(locks);
     lock = openSync(join(locks, `npm-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`), 'a');
   } catch (error) {
     fail(

@@ -37,7 +37,7 @@ export async function examine(
     return [{ code: error.code, severity: 'fail', sentence: error.message, hint: error.hint, fixable }];
   }
   try {
-    return [...(await examineConnected(connection)), ...(semiSync ? [await examineSemiSync(connection)] : [])];
+    return [...(await examineConnected(connection)), ...(semiSync ? await examineAcknowledged(connection) : [])];
   } finally {
     await connection.close();
   }
@@ -61,6 +61,31 @@ async function examineConnected(connection: MysqlConnection): Promise<Finding[]>
 }
 
 /** Only where commits are to wait for us. */
+async function examineAcknowledged(connection: MysqlConnection): Promise<Finding[]> {
+  return [await examineSemiSync(connection), await examineUnfenced(connection)];
+}
+
+/**
+ * `offline_mode` spares whoever holds CONNECTION_ADMIN or SUPER: commits of such an account that wait when mysqld is stopped
+ * are answered OK all the same (ops/README.md). Left out are our account, root of this host and the server's own.
+ */
+async function examineUnfenced(connection: MysqlConnection): Promise<Finding> {
+  const rows = await connection.query(
+    `SELECT DISTINCT GRANTEE AS name FROM information_schema.USER_PRIVILEGES
+     WHERE PRIVILEGE_TYPE IN ('CONNECTION_ADMIN', 'SUPER')
+       AND GRANTEE <> CONCAT("'", REPLACE(CURRENT_USER(), '@', "'@'"), "'")
+       AND GRANTEE <> "'root'@'localhost'" AND GRANTEE NOT LIKE "'mysql.%'@'localhost'" ORDER BY 1`,
+  );
+  if (rows.length === 0) return ok('QZ2142', 'No account but administrators gets past offline_mode.');
+  return {
+    code: 'QZ2142',
+    severity: 'warn',
+    sentence: `${names(rows)} on ${connection.name} hold CONNECTION_ADMIN or SUPER: offline_mode does not stop them, so a commit of theirs can be answered OK that no other host has.`,
+    hint: 'Where an application uses such an account: REVOKE CONNECTION_ADMIN, SUPER ON *.* FROM it.',
+    fixable: false,
+  };
+}
+
 async function examineSemiSync(connection: MysqlConnection): Promise<Finding> {
   try {
     await requireSemiSync(connection);

@@ -1,8 +1,9 @@
 /** The folder for everything fetched, and the one way anything gets into it: built beside, then renamed, under a lock. */
 import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { lockFile } from '../../core/archive/file-lock.ts';
+import { errorCode } from '../../core/archive/store-error.ts';
 import { configurationError, transientError } from '../../core/errors/error.ts';
 import { cacheFolder } from '../../core/mysql/program.ts';
 
@@ -19,10 +20,21 @@ export function cachePath(...parts: string[]): string {
 /** Makes the cache folder. Errors: QZ2801 when it cannot be written, QZ4802 when the disk is full. */
 export async function openCache(): Promise<void> {
   try {
-    for (const folder of ['bin', 'locks', 'packages']) await mkdir(cachePath(folder), { recursive: true });
+    for (const folder of ['bin', 'locks', 'packages']) await makeFolder(cachePath(folder));
   } catch (error) {
+    // ENOENT from a parent that is there: a file system such as /proc, in which nothing can be made.
+    if (errorCode(error) === 'ENOENT') throw unwritable(error, cacheFolder());
     throw storageError(error, cacheFolder());
   }
+}
+
+/** Not `mkdir` with `recursive`: below /proc that never returns, since each parent is there and yet takes no folder. */
+async function makeFolder(path: string): Promise<void> {
+  if (await exists(path)) return;
+  if (dirname(path) !== path) await makeFolder(dirname(path));
+  await mkdir(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw error;
+  });
 }
 
 /**
@@ -70,12 +82,16 @@ function storageError(error: unknown, path: string): unknown {
     });
   }
   if (['EACCES', 'EROFS', 'EPERM', 'ENOTDIR'].includes(code)) {
-    return configurationError(
-      'QZ2801',
-      `The cache folder ${path} cannot be written: ${code}.`,
-      'Set QAZYNA_CACHE to a folder that can.',
-      { cause: error },
-    );
+    return unwritable(error, path);
   }
   return error;
+}
+
+function unwritable(error: unknown, path: string): unknown {
+  return configurationError(
+    'QZ2801',
+    `The cache folder ${path} cannot be written: ${errorCode(error)}.`,
+    'Set QAZYNA_CACHE to a folder that can.',
+    { cause: error },
+  );
 }

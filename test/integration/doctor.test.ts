@@ -112,4 +112,21 @@ describe('doctor', () => {
       code: 'QZ2138',
     });
   }, 60_000);
+
+  test('where commits wait for us, accounts that offline_mode does not stop are named', async () => {
+    const found = async () =>
+      (await examine(lab.endpoint, signal, { semiSync: true })).find(({ code }) => code === 'QZ2142');
+    expect(await found()).toMatchObject({ severity: 'ok' });
+    await lab.sql(
+      "CREATE USER past IDENTIFIED BY 'p'",
+      'GRANT CONNECTION_ADMIN ON *.* TO past',
+      "CREATE USER plain IDENTIFIED BY 'p'",
+      'GRANT SELECT, INSERT ON *.* TO plain',
+    );
+    const finding = await found();
+    expect(finding).toMatchObject({ severity: 'warn', sentence: expect.stringContaining("'past'@'%'") });
+    expect(finding?.sentence).not.toMatch(/plain|root|mysql\.session/);
+    await lab.sql('REVOKE CONNECTION_ADMIN ON *.* FROM past');
+    expect(await found()).toMatchObject({ severity: 'ok' });
+  }, 60_000);
 });
