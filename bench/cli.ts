@@ -11,11 +11,13 @@ import type { Bench, Figure } from './figure.ts';
 
 const benches: Record<string, () => Promise<Bench>> = {
   capture: () => import('./capture.ts'),
+  failover: () => import('./failover.ts'),
   lag: () => import('./lag.ts'),
   memory: () => import('./memory.ts'),
   overhead: () => import('./overhead.ts'),
   replay: () => import('./replay.ts'),
   snapshot: () => import('./snapshot.ts'),
+  switchover: () => import('./switchover.ts'),
 };
 
 interface BenchResult {

@@ -374,7 +374,7 @@ export class Pair {
         this.#asked = null;
       },
     });
-    if (!signal.aborted) this.#role = 'fenced';
+    if (!signal.aborted && !(await this.#isSource())) this.#role = 'fenced';
   }
 
   async #fill(reason: string): Promise<void> {

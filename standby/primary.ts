@@ -15,6 +15,7 @@ import type { StandbyState } from './state.ts';
 
 const hookDeadlineMs = 30_000;
 const serverPollMs = 200;
+const reclaimAfterMs = 1000;
 
 /** Captures from this server until the signal aborts, or until another one is the source (then it throws QZ3310). */
 export type Capture = (
@@ -40,7 +41,7 @@ export interface PrimaryOptions {
   onPromoted: () => Promise<void>;
 }
 
-/** Until the signal aborts, or another server is the source: then this one is fenced, and it resolves. */
+/** Until the signal aborts, or another one wrote to the chain; where that made another server the source, this one is fenced. */
 export async function bePrimary(options: PrimaryOptions): Promise<void> {
   await new Primary(options).run();
 }
@@ -65,10 +66,17 @@ class Primary {
       await capture(await server.endpoint(), { onAttached: () => this.#attached(), signal: this.#signal });
       if (this.#stop.signal.aborted && !signal.aborted) throw this.#stop.signal.reason;
     } catch (error) {
-      if (!(isKind(error, 'integrity') && error.code === 'QZ3310')) throw error;
-      logger.warn(`this server is the primary no more: ${error.message}`);
+      const code = isKind(error, 'integrity') ? error.code : '';
+      if (code !== 'QZ3310' && code !== 'QZ3311') throw error;
       onWritable(false);
-      await fence(server, signal);
+      if (code === 'QZ3310') {
+        logger.warn(`this server is the primary no more: ${(error as Error).message}`);
+        await fence(server, signal);
+      } else {
+        // A promotion that was begun and not won: the chain still names this server, which claims it anew.
+        logger.warn(`the chain was claimed by another writer: ${(error as Error).message}`);
+        await sleep(reclaimAfterMs, undefined, { signal });
+      }
     } finally {
       this.#stop.abort();
       await watching;

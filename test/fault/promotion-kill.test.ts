@@ -1,0 +1,127 @@
+/**
+ * Row 4: the promotion killed -9 at each of its steps, and run again. It ends the same each time: one source, one generation
+ * more, every commit there, and the other host a standby again.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { MysqlConnection } from '../../core/mysql/connection.ts';
+import { Lab } from '../lab/lab.ts';
+import { StandbyHost } from '../lab/pair.ts';
+import { connected, RunningDaemon, verb } from '../lab/running.ts';
+
+/** Before the entry that decides is in the log: nothing has happened, and it is asked for again. */
+const undecided = ['promotion:asked', 'promotion:claimed'];
+/** Behind it: whoever starts the daemon again finishes it. */
+const decided = [
+  'promotion:won',
+  'promotion:drained',
+  'promotion:detached',
+  'promotion:attached',
+  'promotion:writable',
+  'promotion:announced',
+];
+
+describe('a promotion killed at each step', () => {
+  let lab: Lab;
+  let shipper: RunningDaemon;
+  let primary: StandbyHost;
+  let standby: StandbyHost;
+  let rows = 0;
+  let generation = 1;
+
+  beforeAll(async () => {
+    lab = await Lab.start({ kafka: 1 });
+    const source = await connected(lab.mysql.root);
+    await source.query('CREATE DATABASE t');
+    await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
+    const agent = new RunningDaemon(lab);
+    primary = await StandbyHost.create(lab, { name: 'one' });
+    primary.start();
+    await agent.untilProtected();
+    await primary.untilFollowing();
+    await source.close();
+    await lab.mysql.handle?.kill();
+    expect((await promote(primary)).code).toBe(0);
+    generation = 2;
+    expect(await agent.end(null)).toBe(3);
+    shipper = new RunningDaemon(lab, {}, ['shipper']);
+    standby = await StandbyHost.create(lab, { name: 'two', primaryPort: primary.port });
+  }, 120_000);
+
+  afterAll(async () => {
+    await primary?.destroy();
+    await standby?.destroy();
+    await shipper?.end('SIGKILL');
+    await lab?.stop();
+  }, 60_000);
+
+  function promote(host: StandbyHost) {
+    return verb(['promote', '--old-primary-is-off', '--config', host.configFile]);
+  }
+
+  async function writeSome(): Promise<void> {
+    const application = await connected(primary.endpoint(lab.mysql.app));
+    for (let n = 0; n < 5; n += 1) await application.query('INSERT INTO t.t VALUES (?)', [++rows]);
+    await application.close();
+  }
+
+  async function exchanged(): Promise<void> {
+    generation += 1;
+    [primary, standby] = [standby, primary];
+    await primary.until(
+      'the primary',
+      (status) => status.standby?.isWritable === true && status.capture?.generation === generation,
+    );
+    await standby.until('the former primary', (status) => status.standby?.role === 'standby');
+    await writeSome();
+    await standby.untilFollowing();
+    for (const host of [primary, standby]) {
+      const server = await host.connect();
+      const deadline = performance.now() + 10_000;
+      while ((await countIn(server)) !== rows && performance.now() < deadline) await sleep(20);
+      expect(await countIn(server)).toBe(rows);
+      await server.close();
+    }
+  }
+
+  async function countIn(server: MysqlConnection): Promise<number> {
+    return Number((await server.query('SELECT COUNT(*) AS n FROM t.t'))[0]?.n);
+  }
+
+  async function killedAt(point: string): Promise<void> {
+    await standby.end('SIGTERM');
+    standby.start({ QZ_CRASH_AT: point });
+    await standby.untilFollowing();
+    await writeSome();
+    const asked = promote(standby);
+    expect(await standby.end(null)).toBe(-1);
+    await asked;
+    standby.start();
+  }
+
+  test.each(undecided)(
+    '%s: it is a standby again, and promoted when asked again',
+    async (point) => {
+      await killedAt(point);
+      await standby.untilFollowing();
+      await primary.until(
+        'the primary goes on',
+        (status) => status.standby?.isWritable === true && status.capture?.state === 'running',
+      );
+      await writeSome();
+      await standby.untilFollowing();
+      expect(await promote(standby)).toMatchObject({ code: 0 });
+      await exchanged();
+    },
+    60_000,
+  );
+
+  test.each(decided)(
+    '%s: the promotion is finished by the next start',
+    async (point) => {
+      await killedAt(point);
+      await exchanged();
+    },
+    60_000,
+  );
+});
