@@ -1,7 +1,6 @@
 /** The status of every event at the cut: as the snapshot had it, changed by what the replayed statements say. */
 import {
   type ChecksumAlgorithm,
-  eventSize,
   eventType,
   eventTypes,
   firstEventOffset,
@@ -11,6 +10,7 @@ import {
 } from '../binlog/events.ts';
 import { parseGtid } from '../binlog/gtid-event.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
+import { PickedEvents } from '../binlog/picked-events.ts';
 import type { BinlogSource } from '../stream/types.ts';
 import { type EventChange, type EventStatus, parseEventStatement } from './event-statements.ts';
 
@@ -63,11 +63,8 @@ export class EventStatementReader {
   readonly #known: GtidSet;
   #checksum: ChecksumAlgorithm;
   #isKnown = false;
-  #offset: number;
+  readonly #events: PickedEvents;
   #found: Found[] = [];
-  /** An event cut by a chunk's end, and bytes to come that are of no interest. */
-  #carry: Buffer = Buffer.alloc(0);
-  #skipBytes = 0;
 
   /** The first byte pushed is that of an event, at `start`; `checksum` is needed where that is not the file's head. */
   constructor(
@@ -77,27 +74,12 @@ export class EventStatementReader {
   ) {
     this.#statuses = statuses;
     this.#known = known;
-    this.#offset = start;
+    this.#events = new PickedEvents(lookedInto, maxQueryBytes, start);
     this.#checksum = checksum;
   }
 
   push(chunk: Buffer): void {
-    const skipped = Math.min(this.#skipBytes, chunk.length);
-    this.#skipBytes -= skipped;
-    this.#offset += skipped;
-    const rest = chunk.subarray(skipped);
-    const bytes = this.#carry.length === 0 ? rest : Buffer.concat([this.#carry, rest]);
-    let at = 0;
-    while (bytes.length - at >= headerBytes) {
-      const size = Math.max(headerBytes, eventSize(bytes, at));
-      const isWanted = lookedInto.has(eventType(bytes, at)) && size <= maxQueryBytes;
-      if (isWanted && bytes.length - at < size) break;
-      if (isWanted) this.#look(bytes.subarray(at, at + size), this.#offset + at + size);
-      this.#skipBytes = Math.max(0, at + size - bytes.length);
-      at = Math.min(bytes.length, at + size);
-    }
-    this.#offset += at;
-    this.#carry = Buffer.from(bytes.subarray(at));
+    for (const { event, isWhole, end } of this.#events.push(chunk)) if (isWhole) this.#look(event, end);
   }
 
   /** What was found before `position` holds: its transactions are complete. */

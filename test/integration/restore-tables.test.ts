@@ -38,6 +38,7 @@ const chosen = [
   'nasty.no_key',
   'shop.item',
   'shop.new',
+  'seen.t',
 ];
 
 beforeAll(async () => {
@@ -57,6 +58,8 @@ beforeAll(async () => {
   await connection.query(
     'CREATE TRIGGER shop.item_ai AFTER INSERT ON shop.item FOR EACH ROW INSERT INTO shop.other (v) VALUES (NEW.v)',
   );
+  await connection.query('CREATE DATABASE seen');
+  await connection.query('CREATE TABLE seen.t (id INT PRIMARY KEY)');
   await lab.snapshot('clone');
   for (const sql of withoutXa(nastyRound(1))) await connection.query(sql);
   await connection.query("INSERT INTO shop.item (v) VALUES ('d'), ('e')");
@@ -65,6 +68,8 @@ beforeAll(async () => {
   await connection.query('DELETE FROM shop.item WHERE id = 5');
   await connection.query('CREATE TABLE shop.new (id INT PRIMARY KEY)');
   await connection.query('INSERT INTO shop.new VALUES (1), (2)');
+  await connection.query('CREATE VIEW seen.v AS SELECT * FROM shop.new');
+  await connection.query('INSERT INTO seen.t VALUES (1)');
   // As online schema changes do.
   await connection.query('CREATE TABLE shop._other LIKE shop.other');
   await connection.query('INSERT INTO shop._other SELECT * FROM shop.other WHERE id < 3');
@@ -146,6 +151,17 @@ describe('chosen tables', () => {
     await load(empty, report.dump ?? '');
     expect(await sums(empty, nameOf('shop.other'))).toBe(wanted.get('shop.other'));
     await empty.connection.query('DROP DATABASE shop');
+  }, 120_000);
+
+  test('what only fails while it is replayed (a view of a table that was left out) is begun again with everything', async () => {
+    const report = await restoreTables(await request('seen.*'));
+    expect(report).toMatchObject({
+      replay: 'everything',
+      because: expect.stringMatching(/could not apply.*shop\.new/),
+    });
+    await load(empty, report.dump ?? '');
+    expect(await sums(empty, nameOf('seen.t'))).toBe(wanted.get('seen.t'));
+    await empty.connection.query('DROP DATABASE seen');
   }, 120_000);
 
   test('into the live server under another name: nothing of it is touched, and never overwritten', async () => {
