@@ -7,10 +7,11 @@ import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
 import { openOneArchive } from './archives.ts';
 import { instantHelp, type PlanOptions, plan, planOptions } from './plan.ts';
+import { type IntoServerOptions, intoServerLines, intoServerOptions, runIntoServer } from './restore-into-server.ts';
 import { runTables, type TablesOptions, tablesLines, tablesOptions } from './restore-tables.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
-interface RestoreOptions extends PlanOptions, TablesOptions {
+interface RestoreOptions extends PlanOptions, TablesOptions, IntoServerOptions {
   into?: string;
   mysqld?: string;
   user?: string;
@@ -38,6 +39,10 @@ export function addRestore(program: Command, frame: Frame): void {
         'restore --to 15m-ago --into /srv/tables --tables shop.item --load-into db1:3306 --load-user root --load-password-file ./root.password --as shop.item_restored',
         'One table, beside the one that was damaged',
       ],
+      [
+        'restore --to latest --into /srv/work --into-server db2:3306 --server-password-file ./root.password --listen 10.0.0.7',
+        'Into a new server that runs already',
+      ],
     ],
     options: (command) => {
       planOptions(command);
@@ -47,6 +52,7 @@ export function addRestore(program: Command, frame: Frame): void {
       command.option('--port <port>', 'TCP port on loopback (default: one that is free)', wholeNumber(1, 65_535));
       command.option('--stop', 'leave the restored server stopped');
       tablesOptions(command);
+      intoServerOptions(command);
       command.option('--dry-run', 'only plan');
     },
     run,
@@ -82,6 +88,12 @@ async function run(context: Context, options: RestoreOptions): Promise<number> {
     const tables = await runTables(context, options, request);
     steps.end();
     context.out.result({ restore: { ...place, ...tables } }, tablesLines(options.to, archive.name, tables));
+    return exitCodes.done;
+  }
+  if (options.intoServer !== undefined) {
+    const server = await runIntoServer(context, options, request);
+    steps.end();
+    context.out.result({ restore: { ...place, ...server } }, intoServerLines(options.to, archive.name, server));
     return exitCodes.done;
   }
   const { restore } = await import('../restore-tool/restore/restore.ts');
