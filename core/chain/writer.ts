@@ -17,7 +17,7 @@ import type { ChainState, Entry, PackedBody } from './types.ts';
 export type EntryDraft = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'number'> & { generation?: number };
 
 /** Bounds of one append, and of what may wait for it. */
-const batchMaxBytes = 2 * 1024 * 1024;
+const batchMaxBytes = 2.5 * 1024 * 1024;
 const waitingMaxBytes = 4 * 1024 * 1024;
 /** zstd levels. With so much waiting, a source is being caught up with: half the compression at twice the speed. */
 const usualLevel = 1;
