@@ -174,3 +174,21 @@ export async function serveLive(servers: Servers, log: ChainLog | null, store: O
   servers.onClose(close);
   return { source, stream, faults, close };
 }
+
+/** How long after the log had accepted them transactions stood in the replica's relay log, while somebody else writes. */
+export async function relayDelays(pipe: Pipe, replica: TestServer, durationMs: number) {
+  const delaysMs = new Map<string, number>();
+  for (const until = Date.now() + durationMs; Date.now() < until; ) {
+    const [row] = await replica.connection.query(
+      `SELECT last_queued_transaction AS gtid, CAST(UNIX_TIMESTAMP(last_queued_transaction_end_queue_timestamp) AS CHAR) AS queued
+       FROM performance_schema.replication_connection_status`,
+    );
+    const accepted = pipe.acceptedMicros.get(String(row?.gtid).toLowerCase());
+    if (accepted !== undefined) delaysMs.set(String(row?.gtid), Number(row?.queued) * 1000 - accepted / 1000);
+    await sleep(1);
+  }
+  const sorted = [...delaysMs.values()].sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.floor(sorted.length * share)] ?? Number.NaN;
+  const figures = [0.5, 0.9, 0.99].map((share) => `p${share * 100} ${at(share).toFixed(2)}`).join(', ');
+  return { count: sorted.length, at, text: `append accepted -> relay log, ms: ${figures} of ${sorted.length}` };
+}

@@ -8,7 +8,7 @@ import { KafkaLab } from '../lab/kafka.ts';
 import { agamaSchema, Workload } from '../lab/ledger.ts';
 import { freshTopic, openKafkaLog } from '../made/kafka-log.ts';
 import { same } from './live-checks.ts';
-import { Archive, endpointOf, type Live, Pipe, serveLive, sourceName } from './live-lab.ts';
+import { Archive, endpointOf, type Live, Pipe, relayDelays, serveLive, sourceName } from './live-lab.ts';
 import { executedGtids, follow, never, Servers, type TestServer, untilExecuted } from './stream-servers.ts';
 
 const servers = new Servers();
@@ -17,6 +17,7 @@ let kafka: KafkaLab;
 let source: TestServer;
 let archive: Archive;
 let live: Live;
+let pipe: Pipe;
 const logs: KafkaLog[] = [];
 
 beforeAll(async () => {
@@ -31,7 +32,7 @@ beforeAll(async () => {
   source = await servers.start(11, small);
   for (const sql of agamaSchema) await source.connection.query(sql);
   const agents = await open();
-  const pipe = await Pipe.start({ log: agents, server: source });
+  pipe = await Pipe.start({ log: agents, server: source });
   servers.onClose(() => pipe.stop());
   archive = await Archive.start(servers, agents);
   await archive.reached(5);
@@ -75,3 +76,21 @@ test('replicas follow over one broker; it is killed and comes back, and one repl
   for (const replica of [one, other]) await same(source, replica);
   expect(live.faults.filter((fault) => !/QZ43/.test(String((fault as { code?: string }).code)))).toEqual([]);
 }, 120_000);
+
+test('an entry is in the relay log within milliseconds', async () => {
+  const replica = await servers.start(23, small);
+  await follow(replica, live.stream);
+  await untilExecuted(replica, await executedGtids(source));
+  const ledgerFile = `${await servers.folder()}/ledger`;
+  const workload = await Workload.start({
+    endpoint: endpointOf(source),
+    ledgerFile,
+    clients: 2,
+    commitsPerSecond: 200,
+  });
+  const { count, at, text } = await relayDelays(pipe, replica, 4000);
+  await workload.stop();
+  process.stderr.write(`${text}\n`);
+  expect(count).toBeGreaterThan(100);
+  expect(at(0.5)).toBeLessThan(50);
+}, 60_000);
