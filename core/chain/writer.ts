@@ -22,7 +22,7 @@ const waitingMaxBytes = 4 * 1024 * 1024;
 /** zstd levels. With so much waiting, a source is being caught up with: half the compression at twice the speed. */
 const usualLevel = 1;
 const hurriedLevel = -3;
-const hurryFromBytes = 2 * 1024 * 1024;
+const hurryFromBytes = 1024 * 1024;
 const entryOverheadBytes = 512;
 /** Races lost one after the other before it waits a random while: two writers in step would go on for ever. */
 const racesMax = 2;

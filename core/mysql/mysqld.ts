@@ -205,6 +205,7 @@ export class Mysqld {
       const child = spawn(this.path, ['--no-defaults', ...args], {
         stdio: ['ignore', log.fd, log.fd],
         detached: true,
+        env: environmentOfServer(),
       });
       if (child.pid !== undefined) onSpawn?.(child.pid);
       return await ServerProcess.of(child, errorLog, size);
@@ -290,6 +291,12 @@ class ServerProcess {
     this.#child.kill('SIGKILL');
     return await this.exited;
   }
+}
+
+/** Without what a service manager gave to us alone: a mysqld would report itself as our service, and its end as our own. */
+function environmentOfServer(): NodeJS.ProcessEnv {
+  const { NOTIFY_SOCKET: _socket, WATCHDOG_PID: _pid, WATCHDOG_USEC: _micros, ...environment } = process.env;
+  return environment;
 }
 
 function serverArgs(osUser: string | undefined, options: MysqldOptions = {}): string[] {
