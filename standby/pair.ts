@@ -10,7 +10,7 @@ import type { ObjectStore } from '../core/archive/store.ts';
 import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { StandbyConfig } from '../core/config/config.ts';
-import { configurationError, integrityError, isKind, QazynaError, transientError } from '../core/errors/error.ts';
+import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import { EventTracker } from '../core/live/event-tracker.ts';
 import type { LiveSource } from '../core/live/live-source.ts';
@@ -21,6 +21,7 @@ import type { Mysqld } from '../core/mysql/mysqld.ts';
 import { recordEvents } from '../core/restore/events.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import { saveErrant } from './errant.ts';
+import { holdsMore, notNow, notVouchedFor, waitForSnapshot } from './errors.ts';
 import { type FollowStatus, follow } from './follow.ts';
 import { bePrimary, type Capture, fence } from './primary.ts';
 import { detach, drain, enableEvents, PromotionJournal, type PromotionRecord, win } from './promotion.ts';
@@ -410,42 +411,4 @@ export class Pair {
     if (this.#journal === null) throw new Error('run() opens the journal');
     return this.#journal;
   }
-}
-
-/** Before the first snapshot there is nothing to be filled from, and nothing wrong either. */
-function waitForSnapshot(error: unknown): never {
-  if (!isKind(error, 'configuration') || !['QZ2065', 'QZ2067', 'QZ2410'].includes(error.code)) throw error;
-  throw transientError(
-    'QZ4715',
-    `The standby waits: ${error.message}`,
-    'It is filled once the agent has taken a snapshot.',
-    {
-      cause: error,
-    },
-  );
-}
-
-function notNow(role: Role) {
-  return configurationError(
-    'QZ2712',
-    `This host cannot be promoted now: it is ${role === 'standby' ? 'being promoted already, or has not followed yet' : role}.`,
-    'See `qazyna status` on this host.',
-  );
-}
-
-function notVouchedFor() {
-  return configurationError(
-    'QZ2713',
-    'Nothing vouches for the old primary: RPO 0 was not in force at the end of the log, so it may hold commits that are not in it, and may go on taking them.',
-    'Make sure that it is off, or cannot be reached by clients; then say so: --old-primary-is-off.',
-  );
-}
-
-function holdsMore(errant: GtidSet) {
-  return integrityError(
-    'QZ3726',
-    `This server was the primary, and has executed ${errant}, which the history does not hold.`,
-    '`qazyna rejoin --reseed` saves the binlog that holds them and makes this server a copy again; until then nobody can use it.',
-    { details: { errant: errant.toString() } },
-  );
 }
