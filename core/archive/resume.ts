@@ -14,8 +14,8 @@ export interface ChainEnd {
   unindexed: DecodedHeader[];
 }
 
-/** Looks at the chain again when somebody else may be adding to it. */
-const attemptsMax = 5;
+/** How often a segment has to be missing below later ones: a folder that is being written to may list the later one alone, once. */
+const looksAtHole = 5;
 
 /**
  * The end of the chain, verified link by link from the last index object on. Throws QZ3405 (damage), QZ3406 (the chain ends
@@ -26,7 +26,7 @@ export async function findChainEnd(store: ObjectStore, source: string, signal: A
   const indexed = await lastIndexed(store, source, tip?.sequence ?? -1, signal);
   const unindexed: DecodedHeader[] = [];
   let last = indexed;
-  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+  for (let looks = 0; ; ) {
     for (;;) {
       signal.throwIfAborted();
       const sequence = (last?.header.sequence ?? -1) + 1;
@@ -37,15 +37,18 @@ export async function findChainEnd(store: ObjectStore, source: string, signal: A
       unindexed.push(next);
       last = next;
     }
-    const beyond = await firstBeyond(store, source, (last?.header.sequence ?? -1) + 1);
+    const missing = (last?.header.sequence ?? -1) + 1;
+    const beyond = await firstBeyond(store, source, missing);
     if (beyond === null) {
       if (tip !== null && tip.sequence > (last?.header.sequence ?? -1))
         throw tailLost(store, source, last, tip.sequence);
       return { last, unindexed };
     }
-    if (attempt === attemptsMax - 1) throw hole(store, source, (last?.header.sequence ?? -1) + 1, beyond - 1);
+    // Somebody else has added it since: that is no hole, however often it happens.
+    if (beyond === missing) continue;
+    looks += 1;
+    if (looks === looksAtHole) throw hole(store, source, missing, beyond - 1);
   }
-  throw new Error('unreachable');
 }
 
 /** The last header that an index object near the tip holds. A damaged or missing one only costs a longer walk. */

@@ -1,5 +1,6 @@
 /** Row 21: listings that are behind the truth. They may cost reads; they may not cost, hide or repeat history. */
 import { describe, expect, test } from '@jest/globals';
+import { chainPrefix } from '../../core/archive/layout.ts';
 import { findChainEnd } from '../../core/archive/resume.ts';
 import type { ObjectInfo, ObjectStore } from '../../core/archive/store.ts';
 import { archive, madeSource, never, withStore } from '../made/archive.ts';
@@ -58,5 +59,26 @@ describe('a stale listing', () => {
       await archive(store, sample.chain.folded, 1500);
       const keys = [...(await keysOf(store))];
       await expectAll(listing(store, new Set(keys.filter((_, index) => index % 3 !== 1))), sample);
+    }));
+
+  test('that is always one segment ahead of what was read, because another shipper writes, is no hole', () =>
+    withStore(async (store) => {
+      const { folded } = makeSample(95).chain;
+      let written = 0;
+      const overtaken: ObjectStore = {
+        ...listing(store, new Set()),
+        list(prefix, options) {
+          return (async function* () {
+            if (prefix === chainPrefix(madeSource) && written < 20) {
+              written += 1;
+              await archive(store, folded.slice(0, written), 1);
+            }
+            yield* store.list(prefix, options);
+          })();
+        },
+      };
+      const end = await findChainEnd(overtaken, madeSource, never);
+      expect(written).toBe(20);
+      expect(end.last).toEqual((await findChainEnd(store, madeSource, never)).last);
     }));
 });
