@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
-import { KafkaLog } from '../core/log/kafka/log.ts';
 import { LocalLog } from '../core/log/local/log.ts';
+import type { ChainLog } from '../core/log/types.ts';
 import { createLogger, silentLogger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
@@ -72,7 +72,9 @@ async function main(
   return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes };
 }
 
-async function openTopic(brokers: readonly string[], dir: string, signal: AbortSignal): Promise<KafkaLog> {
+async function openTopic(brokers: readonly string[], dir: string, signal: AbortSignal): Promise<ChainLog> {
+  // Only where it is needed, as the program does: an agent with a local log never loads it.
+  const { KafkaLog } = await import('../core/log/kafka/log.ts');
   return await KafkaLog.open({
     brokers,
     topic: `bench-${process.pid}`,

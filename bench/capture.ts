@@ -17,7 +17,8 @@ import { CompiledChild, timed } from './peers.ts';
 export const name = 'capture';
 
 const megabytes = 1_050;
-const rounds = 3;
+const rounds = 7;
+const kafkaRounds = 3;
 
 export async function run(context: BenchContext): Promise<Figure[]> {
   const { workDir, log, signal } = context;
@@ -69,7 +70,7 @@ async function intoKafka(brokers: number, { context, source, child, end, bytes }
   const { workDir, log, signal } = context;
   await using kafka = await KafkaLab.start({ brokers, dir: join(workDir, `kafka-${brokers}`), signal });
   const rates: number[] = [];
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < kafkaRounds; round++) {
     const dir = await fresh(join(workDir, 'topic'));
     await settle(signal);
     const args = [String(source.port), dir, end.file, String(end.position), kafka.bootstrap.join(',')];

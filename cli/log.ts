@@ -8,8 +8,7 @@ import type { Config, KafkaLogConfig } from '../core/config/config.ts';
 import { readSecret, secretPlace } from '../core/config/secrets.ts';
 import { configurationError, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
-import { KafkaLog, type KafkaLogOptions } from '../core/log/kafka/log.ts';
-import { LocalLog } from '../core/log/local/log.ts';
+import type { KafkaLogOptions } from '../core/log/kafka/log.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 
@@ -34,7 +33,12 @@ export interface OpenLogOptions {
 export async function openLog(options: OpenLogOptions): Promise<ChainLog> {
   const { config, logger, signal, onTrouble } = options;
   const { log } = config;
-  if (log.kind === 'local') return await LocalLog.open({ dir: log.dir, maxBytes: log.maxSizeBytes, logger });
+  // Only the one that is asked for is loaded: a client of Kafka takes a tenth of a second and some MB.
+  if (log.kind === 'local') {
+    const { LocalLog } = await import('../core/log/local/log.ts');
+    return await LocalLog.open({ dir: log.dir, maxBytes: log.maxSizeBytes, logger });
+  }
+  const { KafkaLog } = await import('../core/log/kafka/log.ts');
   const place = await kafkaOptions(log, options);
   const open = async () => await KafkaLog.open(place).catch((error: unknown) => notYet(error, options));
   const opened = await retrying(`opening the topic ${log.topic}`, open, {
