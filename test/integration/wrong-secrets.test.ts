@@ -105,7 +105,10 @@ describe('secrets', () => {
   test.each(daemons)('%s is wrong: `qazyna %s` ends with one sentence', async (_, args, was, is, code) => {
     const { configFile, stateDir } = await configured([was, is]);
     const { code: exitCode, stdout, stderr } = await verb([...args.split(' '), '--config', configFile]);
-    const [said, hint, ...more] = stderr.slice(stderr.search(/^qazyna: QZ/m)).trimEnd().split('\n');
+    const [said, hint, ...more] = stderr
+      .slice(stderr.search(/^qazyna: QZ/m))
+      .trimEnd()
+      .split('\n');
     expect({ exitCode, said, hint, more }).toEqual({
       exitCode: 2,
       said: expect.stringMatching(`^qazyna: ${code}: .*\\.$`),
