@@ -166,7 +166,8 @@ class Daemon {
   async #serve(log: ChainLog, agent: Agent | null): Promise<void> {
     const { logger, signal } = this.#context;
     const shipping = new AbortController();
-    const stop = agent === null ? signal : shipping.signal;
+    // An agent's shippers outlive the signal: what it captured last is still brought to the archives.
+    const stop = agent === null ? AbortSignal.any([signal, shipping.signal]) : shipping.signal;
     const working = Promise.all(
       this.#workers.map((worker) => (this.#role.ships ? worker.ship(log, stop) : worker.watch(stop))),
     );

@@ -103,7 +103,7 @@ export class SnapshotScheduler {
       return Math.min(takenMs, this.#now()) + this.#schedule.everyMs;
     } catch (error) {
       filter.signal.throwIfAborted();
-      this.#alarm(name, `the snapshots of archive ${name} cannot be listed: ${String(error)}`);
+      this.#alarm(name, `the snapshots of archive ${name} cannot be listed: ${messageOf(error)}`);
       return 0; // the attempt itself tells whether the archive works again
     }
   }
