@@ -8,7 +8,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
-import { configurationError, QazynaError, transientError } from '../../core/errors/error.ts';
+import { configurationError, isKind, QazynaError, transientError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
@@ -20,6 +20,7 @@ export const cloneAccount = 'qazyna_clone';
 const cloneMs = 7 * 24 * 3_600_000;
 /** A person may have to start it. */
 const restartMs = 30 * 60_000;
+const lookMs = 120_000;
 const pollMs = 500;
 const stageMs = 1000;
 const literal = (text: string) => `'${text.replaceAll(/[\\']/g, '\\$&')}'`;
@@ -121,6 +122,29 @@ async function watchStages(
     await sleep(stageMs, undefined, { signal }).catch(() => undefined);
   }
   await watcher?.close().catch(() => undefined);
+}
+
+/**
+ * For a run that goes on: the server may be in the middle of what a killed run had it begin, and on its way to start anew. Null: it has
+ * not got the data, and takes connections as it did in the beginning. Throws the reason when it does neither for two minutes.
+ */
+export async function lookAgain(
+  endpoint: MysqlEndpoint,
+  secret: string,
+  options: { signal: AbortSignal; logger: Logger },
+): Promise<MysqlConnection | null> {
+  const deadline = Date.now() + lookMs;
+  for (;;) {
+    const cloned = await connectCloned(endpoint, secret, { ...options, patient: false });
+    if (cloned !== null) return cloned;
+    try {
+      await (await connectMysql(endpoint, options.signal)).close();
+      return null;
+    } catch (error) {
+      if (!isKind(error, 'transient') || Date.now() > deadline) throw error;
+    }
+    await sleep(pollMs, undefined, { signal: options.signal });
+  }
 }
 
 /** Connects by our own account, as soon as the recipient is there with the restored data. Null: it has not got it. */

@@ -21,6 +21,7 @@ import {
   connectCloned,
   finishRecipient,
   forgetSecret,
+  lookAgain,
   prepareDonor,
   readOrMakeSecret,
 } from './clone-over.ts';
@@ -130,8 +131,11 @@ class IntoServerRun {
     const { recipient, signal, logger } = this.#request;
     const secret = await readOrMakeSecret(into);
     const patient = { signal, logger, patient: true };
-    let cloned = await connectCloned(recipient, secret, { ...patient, patient: false });
-    if (cloned === null && state.isCompared !== true) {
+    const isLast = state.isCompared === true;
+    let cloned = isLast
+      ? await connectCloned(recipient, secret, { ...patient, patient: false })
+      : await lookAgain(recipient, secret, patient);
+    if (cloned === null && !isLast) {
       await this.#clone(plan, state, secret);
       this.#steps.progress({ step: 'waiting for the server to come back', unit: 'bytes', done: 0, total: null });
       cloned = await connectCloned(recipient, secret, patient);

@@ -2,11 +2,12 @@
 import { openDirectoryStore } from '../../core/archive/directory.ts';
 import { parseInstant } from '../../core/history/instant.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
+import { restoreIntoServer } from '../../restore-tool/into-server/into-server.ts';
 import { restore } from '../../restore-tool/restore/restore.ts';
 import type { StepsRequest } from '../../restore-tool/restore/types.ts';
 import { restoreTables } from '../../restore-tool/tables/restore-tables.ts';
 
-const [archive = '', sourceName = '', into = '', to = '', halt = '', tables = '', liveSocket = ''] =
+const [archive = '', sourceName = '', into = '', to = '', halt = '', tables = '', liveSocket = '', port = ''] =
   process.argv.slice(2);
 
 async function reach(place: string): Promise<void> {
@@ -30,14 +31,21 @@ const request: StepsRequest = {
   signal: new AbortController().signal,
   logger: silentLogger(),
   onStep: reach,
-  onProgress: ({ step, unit, done, total }) => {
-    // What counts rows is often over at its first progress.
-    const isLong = unit !== 'rows';
+  onProgress: ({ step, done, total }) => {
+    // What comes later is often over at its first progress.
+    const isLong = /fetching|replaying|loading the dump/.test(step);
     if (step !== halt || (isLong && (total === null || done === 0 || done >= total))) return;
     freeze(step);
   },
 };
 const endpoint = { host: '127.0.0.1', port: 0, socketPath: liveSocket, user: 'root', password: '' };
 const load = liveSocket === '' ? {} : { load: { endpoint, as: { suffix: '_restored' } } };
-const report = tables === '' ? await restore(request) : await restoreTables({ ...request, tables, ...load });
-process.stdout.write(`${JSON.stringify(report)}\n`);
+
+async function run(): Promise<object> {
+  if (tables !== '') return await restoreTables({ ...request, tables, ...load });
+  if (port === '') return await restore(request);
+  const recipient = { host: '127.0.0.1', port: Number(port), user: 'admin', password: 'Secret-1' };
+  return await restoreIntoServer({ ...request, recipient, listen: { host: '127.0.0.1', port: 0 } });
+}
+
+process.stdout.write(`${JSON.stringify(await run())}\n`);

@@ -167,7 +167,8 @@ test('1 GiB into two archives takes a bounded amount of memory', async () => {
   const { by, stdout } = await child('snapshot-memory-child.ts', ['1', ...roots]);
   expect(by).toBe(0);
   expect(Number(stdout)).toBeGreaterThan(20);
-  expect(Number(stdout)).toBeLessThan(200);
+  // A quarter of what is packed: 110 MB of it Node's own and its compiler's, the rest the packs in the making, more on a busy machine.
+  expect(Number(stdout)).toBeLessThan(256);
 }, 120_000);
 
 async function run(program: string, args: readonly string[]): Promise<void> {
