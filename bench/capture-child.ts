@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
@@ -14,6 +15,8 @@ import { createLogger, silentLogger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
 
+const warmUpMs = 1000;
+
 /** What the child prints. */
 export interface CaptureOutcome {
   bytes: number;
@@ -21,6 +24,8 @@ export interface CaptureOutcome {
   /** Peak resident set of the whole process (VmHWM of /proc/self/status), and what it was before capture began. */
   peakRssBytes: number;
   idleRssBytes: number;
+  /** The longest time that the event loop was kept from a timer that was due, from the second second on: compilers are warm. */
+  stallMs: number;
 }
 
 async function main(
@@ -53,6 +58,9 @@ async function main(
     continued: null,
   });
   const idleRssBytes = peakRss();
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  delay.enable();
+  const warm = setTimeout(() => delay.reset(), warmUpMs);
   let bytes = 0;
   let entries = 0;
   const options = { endpoint, chainId: writer.state.chainId, resume: null, start: 'oldest' as const, logger };
@@ -68,8 +76,9 @@ async function main(
       break;
     }
   }
+  clearTimeout(warm);
   await log.close();
-  return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes };
+  return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes, stallMs: delay.max / 1e6 };
 }
 
 async function openTopic(brokers: readonly string[], dir: string, signal: AbortSignal): Promise<ChainLog> {

@@ -11,7 +11,7 @@ import type { BinlogPosition } from '../core/mysql/source-facts.ts';
 import { KafkaLab } from '../test/lab/kafka.ts';
 import type { CaptureOutcome } from './capture-child.ts';
 import { CaptureSource } from './capture-source.ts';
-import { type BenchContext, beside, comparedTo, type Figure } from './figure.ts';
+import { atMost, type BenchContext, beside, comparedTo, type Figure } from './figure.ts';
 import { CompiledChild, timed } from './peers.ts';
 
 export const name = 'capture';
@@ -48,9 +48,10 @@ export async function run(context: BenchContext): Promise<Figure[]> {
     const size = `${Math.round(bytes / 1e6)} MB in ${files.length} files`;
     const figures = [comparedTo('mysqlbinlog --raw', `socket to durable local log, ${size}`, 'MB/s', ours, theirs, 2)];
     for (const brokers of [1, 3]) {
-      const rates = await intoKafka(brokers, { context, source, child, end, bytes });
+      const { rates, stallsMs } = await intoKafka(brokers, { context, source, child, end, bytes });
       const what = `socket to Kafka, acks=all, ${brokers === 1 ? 'one broker' : `${brokers} brokers`} on this machine, ${size}`;
       figures.push(beside('mysqlbinlog --raw', what, 'MB/s', rates, theirs));
+      figures.push(atMost(`longest stall of the event loop meanwhile`, 'ms', stallsMs, 20));
     }
     return figures;
   } finally {
@@ -66,19 +67,22 @@ interface Captured {
   bytes: number;
 }
 
-async function intoKafka(brokers: number, { context, source, child, end, bytes }: Captured): Promise<number[]> {
+async function intoKafka(brokers: number, { context, source, child, end, bytes }: Captured) {
   const { workDir, log, signal } = context;
   await using kafka = await KafkaLab.start({ brokers, dir: join(workDir, `kafka-${brokers}`), signal });
   const rates: number[] = [];
+  const stallsMs: number[] = [];
   for (let round = 0; round < kafkaRounds; round++) {
     const dir = await fresh(join(workDir, 'topic'));
     await settle(signal);
     const args = [String(source.port), dir, end.file, String(end.position), kafka.bootstrap.join(',')];
-    const { seconds } = await child.run(args, workDir);
+    const { seconds, stdout } = await child.run(args, workDir);
+    const { stallMs } = JSON.parse(stdout) as CaptureOutcome;
     rates.push(bytes / 1e6 / seconds);
-    log(`capture into ${brokers} broker(s) ${seconds.toFixed(1)} s`);
+    stallsMs.push(stallMs);
+    log(`capture into ${brokers} broker(s) ${seconds.toFixed(1)} s, longest stall ${stallMs.toFixed(1)} ms`);
   }
-  return rates;
+  return { rates, stallsMs };
 }
 
 function peerArgs(port: number, firstFile: string): string[] {

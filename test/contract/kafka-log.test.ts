@@ -25,7 +25,7 @@ let cluster: KafkaLab;
 beforeAll(async () => {
   cluster = await KafkaLab.start({ brokers: 1 });
 }, 60_000);
-afterAll(() => cluster.stop());
+afterAll(() => cluster?.stop());
 
 describeLogContract('Kafka log', () => kafkaLogUnderTest(cluster.bootstrap));
 

@@ -46,7 +46,7 @@ describe('Kafka log: one broker', () => {
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 1 });
   }, 60_000);
-  afterAll(() => cluster.stop());
+  afterAll(() => cluster?.stop());
 
   test(
     'killed -9 under load, three times: it goes on by itself, and nothing accepted is lost',
@@ -172,7 +172,7 @@ describe('Kafka log: three brokers', () => {
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 3 });
   }, 60_000);
-  afterAll(() => cluster.stop());
+  afterAll(() => cluster?.stop());
 
   test(
     'the leader killed under load: another one takes over within seconds, nothing accepted is lost',

@@ -44,7 +44,7 @@ describe(`Kafka log: its writer killed -9 (seed ${seed})`, () => {
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 1 });
   }, 60_000);
-  afterAll(() => cluster.stop());
+  afterAll(() => cluster?.stop());
 
   test(
     'before and after a request, in the middle of an append',

@@ -142,7 +142,7 @@ describe(`Kafka log: a hostile network (seed ${seed})`, () => {
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 1 });
   }, 60_000);
-  afterAll(() => cluster.stop());
+  afterAll(() => cluster?.stop());
 
   const told: Record<string, number> = {};
 

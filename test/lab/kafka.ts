@@ -20,6 +20,8 @@ const readyWithinMs = 60_000;
 const pollMs = 100;
 const lastLines = 5;
 const answerWithinMs = 2_000;
+/** On a busy machine a broker may end while it joins (its own heartbeats time out); whatever supervises it starts it again. */
+const startsMax = 3;
 const host = '127.0.0.1';
 
 /** For tests: death is noticed in seconds, and large messages pass. Topics say the rest themselves. */
@@ -131,10 +133,16 @@ export class KafkaLab implements AsyncDisposable {
     const running = this.#children.flatMap((child, index) => (isAlive(child) ? [index] : []));
     const deadline = performance.now() + readyWithinMs;
     for (const index of running) {
+      let starts = 1;
       while ((await brokersKnownTo(this.ports[index]?.internal ?? 0, answerWithinMs)) < running.length) {
         this.#options.signal?.throwIfAborted();
-        if (!isAlive(this.#children[index] ?? null) || performance.now() > deadline)
+        const isOver = !isAlive(this.#children[index] ?? null);
+        if (performance.now() > deadline || (isOver && starts === startsMax))
           throw await failure(`${nameOf(index)} did not join`, join(this.#folder(index), 'broker.log'));
+        if (isOver) {
+          await this.#spawn(index);
+          starts += 1;
+        }
         await sleep(pollMs);
       }
     }

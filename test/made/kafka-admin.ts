@@ -62,3 +62,41 @@ export async function writeForeign(brokers: readonly string[], topic: string, va
   await producer.connect();
   await producer.send({ topic, messages: [{ value }] }).finally(() => producer.disconnect());
 }
+
+export type TopicRight = 'Create' | 'Describe' | 'DescribeConfigs' | 'Read' | 'Write';
+
+/** Takes every right from everybody, then gives `principal` these on one topic. */
+export async function grantOnly(
+  broker: string,
+  principal: string,
+  topic: string,
+  rights: readonly TopicRight[],
+): Promise<void> {
+  const { AclOperationTypes, AclPermissionTypes, AclResourceTypes, ResourcePatternTypes } = kafkajs;
+  const any = {
+    resourceType: AclResourceTypes.ANY,
+    resourcePatternType: ResourcePatternTypes.ANY,
+    operation: AclOperationTypes.ANY,
+    permissionType: AclPermissionTypes.ANY,
+  };
+  const operations = {
+    Create: AclOperationTypes.CREATE,
+    Describe: AclOperationTypes.DESCRIBE,
+    DescribeConfigs: AclOperationTypes.DESCRIBE_CONFIGS,
+    Read: AclOperationTypes.READ,
+    Write: AclOperationTypes.WRITE,
+  };
+  const acl = rights.map((right) => ({
+    resourceType: AclResourceTypes.TOPIC,
+    resourceName: topic,
+    resourcePatternType: ResourcePatternTypes.LITERAL,
+    principal,
+    host: '*',
+    operation: operations[right],
+    permissionType: AclPermissionTypes.ALLOW,
+  }));
+  await withAdmin([broker], async (admin) => {
+    await admin.deleteAcls({ filters: [any] });
+    if (acl.length > 0) await admin.createAcls({ acl });
+  });
+}
