@@ -8,7 +8,7 @@ import type { ChainState, Entry, LandedEntry, PackedBody } from '../../chain/typ
 import { crashPoint } from '../../errors/crash-points.ts';
 import { integrityError, transientError } from '../../errors/error.ts';
 import type { Logger } from '../../logging/logger.ts';
-import type { AppendOutcome, ChainLog, Headroom } from '../types.ts';
+import type { AppendOutcome, ChainLog, Headroom, ReadOptions } from '../types.ts';
 import { BrokerFault, type Brokers, type BrokersOptions } from './brokers.ts';
 import { brokerError } from './faults.ts';
 import { readTopic } from './read.ts';
@@ -220,14 +220,15 @@ export class KafkaLog implements ChainLog {
     return null;
   }
 
-  async *read(from: number, options: { follow: boolean; signal: AbortSignal }): AsyncGenerator<LandedEntry> {
+  async *read(from: number, options: ReadOptions): AsyncGenerator<LandedEntry> {
     this.#reads += 1;
     const lane = `read ${this.#reads}`;
     const signal = AbortSignal.any([options.signal, this.#closing.signal]);
     const { name } = this;
     const { topic } = this.#options;
     try {
-      yield* readTopic(from, { name, topic, view: this.#view, lane, follow: options.follow, signal });
+      const { follow, gatherMs = 0 } = options;
+      yield* readTopic(from, { name, topic, view: this.#view, lane, follow, gatherMs, signal });
       // An end that is none must not be taken for the log's.
       if (this.#closing.signal.aborted && !options.signal.aborted && !options.follow)
         throw new Error(`${name} was closed while it was read`);
