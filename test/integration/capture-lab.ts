@@ -102,6 +102,11 @@ export class CaptureLab implements AsyncDisposable {
     return GtidSet.parse(String(row?.gtids ?? ''));
   }
 
+  /** Waits until the server has noticed that its replicas closed their connections: it does at their next heartbeat. */
+  async withoutReplicas(): Promise<void> {
+    while ((await this.sql('SHOW REPLICAS')).length > 0) await sleep(50);
+  }
+
   /** File name → SHA-256 of the server's own files, as they are once closed (in-use flag cleared). */
   async ownFiles(): Promise<Map<string, string>> {
     const names = (await readdir(this.dataDir)).filter((name) => /^binlog\.\d+$/.test(name)).sort();
