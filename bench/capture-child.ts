@@ -5,7 +5,6 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
@@ -14,6 +13,7 @@ import type { ChainLog } from '../core/log/types.ts';
 import { createLogger, silentLogger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
+import { StallMeter } from './stall-meter.ts';
 
 const warmUpMs = 1000;
 
@@ -24,7 +24,8 @@ export interface CaptureOutcome {
   /** Peak resident set of the whole process (VmHWM of /proc/self/status), and what it was before capture began. */
   peakRssBytes: number;
   idleRssBytes: number;
-  /** The longest time that the event loop was kept from a timer that was due, from the second second on: compilers are warm. */
+  /** The longest stalls of the event loop from the second second on: by our own code, and in all. */
+  ownStallMs: number;
   stallMs: number;
 }
 
@@ -58,9 +59,8 @@ async function main(
     continued: null,
   });
   const idleRssBytes = peakRss();
-  const delay = monitorEventLoopDelay({ resolution: 1 });
-  delay.enable();
-  const warm = setTimeout(() => delay.reset(), warmUpMs);
+  const stall = new StallMeter();
+  const warm = setTimeout(() => stall.reset(), warmUpMs);
   let bytes = 0;
   let entries = 0;
   const options = { endpoint, chainId: writer.state.chainId, resume: null, start: 'oldest' as const, logger };
@@ -77,8 +77,10 @@ async function main(
     }
   }
   clearTimeout(warm);
+  stall.stop();
   await log.close();
-  return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes, stallMs: delay.max / 1e6 };
+  const { ownMs, wallMs } = stall;
+  return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes, ownStallMs: ownMs, stallMs: wallMs };
 }
 
 async function openTopic(brokers: readonly string[], dir: string, signal: AbortSignal): Promise<ChainLog> {

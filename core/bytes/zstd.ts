@@ -5,7 +5,7 @@
 import { promisify } from 'node:util';
 import { constants, createZstdCompress, type ZstdCompress, zstdDecompress } from 'node:zlib';
 
-const { ZSTD_c_compressionLevel: compressionLevel, ZSTD_e_end: wholeFrame } = constants;
+const { ZSTD_c_compressionLevel: compressionLevel, ZSTD_c_windowLog: windowLog, ZSTD_e_end: wholeFrame } = constants;
 /** As many as the thread pool has threads by default; more would only wait in its queue. */
 const idlePerLevel = 4;
 /** Room beyond the frame's content: a buffer filled to its last byte would be taken for too small. */
@@ -13,6 +13,8 @@ const spareBytes = 64;
 const minChunkBytes = 1024;
 /** Output is handed out in views into buffers of this size. Measured: larger ones live long enough to cost full collections. */
 const chunkBytes = 256 * 1024;
+/** log2 of how far back zstd looks: a whole body. With less, what it holds of the body wraps around, at a tenth more of its time. */
+const windowBits = 20;
 
 const idle = new Map<number, Compressor[]>();
 const decompress = promisify(zstdDecompress);
@@ -51,7 +53,7 @@ class Compressor {
     this.#stream = createZstdCompress({
       chunkSize: chunkBytes,
       flush: wholeFrame,
-      params: { [compressionLevel]: level },
+      params: { [compressionLevel]: level, [windowLog]: windowBits },
     });
     this.#stream.on('data', (part: Buffer) => this.#parts.push(part));
     this.#stream.on('error', (error) => this.#fail(error));
