@@ -12,7 +12,7 @@ import { KafkaLab } from '../test/lab/kafka.ts';
 import type { CaptureOutcome } from './capture-child.ts';
 import { CaptureSource } from './capture-source.ts';
 import { atMost, type BenchContext, beside, comparedTo, type Figure } from './figure.ts';
-import { CompiledChild, timed } from './peers.ts';
+import { CompiledChild, settle, timed } from './peers.ts';
 
 export const name = 'capture';
 
@@ -99,11 +99,6 @@ function peerArgs(port: number, firstFile: string): string[] {
     '--ssl-mode=DISABLED',
     firstFile,
   ];
-}
-
-/** What the load, or the peer without its fsync, left to be written would else be written at the expense of the next run. */
-async function settle(signal: AbortSignal): Promise<void> {
-  await timed('sync', [], { cwd: '/', signal });
 }
 
 async function fresh(dir: string): Promise<string> {

@@ -12,14 +12,15 @@ import { connectMysql } from '../core/mysql/connection.ts';
 import { Lab } from '../test/lab/lab.ts';
 import { atMostTimes, type BenchContext, type Figure, median } from './figure.ts';
 import type { LoadOutcome } from './load-child.ts';
-import { CompiledChild } from './peers.ts';
+import { CompiledChild, settle } from './peers.ts';
 
 export const name = 'overhead';
 
 const qazyna = fileURLToPath(new URL('../bin/qazyna', import.meta.url));
 const clients = 16;
-const rounds = 7;
-const roundSeconds = 6;
+/** Many and short: on a disk that stalls now and then, the median of many rounds says more than a few long ones. */
+const rounds = 15;
+const roundSeconds = 3;
 const bestRounds = 3;
 const readyWithinMs = 60_000;
 const durable = { 'sync-binlog': 1, 'innodb-flush-log-at-trx-commit': 1, 'innodb-buffer-pool-size': '512M' };
@@ -50,6 +51,7 @@ export async function run({ workDir, log, signal }: BenchContext): Promise<Figur
     const order = round % 2 === 0 ? [false, true] : [true, false];
     for (const withAgent of order) {
       const agent = withAgent ? await startAgent(lab, signal) : null;
+      await settle(signal);
       const { p50Ms, p99Ms } = await load(offered);
       if (agent !== null) await stopAgent(agent);
       (withAgent ? beside : alone).push(p99Ms);

@@ -32,6 +32,11 @@ export async function timed(
   return { seconds: (performance.now() - began) / 1000, stdout };
 }
 
+/** What a load, or a peer without fsync, left to be written would else be written at the expense of the next run. */
+export async function settle(signal: AbortSignal): Promise<void> {
+  await timed('sync', [], { cwd: '/', signal });
+}
+
 /**
  * Runs a TypeScript file of ours as an installed one runs: compiled, under the launcher's settings. Node's compile cache holds the stripped sources after
  * the first run; without it the compiler itself would be part of what is measured. Call `warm` once before.
