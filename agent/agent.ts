@@ -13,23 +13,16 @@ import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
-import type { SnapshotEngine } from '../core/snapshot/types.ts';
+import type { MysqlEngine } from '../core/snapshot/types.ts';
 import type { Alarms } from './alarms.ts';
 import { captureEntries } from './capture/capture.ts';
 import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
+import { type ArchiveProgress, releaseArchived } from './release.ts';
 import { RpoWatch } from './semi-sync/watch.ts';
 import { SnapshotScheduler } from './snapshot/scheduler.ts';
 import { type NamedStore, takeSnapshot } from './snapshot/snapshot.ts';
-
-/** How far an archive is, as its shipper tells. */
-export interface ArchiveProgress {
-  /** The log may release everything below this, as far as this archive is concerned. */
-  nextLogNumber: number;
-  /** The fold just before that number. */
-  state: ChainState | null;
-}
 
 export interface AgentArchive {
   name: string;
@@ -50,7 +43,7 @@ export interface AgentOptions {
   gather: { maxMs: number; alsoWhenIdle: boolean };
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
-  snapshots: { engine: SnapshotEngine; everyMs: number; scratchDir: string };
+  snapshots: { engine: MysqlEngine; everyMs: number; scratchDir: string };
   /** The source's commits wait until the log has them. */
   acknowledges: boolean;
   /** Told each time that the source's binlog is read, from its accepted end on. */
@@ -62,7 +55,6 @@ export interface AgentOptions {
 }
 
 const drainMs = 2000;
-const releaseEveryMs = 1000;
 const lookEveryMs = 1000;
 
 export class Agent {
@@ -277,29 +269,9 @@ export class Agent {
     }
   }
 
-  /** The log keeps what any archive still lacks. */
-  async #release(signal: AbortSignal): Promise<void> {
+  #release(signal: AbortSignal): Promise<void> {
     const { log, archives, logger } = this.#options;
-    while (!signal.aborted) {
-      await sleep(releaseEveryMs, undefined, { signal }).catch(() => undefined);
-      const slowest = this.#slowest(archives);
-      if (slowest === null) continue;
-      await log.release(slowest.nextLogNumber, slowest.state).catch((error: unknown) => {
-        logger.warn(`the log could not be shortened: ${error instanceof Error ? error.message : String(error)}`);
-      });
-    }
-  }
-
-  #slowest(archives: readonly AgentArchive[]): { nextLogNumber: number; state: ChainState } | null {
-    let slowest: { nextLogNumber: number; state: ChainState } | null = null;
-    for (const archive of archives) {
-      const known = archive.progress();
-      // An archive that has not taken over this chain yet needs all of it.
-      if (known === null || known.state === null || known.state.chainId !== this.chain?.chainId) return null;
-      if (slowest === null || known.nextLogNumber < slowest.nextLogNumber)
-        slowest = { nextLogNumber: known.nextLogNumber, state: known.state };
-    }
-    return slowest;
+    return releaseArchived({ log, archives, chainId: () => this.chain?.chainId, logger, signal });
   }
 
   #trouble(topic: string, error: Error | null): void {
@@ -310,8 +282,8 @@ export class Agent {
   }
 }
 
-/** Aborts `drainMs` after `signal` did. */
-function drainSignal(signal: AbortSignal): AbortSignal {
+/** Aborts 2 s after `signal` did: what was taken by then is still appended. */
+export function drainSignal(signal: AbortSignal): AbortSignal {
   const drained = new AbortController();
   const later = () => setTimeout(() => drained.abort(new Error('the time to drain is over')), drainMs).unref();
   if (signal.aborted) later();

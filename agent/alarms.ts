@@ -12,14 +12,23 @@ export interface Alarm {
 }
 
 export class Alarms {
-  readonly #active = new Map<string, Alarm>();
+  readonly #active: Map<string, Alarm>;
   readonly #logger: Logger;
+  readonly #prefix: string;
 
-  constructor(logger: Logger) {
+  constructor(logger: Logger, shared?: { active: Map<string, Alarm>; prefix: string }) {
     this.#logger = logger;
+    this.#active = shared?.active ?? new Map<string, Alarm>();
+    this.#prefix = shared?.prefix ?? '';
   }
 
-  raise(topic: string, error: { code: string; message: string; hint: string }): void {
+  /** The same alarms for a part of the whole, whose topics begin with its name. */
+  of(part: string): Alarms {
+    return new Alarms(this.#logger, { active: this.#active, prefix: `${this.#prefix}${part}:` });
+  }
+
+  raise(name: string, error: { code: string; message: string; hint: string }): void {
+    const topic = `${this.#prefix}${name}`;
     const present = this.#active.get(topic);
     if (present?.code === error.code && present.sentence === error.message) return;
     const alarm = {
@@ -33,7 +42,8 @@ export class Alarms {
     this.#logger.error(`ALARM ${topic}: ${error.message}`, { code: error.code, hint: error.hint });
   }
 
-  clear(topic: string): void {
+  clear(name: string): void {
+    const topic = `${this.#prefix}${name}`;
     const present = this.#active.get(topic);
     if (!present) return;
     this.#active.delete(topic);
@@ -41,6 +51,7 @@ export class Alarms {
   }
 
   list(): Alarm[] {
-    return [...this.#active.values()].sort((a, b) => a.sinceMs - b.sinceMs);
+    const own = [...this.#active.values()].filter(({ topic }) => topic.startsWith(this.#prefix));
+    return own.sort((a, b) => a.sinceMs - b.sinceMs);
   }
 }

@@ -15,7 +15,7 @@ import { findChainEnd } from '../core/archive/resume.ts';
 import { type DecodedHeader, damaged } from '../core/archive/segment.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
-import { isKind, QazynaError } from '../core/errors/error.ts';
+import { integrityError, isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -28,8 +28,10 @@ const snapshotsEveryMs = 30_000;
 const lookMs = 300;
 /** An archive that another process ships to is looked at this often. */
 const watchEveryMs = 2000;
+/** All of a shutdown fits into 5 s: the agent drains into the log, then the shippers get this long. */
+const shipDrainMs = 1800;
 /** Within this many entries an archive counts as following: one segment's worth of heartbeats and a little. */
-export const followingWithin = 30;
+const followingWithin = 30;
 /** Or within this time of the log's newest commit: a segment's age and the time of a put. */
 const followingMicros = 5_000_000;
 
@@ -271,4 +273,26 @@ export function chainsOf(workers: readonly ArchiveWorker[]): ChainState[] {
 /** Of the states that archives are in, the one to go on from. */
 export function furthest(states: readonly ChainState[]): ChainState | null {
   return states.toSorted((a, b) => b.generation - a.generation || b.gtids.count - a.gtids.count)[0] ?? null;
+}
+
+/** Waits while there is more to ship than the shippers hold in hand; what they hold they put when they are told to stop. */
+export async function drained(tip: number, workers: readonly ArchiveWorker[]): Promise<void> {
+  const untilMs = performance.now() + shipDrainMs;
+  const isBehind = (worker: ArchiveWorker) => tip - (worker.progress()?.nextLogNumber ?? 0) > followingWithin;
+  do await sleep(50);
+  while (performance.now() < untilMs && workers.some(isBehind));
+}
+
+/** The generation is the highest found anywhere. A log that is new goes on from the archive that stands furthest. */
+export async function whereHistoryStands(log: ChainLog, archived: readonly ChainState[]): Promise<ChainState | null> {
+  const ahead = furthest(archived);
+  const { state } = await log.checkpoint();
+  if (state === null || ahead === null) return ahead;
+  if (ahead.generation <= state.generation) return null;
+  throw integrityError(
+    'QZ3314',
+    `An archive is at generation ${ahead.generation} (source ${ahead.sourceUuid}), but the ${log.name} ends at ${state.generation}.`,
+    'Another server has taken over, or the log is an older copy. Move the log away to go on from the archive, if this server is the present source.',
+    { details: { archive: ahead.generation, log: state.generation } },
+  );
 }

@@ -2,6 +2,7 @@
 import { isAbsolute, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Command } from 'commander';
+import { ownerOf } from '../core/archive/layout.ts';
 import { openArchive } from '../core/archive/open.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import type { Config } from '../core/config/config.ts';
@@ -136,8 +137,16 @@ function urlOf(from: string): string | null {
   return isAbsolute(from) || from.startsWith('./') || from.startsWith('../') ? pathToFileURL(resolve(from)).href : null;
 }
 
+/** The services beside a source that an archive holds anything of, each with the name of its chain. */
+export async function servicesIn({ store, source }: { store: ObjectStore; source: string }) {
+  const chains = (await listSources(store)).map((chainName) => ({ chainName, ...ownerOf(chainName) }));
+  return chains.flatMap(({ chainName, service, source: owner }) =>
+    service === null || owner !== source ? [] : [{ ...service, chainName }],
+  );
+}
+
 async function onlySource(archive: NamedArchive, store: ObjectStore): Promise<string> {
-  const sources = await listSources(store);
+  const sources = [...new Set((await listSources(store)).map((name) => ownerOf(name).source))];
   const [first] = sources;
   if (first !== undefined && sources.length === 1) return first;
   if (first === undefined)

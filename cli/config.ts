@@ -31,7 +31,7 @@ async function checkConfig(context: Context): Promise<number> {
   try {
     const config = await context.config();
     const warnings: string[] = [];
-    const secret = config.source.mysql.passwordFile;
+    const secret = config.source.mysql?.passwordFile ?? null;
     if (secret !== null)
       await readSecret(secret, { warn: (sentence) => warnings.push(sentence), environment: context.environment });
     const archives = config.archives.map(({ name, url, failureDomain }) => ({ name, url, failureDomain }));

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
-import type { LogStatus, StandbyStatus, StatusSnapshot } from '../agent/http/status.ts';
+import type { LogStatus, ServiceStatus, StandbyStatus, StatusSnapshot } from '../agent/http/status.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config } from '../core/config/config.ts';
 import type { ChainLog } from '../core/log/types.ts';
@@ -17,6 +17,7 @@ export interface TellerOptions {
   config: Config;
   workers: readonly ArchiveWorker[];
   alarms: Alarms;
+  services?: readonly { status(): Promise<ServiceStatus> }[];
   /** Where there is one. */
   standby?: () => StandbyStatus;
 }
@@ -35,7 +36,7 @@ export class StatusTeller {
   }
 
   async status(): Promise<StatusSnapshot> {
-    const { from, config, workers, alarms } = this.#options;
+    const { from, config, workers, alarms, services = [] } = this.#options;
     const { log, agent } = this;
     if (log !== null) await Promise.race([this.#lookAt(log), sleep(lookMs, undefined, { ref: false })]);
     const next = Math.max(this.#lastLog?.next ?? 0, agent?.chain?.next ?? 0);
@@ -49,10 +50,12 @@ export class StatusTeller {
       source: config.source.name,
       atMicros: Date.now() * 1000,
       agentStartedMicros: this.#startedMicros,
-      capture: from === 'shipper' || (from === 'standby' && agent === null) ? null : { ...(agent?.capture ?? notYet) },
+      capture: this.#captures ? { ...(agent?.capture ?? notYet) } : null,
       log: this.#lastLog === null ? null : { ...this.#lastLog, next },
       archives,
       standby: this.#options.standby?.() ?? null,
+      mysql: config.source.mysql !== null,
+      services: await Promise.all(services.map((service) => service.status())),
       snapshots: {
         engine: config.snapshots.engine,
         everyMs: config.snapshots.everyMs,
@@ -66,19 +69,30 @@ export class StatusTeller {
     };
   }
 
-  async #lookAt(log: ChainLog): Promise<void> {
-    try {
-      const [{ first, next }, { bytes, maxBytes }] = await Promise.all([log.bounds(), log.usage()]);
-      const state = this.agent?.chain ?? (await this.#newest(log));
-      const { lastCommitMicros = 0, completeThroughMicros = 0 } = state ?? {};
-      this.#lastLog = { name: log.name, first, next, bytes, maxBytes, lastCommitMicros, completeThroughMicros };
-    } catch {
-      // The alarm on the log says why; what was last known stands.
-    }
+  get #captures(): boolean {
+    const { from, config } = this.#options;
+    return config.source.mysql !== null && from !== 'shipper' && (from !== 'standby' || this.agent !== null);
   }
 
-  async #newest(log: ChainLog): Promise<ChainState | null> {
-    return (await log.checkpoint()).state ?? furthest(chainsOf(this.#options.workers));
+  async #lookAt(log: ChainLog): Promise<void> {
+    const found = await lookAtLog(log, this.agent?.chain ?? null, this.#options.workers);
+    this.#lastLog = found ?? this.#lastLog;
+  }
+}
+
+/** `chain`: its newest state, where that is known. Null when it cannot be told: the alarm on the log says why. */
+export async function lookAtLog(
+  log: ChainLog,
+  chain: ChainState | null,
+  workers: readonly ArchiveWorker[],
+): Promise<LogStatus | null> {
+  try {
+    const [{ first, next }, { bytes, maxBytes }] = await Promise.all([log.bounds(), log.usage()]);
+    const state = chain ?? (await log.checkpoint()).state ?? furthest(chainsOf(workers));
+    const { lastCommitMicros = 0, completeThroughMicros = 0 } = state ?? {};
+    return { name: log.name, first, next, bytes, maxBytes, lastCommitMicros, completeThroughMicros };
+  } catch {
+    return null;
   }
 }
 

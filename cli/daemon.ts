@@ -2,30 +2,31 @@
  * The daemons in one shape: `run` captures and ships, `agent` captures (and with a local log ships, which only its holder
  * can), `shipper` ships. Wires log, archives, agent, status server and service manager into one process.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
+import { openService } from '../agent/journaled/open.ts';
 import { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
-import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
-import { exitCodes, integrityError, type QazynaError } from '../core/errors/error.ts';
+import { type ServiceConfig, servicesOf } from '../core/config/services.ts';
+import { exitCodes, QazynaError } from '../core/errors/error.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
 import {
   type ArchiveWorker,
   chainsOf,
-  followingWithin,
-  furthest,
+  drained,
   openArchives,
   openWorkers,
+  whereHistoryStands,
 } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
 import { watchRetention } from './retention.ts';
+import { ServiceRunner } from './service-runner.ts';
 import type { Context } from './verb.ts';
 
 export interface DaemonRole {
@@ -39,8 +40,6 @@ export interface DaemonRole {
   listen: { host: string; port: number };
 }
 
-/** All of a shutdown fits into 5 s: the agent drains into the log, then the shippers get this long. */
-const shipDrainMs = 1800;
 /**
  * How bytes of the binlog gather before they are an entry. What is in Kafka survives this host, so it goes there at once, and
  * what comes meanwhile follows soon. What is in a local log does not before it is in an archive, and fewer entries cost the
@@ -55,7 +54,8 @@ export async function runDaemon(context: Context, role: DaemonRole): Promise<num
   const config = await context.config();
   const { logger, environment } = context;
   const warn = (sentence: string) => logger.warn(sentence);
-  const endpoint = role.captures ? await mysqlEndpointOf(config.source.mysql, { warn, environment }) : null;
+  const { mysql } = config.source;
+  const endpoint = role.captures && mysql !== null ? await mysqlEndpointOf(mysql, { warn, environment }) : null;
   const notifier = serviceNotifier({ warn });
   try {
     await new Daemon(context, config, role, notifier).run(endpoint);
@@ -73,6 +73,8 @@ class Daemon {
   readonly #notifier: ServiceNotifier;
   readonly #alarms: Alarms;
   readonly #workers: readonly ArchiveWorker[];
+  readonly #services: readonly ServiceRunner[];
+  readonly #stopping = new AbortController();
   readonly #teller: StatusTeller;
   /** Null where nothing is captured, and until the agent is there. */
   #watch: PrimaryWatch | null = null;
@@ -84,22 +86,67 @@ class Daemon {
     this.#role = role;
     this.#notifier = notifier;
     this.#alarms = new Alarms(logger);
-    this.#workers = openWorkers(config, role, this.#alarms, logger);
+    this.#workers = config.source.mysql === null ? [] : openWorkers(config, role, this.#alarms, logger);
+    this.#services = servicesOf(config).map((one) => this.#runner(one));
     const from = role.captures ? 'agent' : 'shipper';
-    this.#teller = new StatusTeller({ from, config, workers: this.#workers, alarms: this.#alarms });
+    const services = this.#services;
+    this.#teller = new StatusTeller({ from, config, workers: this.#workers, alarms: this.#alarms, services });
+  }
+
+  #runner(one: ServiceConfig): ServiceRunner {
+    const { logger, environment } = this.#context;
+    const signal = AbortSignal.any([this.#context.signal, this.#stopping.signal]);
+    const { kind, name } = one;
+    const service = this.#role.captures ? openService(one, { logger, environment }) : null;
+    const shared = { config: this.#config, role: this.#role, alarms: this.#alarms, logger, environment, signal };
+    return new ServiceRunner({ ...shared, id: { kind, name }, service });
   }
 
   async run(endpoint: MysqlEndpoint | null): Promise<void> {
     const { logger } = this.#context;
     await using opened = new AsyncDisposableStack();
     const openLog = async () => opened.adopt(await this.#openLog(), (log) => log.close());
+    const hasMysql = this.#config.source.mysql !== null;
     // Who holds a local log is known at once. Brokers may be away for long: status must tell of it meanwhile.
-    const local = this.#config.log.kind === 'local' ? await openLog() : null;
+    const local = hasMysql && this.#config.log.kind === 'local' ? await openLog() : null;
     const status = () => this.#teller.status();
     const roles = () => this.#watch;
     const server = await startStatusServer({ listen: this.#role.listen, status, roles, logger });
     opened.defer(() => server.close());
     logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
+    const services = Promise.all(this.#services.map((service) => service.run()));
+    opened.defer(async () => {
+      this.#stopping.abort(new Error('the daemon is stopping'));
+      await services;
+    });
+    const told = this.#tellLine();
+    opened.defer(() => clearInterval(told));
+    if (hasMysql) await this.#besideServices(() => this.#runMysql(opened, openLog, local, endpoint));
+    else void this.#notifier.ready();
+    await services;
+    void this.#notifier.stopping();
+  }
+
+  /** What stops MySQL's capture for good does not stop the services: the process ends, with that error, when it is told to. */
+  async #besideServices(mysql: () => Promise<void>): Promise<void> {
+    const { signal } = this.#context;
+    try {
+      await mysql();
+    } catch (error) {
+      if (this.#services.length > 0 && !signal.aborted && error instanceof QazynaError) {
+        this.#alarms.raise(this.#role.captures ? 'capture' : 'shipping', error);
+        await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+      }
+      throw error;
+    }
+  }
+
+  async #runMysql(
+    opened: AsyncDisposableStack,
+    openLog: () => Promise<ChainLog>,
+    local: ChainLog | null,
+    endpoint: MysqlEndpoint | null,
+  ): Promise<void> {
     const log = local ?? (await openLog());
     this.#teller.log = log;
     const agent = endpoint === null ? await this.#openShipping() : await this.#openAgent(log, endpoint);
@@ -108,6 +155,15 @@ class Daemon {
     opened.defer(() => watching.abort());
     if (agent !== null && endpoint !== null) this.#watch = this.#watchOver(agent, endpoint, watching.signal);
     await this.#serve(log, agent);
+  }
+
+  #tellLine(): NodeJS.Timeout {
+    return setInterval(() => {
+      this.#teller.status().then(
+        (now) => this.#notifier.status(judge(now).firstLine),
+        (error: unknown) => this.#context.logger.debug('no status line', { reason: String(error) }),
+      );
+    }, statusLineEveryMs);
   }
 
   #watchOver(agent: Agent, endpoint: MysqlEndpoint, signal: AbortSignal): PrimaryWatch {
@@ -173,12 +229,6 @@ class Daemon {
     );
     const retention = watchRetention({ log, workers: this.#workers, alarms: this.#alarms, logger, signal: stop });
     void this.#notifier.ready();
-    const told = setInterval(() => {
-      this.#teller.status().then(
-        (now) => this.#notifier.status(judge(now).firstLine),
-        (error: unknown) => logger.debug('no status line', { reason: String(error) }),
-      );
-    }, statusLineEveryMs);
     try {
       if (agent === null) throwFirst(await working, signal);
       else await agent.run();
@@ -187,41 +237,17 @@ class Daemon {
       logger.error(`${what} has stopped: ${error instanceof Error ? error.message : String(error)}`);
       throw error;
     } finally {
-      clearInterval(told);
       void this.#notifier.stopping();
       // What is in the log already is still brought to the archives that can take it.
-      if (agent !== null && this.#role.ships) await drained(agent, this.#workers);
+      if (agent !== null && this.#role.ships) await drained(agent.chain?.next ?? 0, this.#workers);
       shipping.abort(new Error('the daemon is stopping'));
       await Promise.all([working, retention]);
     }
   }
 }
 
-/** Waits while there is more to ship than the shippers hold in hand; what they hold they put when they are told to stop. */
-async function drained(agent: Agent, workers: readonly ArchiveWorker[]): Promise<void> {
-  const untilMs = performance.now() + shipDrainMs;
-  const tip = agent.chain?.next ?? 0;
-  const isBehind = (worker: ArchiveWorker) => tip - (worker.progress()?.nextLogNumber ?? 0) > followingWithin;
-  do await sleep(50);
-  while (performance.now() < untilMs && workers.some(isBehind));
-}
-
 /** A shipper whose every archive has ended its work has nothing left to do but to say why. */
 function throwFirst(ends: readonly unknown[], signal: AbortSignal): void {
   const error = ends.find((end) => end !== null);
   if (!signal.aborted && error !== undefined) throw error;
-}
-
-/** The generation is the highest found anywhere. A log that is new goes on from the archive that stands furthest. */
-export async function whereHistoryStands(log: ChainLog, archived: readonly ChainState[]): Promise<ChainState | null> {
-  const ahead = furthest(archived);
-  const { state } = await log.checkpoint();
-  if (state === null || ahead === null) return ahead;
-  if (ahead.generation <= state.generation) return null;
-  throw integrityError(
-    'QZ3314',
-    `An archive is at generation ${ahead.generation} (source ${ahead.sourceUuid}), but the ${log.name} ends at ${state.generation}.`,
-    'Another server has taken over, or the log is an older copy. Move the log away to go on from the archive, if this server is the present source.',
-    { details: { archive: ahead.generation, log: state.generation } },
-  );
 }

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { Finding } from '../agent/doctor/examine.ts';
 import { openStore } from '../core/archive/open.ts';
-import type { ArchiveConfig, Config } from '../core/config/config.ts';
+import { type ArchiveConfig, type Config, mysqlOf } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
 import { configurationError, exitCodes, QazynaError } from '../core/errors/error.ts';
 import { openLog } from './log.ts';
@@ -84,7 +84,7 @@ async function examineSource(context: Context, config: Config): Promise<Finding[
       fixable: false,
     });
   try {
-    const endpoint = await mysqlEndpointOf(config.source.mysql, { warn, environment: context.environment });
+    const endpoint = await mysqlEndpointOf(mysqlOf(config), { warn, environment: context.environment });
     const found = await examine(endpoint, context.signal, { semiSync: isAcknowledged(config) });
     const minded = found.filter(({ code }) => config.snapshots.engine === 'clone' || !cloneOnly.has(code));
     return [...warnings, ...minded];
@@ -140,7 +140,7 @@ function findingOf(error: unknown, fixable: boolean): Finding {
 }
 
 async function mend(context: Context, config: Config, options: DoctorOptions): Promise<string[]> {
-  const { mysql } = config.source;
+  const mysql = mysqlOf(config);
   if (mysql.passwordFile === null)
     throw configurationError(
       'QZ2026',

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { openArchive } from '../core/archive/open.ts';
-import type { Config } from '../core/config/config.ts';
+import { type Config, mysqlOf } from '../core/config/config.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
 import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
@@ -40,7 +40,7 @@ export function addSnapshot(program: Command, frame: Frame): void {
 async function take(context: Context): Promise<number> {
   const config = await context.config();
   const { takeSnapshot } = await import('../agent/snapshot/snapshot.ts');
-  const source = await mysqlEndpointOf(config.source.mysql, {
+  const source = await mysqlEndpointOf(mysqlOf(config), {
     warn: (sentence) => context.logger.warn(sentence),
     environment: context.environment,
   });

@@ -9,7 +9,7 @@ import { startStatusServer } from '../agent/http/server.ts';
 import type { StandbyStatus } from '../agent/http/status.ts';
 import { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
-import type { Config, StandbyConfig } from '../core/config/config.ts';
+import { type Config, mysqlOf, type StandbyConfig } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
 import { exitCodes, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
@@ -25,8 +25,8 @@ import { watchPrimary } from '../standby/failover.ts';
 import { beyondHistory } from '../standby/loss.ts';
 import { Pair } from '../standby/pair.ts';
 import { switchOver } from '../standby/switchover.ts';
-import { type ArchiveWorker, chainsOf, openArchives, openWorkers } from './archive-worker.ts';
-import { gather, whereHistoryStands } from './daemon.ts';
+import { type ArchiveWorker, chainsOf, openArchives, openWorkers, whereHistoryStands } from './archive-worker.ts';
+import { gather } from './daemon.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
 import { PairRoles } from './pair-roles.ts';
@@ -55,7 +55,7 @@ export function addStandby(program: Command, frame: Frame): void {
 async function runStandby(context: Context): Promise<number> {
   const config = await context.config();
   const warn = (sentence: string) => context.logger.warn(sentence);
-  const primary = await mysqlEndpointOf(config.source.mysql, { warn, environment: context.environment });
+  const primary = await mysqlEndpointOf(mysqlOf(config), { warn, environment: context.environment });
   const notifier = serviceNotifier({ warn });
   try {
     await new PairDaemon(context, config, standbyOf(config), primary, notifier).run();

@@ -1,14 +1,30 @@
 /** `qazyna status`: asks the running agent; without one it reads the archives itself. */
 import type { Command } from 'commander';
 import { report } from '../agent/http/judge.ts';
-import { type ArchiveStatus, ageMs, lagMs, type StatusReport, type StatusSnapshot } from '../agent/http/status.ts';
+import {
+  type ArchiveStatus,
+  ageMs,
+  lagMs,
+  type ServiceStatus,
+  type StatusReport,
+  type StatusSnapshot,
+} from '../agent/http/status.ts';
+import { serviceChain } from '../core/archive/layout.ts';
 import type { Config } from '../core/config/config.ts';
+import { type ServiceId, servicesOf } from '../core/config/services.ts';
 import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { formatBytes, formatCount, formatDuration, formatInstant } from '../core/progress/format.ts';
 import { clean, formatTable } from '../core/progress/table.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
-import { type ArchiveOptions, archiveOptions, type OpenedNamedArchive, openEachArchive } from './archives.ts';
+import {
+  type ArchiveOptions,
+  archiveOptions,
+  type NamedArchive,
+  type OpenedNamedArchive,
+  openEachArchive,
+  servicesIn,
+} from './archives.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 import { readVersion } from './version.ts';
 
@@ -74,20 +90,45 @@ function isReport(body: unknown): body is StatusReport {
 async function readArchives(context: Context, options: ArchiveOptions): Promise<StatusSnapshot> {
   const config = options.from === undefined ? await context.config() : null;
   const opened = await openEachArchive(context, options, { tolerant: config !== null });
-  const archives = await Promise.all(
-    opened.map(async ({ archive, opened: one }) => {
-      const failureDomain = config?.archives.find(({ name }) => name === archive.name)?.failureDomain ?? 'other_host';
-      const base = { name: archive.name, url: archive.place, failureDomain };
-      if (!(one instanceof QazynaError)) return { ...(await readOne(context, one)), ...base };
-      // A folder that is no archive yet: the agent makes it one.
-      return { ...nothing, ...base, state: one.code === 'QZ2408' ? ('empty' as const) : ('unreachable' as const) };
+  const read = async (service: ServiceId | null) =>
+    await Promise.all(opened.map((one) => readArchive(context, config, one, service)));
+  const found = opened.flatMap(({ opened: one }) => (one instanceof QazynaError ? [] : [one]));
+  const source = found[0]?.source ?? config?.source.name ?? '';
+  const services = await Promise.all(
+    (await allServices(config, found)).map(async ({ kind, name }) => {
+      const archives = await read({ kind, name });
+      return { kind, name, state: 'watched' as const, log: null, archives, snapshots: noSnapshots, counters: {} };
     }),
   );
-  const source = opened
-    .map(({ opened: one }) => (one instanceof QazynaError ? '' : one.source))
-    .find((name) => name !== '');
-  return fromArchives(config, source ?? config?.source.name ?? '', archives);
+  const archives = config?.source.mysql === null ? [] : await read(null);
+  const hasMysql = config !== null ? config.source.mysql !== null : archives.some(({ state }) => state !== 'empty');
+  return fromArchives(config, source, { mysql: hasMysql, archives, services });
 }
+
+/** Those of the configuration, or else all that an archive knows of. */
+async function allServices(config: Config | null, found: readonly OpenedNamedArchive[]): Promise<ServiceId[]> {
+  if (config !== null) return servicesOf(config);
+  const each = (await Promise.all(found.map(servicesIn))).flat();
+  return [...new Map(each.map((one) => [one.chainName, one])).values()];
+}
+
+async function readArchive(
+  context: Context,
+  config: Config | null,
+  { archive, opened }: { archive: NamedArchive; opened: OpenedNamedArchive | QazynaError },
+  service: ServiceId | null,
+): Promise<ArchiveStatus> {
+  const failureDomain = config?.archives.find(({ name }) => name === archive.name)?.failureDomain ?? 'other_host';
+  const base = { name: archive.name, url: archive.place, failureDomain };
+  if (!(opened instanceof QazynaError)) {
+    const source = service === null ? opened.source : serviceChain(opened.source, service);
+    return { ...(await readOne(context, { ...opened, source })), ...base };
+  }
+  // A folder that is no archive yet: the agent makes it one.
+  return { ...nothing, ...base, state: opened.code === 'QZ2408' ? 'empty' : 'unreachable' };
+}
+
+const noSnapshots = { everyMs: 0, running: false };
 
 const nothing = {
   state: 'empty' as const,
@@ -120,7 +161,12 @@ async function readOne(
   }
 }
 
-function fromArchives(config: Config | null, source: string, archives: ArchiveStatus[]): StatusSnapshot {
+function fromArchives(
+  config: Config | null,
+  source: string,
+  found: Pick<StatusSnapshot, 'mysql' | 'archives' | 'services'>,
+): StatusSnapshot {
+  const { archives } = found;
   const newest = archives.toSorted((a, b) => b.snapshotMicros - a.snapshotMicros)[0];
   return {
     version: readVersion(),
@@ -131,7 +177,7 @@ function fromArchives(config: Config | null, source: string, archives: ArchiveSt
     capture: null,
     log: null,
     standby: null,
-    archives,
+    ...found,
     snapshots: {
       engine: config?.snapshots.engine ?? '',
       everyMs: config?.snapshots.everyMs ?? 0,
@@ -161,24 +207,41 @@ function lines(whole: StatusReport, width: number): string[] {
     shown.push(
       `log      ${lagText(whole, log)} behind, entries ${log.first} to ${log.next}, ${formatBytes(log.bytes)}${log.maxBytes === 0 ? '' : ` of ${formatBytes(log.maxBytes)}`}, last commit ${formatInstant(log.lastCommitMicros)}`,
     );
-  if (snapshots.everyMs > 0)
+  if (snapshots.everyMs > 0 && whole.mysql)
     shown.push(
       `snapshot ${snapshots.engine} every ${formatDuration(snapshots.everyMs)}${snapshots.running ? ', one is being taken now' : ''}`,
     );
-  shown.push(
-    `RPO      ${whole.rpoZero ? '0' : `${lagText(whole, worst(whole))} (nothing waits: acknowledge_after is ${whole.acknowledgeAfter})`}`,
-    '',
-  );
-  return [...shown, ...archiveTable(whole, width)].map(clean);
+  if (whole.mysql) shown.push(`RPO      ${rpo(whole)}`, '', ...archiveTable(whole, whole.archives, width));
+  for (const service of whole.services) shown.push('', ...serviceLines(whole, service, width));
+  return shown.map(clean);
+}
+
+function rpo(whole: StatusReport): string {
+  if (whole.rpoZero) return '0';
+  return `${lagText(whole, worst(whole))} (nothing waits: acknowledge_after is ${whole.acknowledgeAfter})`;
+}
+
+function serviceLines(whole: StatusReport, service: ServiceStatus, width: number): string[] {
+  const { kind, name, state, log, snapshots, counters } = service;
+  const told = state === 'watched' ? '' : `, ${state}`;
+  const logged = log === null ? '' : `, log ${lagText(whole, log)} behind, ${formatBytes(log.bytes)}`;
+  const due = snapshots.everyMs === 0 ? '' : `, snapshots every ${formatDuration(snapshots.everyMs)}`;
+  const taking = snapshots.running ? ' (one is being taken now)' : '';
+  const numbers = Object.entries(counters).map(([what, value]) => `${what.replaceAll('_', ' ')} ${formatCount(value)}`);
+  return [
+    `${kind} ${name}${told}${logged}${due}${taking}`,
+    ...(numbers.length === 0 ? [] : [`  ${numbers.join(', ')}`]),
+    ...archiveTable(whole, service.archives, width),
+  ];
 }
 
 function worst(whole: StatusReport): ArchiveStatus | undefined {
   return whole.archives.toSorted((a, b) => (lagMs(whole, b) ?? 0) - (lagMs(whole, a) ?? 0))[0];
 }
 
-function archiveTable(whole: StatusReport, width: number): string[] {
+function archiveTable(whole: StatusReport, archives: readonly ArchiveStatus[], width: number): string[] {
   return formatTable(
-    whole.archives,
+    archives,
     [
       { title: 'archive', value: ({ name }) => name, shrinks: true },
       { title: 'state', value: ({ state }) => state },

@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { Alarms } from '../agent/alarms.ts';
 import { newTimeline } from '../agent/timeline.ts';
+import { mysqlOf } from '../core/config/config.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
 import { configurationError, exitCodes } from '../core/errors/error.ts';
 import { formatCount, formatInstantTwice } from '../core/progress/format.ts';
@@ -52,7 +53,7 @@ async function run(context: Context, options: Options): Promise<number> {
     );
   const config = await context.config();
   const { logger, signal } = context;
-  const endpoint = await mysqlEndpointOf(config.source.mysql, {
+  const endpoint = await mysqlEndpointOf(mysqlOf(config), {
     warn: (sentence) => logger.warn(sentence),
     environment: context.environment,
   });

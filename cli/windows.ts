@@ -1,11 +1,18 @@
 /** `qazyna windows`: which instants can be restored, archive by archive, with every gap. */
 import type { Command } from 'commander';
-import { exitCodes, QazynaError } from '../core/errors/error.ts';
+import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { type TimelineWindow, windowsOf } from '../core/history/windows.ts';
+import { type JournalWindow, journalWindow } from '../core/journal/window.ts';
 import { formatCount, formatInstant, formatInstantTwice } from '../core/progress/format.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
-import { type ArchiveOptions, archiveOptions, openEachArchive } from './archives.ts';
+import {
+  type ArchiveOptions,
+  archiveOptions,
+  type OpenedNamedArchive,
+  openEachArchive,
+  servicesIn,
+} from './archives.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface ArchiveWindows {
@@ -13,6 +20,14 @@ interface ArchiveWindows {
   url: string;
   error: { code: string; message: string; hint: string } | null;
   timelines: readonly TimelineWindow[];
+  /** Of the services beside it. */
+  services: readonly ServiceWindow[];
+  notes: readonly string[];
+}
+
+interface ServiceWindow extends JournalWindow {
+  kind: string;
+  name: string;
   notes: readonly string[];
 }
 
@@ -32,52 +47,92 @@ export function addWindows(program: Command, frame: Frame): void {
 
 async function windows(context: Context, options: ArchiveOptions): Promise<number> {
   const archives: ArchiveWindows[] = [];
-  const { signal, logger } = context;
+  const { signal } = context;
   for (const { archive, opened } of await openEachArchive(context, options)) {
     const shown = { name: archive.name, url: archive.place };
     try {
       if (opened instanceof QazynaError) throw opened;
-      const history = await ArchiveHistory.open(opened.store, opened.source, { signal, logger });
+      const services = await serviceWindows(opened, context);
+      const history = await mysqlHistory(opened, services.length > 0, context);
       const snapshots = await listCompleteSnapshots(opened.store, { source: opened.source, signal });
-      const timelines = await windowsOf(history, snapshots, signal);
-      archives.push({ ...shown, error: null, timelines, notes: history.notes });
+      const timelines = history === null ? [] : await windowsOf(history, snapshots, signal);
+      archives.push({ ...shown, error: null, timelines, services, notes: history?.notes ?? [] });
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
       const { code, message, hint } = error;
-      archives.push({ ...shown, error: { code, message, hint }, timelines: [], notes: [] });
+      archives.push({ ...shown, error: { code, message, hint }, timelines: [], services: [], notes: [] });
     }
   }
   context.out.result({ archives }, archives.flatMap(lines));
   return archives.every(isWhole) ? exitCodes.done : exitCodes.attention;
 }
 
-function isWhole({ error, timelines }: ArchiveWindows): boolean {
+/** Null where only services beside it are in the archive. */
+async function mysqlHistory({ store, source }: OpenedNamedArchive, hasServices: boolean, context: Context) {
+  try {
+    return await ArchiveHistory.open(store, source, context);
+  } catch (error) {
+    if (hasServices && isKind(error, 'configuration') && error.code === 'QZ2410') return null;
+    throw error;
+  }
+}
+
+async function serviceWindows(opened: OpenedNamedArchive, context: Context): Promise<ServiceWindow[]> {
+  const { store } = opened;
+  const windows: ServiceWindow[] = [];
+  for (const { kind, name, chainName } of await servicesIn(opened)) {
+    const history = await ArchiveHistory.open(store, chainName, context);
+    const snapshots = await listCompleteSnapshots(store, { source: chainName, signal: context.signal });
+    windows.push({ kind, name, ...journalWindow(history, snapshots), notes: history.notes });
+  }
+  return windows;
+}
+
+function isWhole({ error, timelines, services }: ArchiveWindows): boolean {
   return (
     error === null &&
-    timelines.some(({ fromMicros }) => fromMicros > 0) &&
-    timelines.every(({ gaps }) => gaps.length === 0)
+    (timelines.length === 0 || timelines.some(({ fromMicros }) => fromMicros > 0)) &&
+    services.every(({ fromMicros }) => fromMicros > 0) &&
+    [...timelines, ...services].every(({ gaps }) => gaps.length === 0)
   );
 }
 
-function lines({ name, url, error, timelines, notes }: ArchiveWindows): string[] {
+function lines({ name, url, error, timelines, services, notes }: ArchiveWindows): string[] {
   const head = `${name}${name === url ? '' : ` (${url})`}:`;
   if (error) return [head, `  ${error.code}: ${error.message}`, `  hint: ${error.hint}`];
-  return [head, ...timelines.flatMap(timelineLines), ...notes.map((note) => `  note: ${note}`)];
+  return [
+    head,
+    ...timelines.flatMap(timelineLines),
+    ...services.flatMap(serviceLines),
+    ...notes.map((note) => `  note: ${note}`),
+  ];
 }
 
 function timelineLines(window: TimelineWindow): string[] {
   const { generation, sourceUuid, reason, fromMicros, throughMicros, snapshots, segments, transactions, gaps } = window;
-  const span =
-    fromMicros === 0
-      ? ['    nothing can be restored: no complete snapshot of this timeline is followed by its history']
-      : [`    from     ${formatInstantTwice(fromMicros)}`, `    through  ${formatInstantTwice(throughMicros)}`];
   return [
     `  timeline ${generation} of ${sourceUuid}${reason === '' ? '' : ` (${reason})`}`,
-    ...span,
+    ...span(fromMicros, throughMicros, 'no complete snapshot of this timeline is followed by its history'),
     `    holds    ${formatCount(transactions)} transactions in ${formatCount(segments)} segments, ${formatCount(snapshots)} snapshots`,
-    ...gaps.map(
-      (gap) =>
-        `    GAP      ${formatInstant(gap.fromMicros)} to ${formatInstant(gap.throughMicros)}, segments ${gap.firstSequence} to ${gap.lastSequence}: ${gap.reason}`,
-    ),
+    ...gaps.map(gapLine),
   ];
+}
+
+function serviceLines({ kind, name, fromMicros, throughMicros, segments, snapshots, gaps, notes }: ServiceWindow) {
+  return [
+    `  ${kind} ${name}`,
+    ...span(fromMicros, throughMicros, 'there is no complete snapshot of it'),
+    `    holds    ${formatCount(segments)} segments, ${formatCount(snapshots)} snapshots`,
+    ...gaps.map(gapLine),
+    ...notes.map((note) => `    note: ${note}`),
+  ];
+}
+
+function span(fromMicros: number, throughMicros: number, problem: string): string[] {
+  if (fromMicros === 0) return [`    nothing can be restored: ${problem}`];
+  return [`    from     ${formatInstantTwice(fromMicros)}`, `    through  ${formatInstantTwice(throughMicros)}`];
+}
+
+function gapLine(gap: TimelineWindow['gaps'][number]): string {
+  return `    GAP      ${formatInstant(gap.fromMicros)} to ${formatInstant(gap.throughMicros)}, segments ${gap.firstSequence} to ${gap.lastSequence}: ${gap.reason}`;
 }

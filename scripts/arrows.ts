@@ -17,7 +17,7 @@ const layers = [
   ['log', 'archive'],
   ['chunks', 'history'],
   ['snapshot', 'stream'],
-  ['restore', 'live'],
+  ['restore', 'live', 'journal'],
 ];
 const programs = ['agent', 'shipper', 'standby', 'restore-tool'];
 const users = ['cli', 'test', 'bench', 'scripts'];

@@ -8,6 +8,7 @@ import {
   clockToleranceMs,
   type Judgement,
   lagMs,
+  type ServiceStatus,
   type StatusReport,
   type StatusSnapshot,
 } from './status.ts';
@@ -22,7 +23,8 @@ export function judge(status: StatusSnapshot): Judgement {
     ...agentAttention(status),
     ...clockAttention(status),
     ...copyAttention(status),
-    ...snapshotAttention(status),
+    ...(status.mysql ? snapshotAttention(status) : []),
+    ...status.services.flatMap((service) => serviceAttention(status, service)),
   ];
   return { attention, firstLine: firstLine(status, attention), ifHostVanished: ifHostVanished(status) };
 }
@@ -33,6 +35,7 @@ function firstLine(status: StatusSnapshot, attention: readonly Attention[]): str
     const more = attention.length === 1 ? '' : ` (and ${attention.length - 1} more below)`;
     return `ATTENTION: ${first.sentence}${more}`;
   }
+  if (!status.mysql) return `All is well: ${status.services.map(serviceName).join(', ')} of ${status.source}.`;
   const lags = status.archives.map((archive) => lagMs(status, archive) ?? 0);
   const snapshot = ageMs(status, status.snapshots.lastFinishedMicros);
   return [
@@ -68,7 +71,7 @@ function agentAttention(status: StatusSnapshot): Attention[] {
 /** A stamp from the future hides every lag until that instant has come: what is behind looks up to date. */
 function clockAttention(status: StatusSnapshot): Attention[] {
   const copies = status.log === null ? status.archives : [status.log, ...status.archives];
-  const newest = Math.max(...copies.map((copy) => Math.max(copy.completeThroughMicros, copy.lastCommitMicros)));
+  const newest = Math.max(0, ...copies.map((copy) => Math.max(copy.completeThroughMicros, copy.lastCommitMicros)));
   const aheadMs = (newest - status.atMicros) / 1000;
   if (aheadMs <= clockToleranceMs) return [];
   return [
@@ -84,10 +87,28 @@ function copyAttention(status: StatusSnapshot): Attention[] {
   const alarmed = new Set(status.alarms.map(({ topic }) => topic));
   return status.archives
     .filter((archive) => !alarmed.has(`archive:${archive.name}`))
-    .flatMap((archive) => archiveAttention(status, archive));
+    .flatMap((archive) => archiveAttention(status, archive, status.source));
 }
 
-function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus): Attention[] {
+/** A service has log, archives and alarms of its own; its alarms are told with the others. */
+function serviceAttention(status: StatusSnapshot, service: ServiceStatus): Attention[] {
+  const name = serviceName(service);
+  const alarmed = new Set(status.alarms.map(({ topic }) => topic));
+  const found = service.archives
+    .filter((archive) => !alarmed.has(`${service.kind}.${service.name}:archive:${archive.name}`))
+    .flatMap((archive) => archiveAttention(status, archive, name));
+  if (service.state === 'running' || service.state === 'watched') return found;
+  if (status.alarms.some(({ topic }) => topic.startsWith(`${service.kind}.${service.name}:`))) return found;
+  const sentence = `The capture of ${name} is ${service.state}, not running.`;
+  const hint = 'Just after a start this passes by itself; else the log of the agent says why.';
+  return [{ code: 'QZ4912', sentence, hint }, ...found];
+}
+
+function serviceName({ kind, name }: { kind: string; name: string }): string {
+  return `${kind} ${name}`;
+}
+
+function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus, what: string): Attention[] {
   const { name, url } = archive;
   if (archive.state === 'unreachable')
     return [
@@ -101,7 +122,7 @@ function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus): Atten
     return [
       {
         code: 'QZ4905',
-        sentence: `The archive ${name} (${url}) holds nothing of ${status.source} yet.`,
+        sentence: `The archive ${name} (${url}) holds nothing of ${what} yet.`,
         hint: 'Just after a first start this passes by itself; else the log of the agent says why.',
       },
     ];
@@ -151,12 +172,26 @@ function snapshotAttention(status: StatusSnapshot): Attention[] {
 /** Counts only what is declared to outlive the host; says so when nothing is. */
 function ifHostVanished(status: StatusSnapshot): string {
   const start = 'If this host vanished now you would lose';
+  if (!status.mysql) return `${start} ${servicesLoss(status)}`;
   if (status.rpoZero && status.acknowledgeAfter === 'log' && status.log !== null)
     return `${start} nothing: every commit is in the ${status.log.name} before its client hears of it.`;
   const elsewhere = status.archives.filter(({ failureDomain }) => failureDomain === 'other_host');
   if (elsewhere.length > 0) return `${start} ${loss(status, elsewhere)}`;
   const best = loss(status, status.archives);
   return `${start} everything that lies on it, and no archive is declared to lie elsewhere (failure_domain: other_host); from an archive on a disk that survives: ${best}`;
+}
+
+/** Of each service what no archive elsewhere holds. */
+function servicesLoss(status: StatusSnapshot): string {
+  const each = status.services.map((service) => {
+    const elsewhere = service.archives.filter(({ failureDomain }) => failureDomain === 'other_host');
+    const lags = elsewhere.flatMap((archive) => lagMs(status, archive) ?? []);
+    const name = serviceName(service);
+    return lags.length === 0
+      ? `everything of ${name}`
+      : `at most the last ${formatDuration(Math.min(...lags))} of ${name}`;
+  });
+  return `${each.join(', ')}.`;
 }
 
 function loss(status: StatusSnapshot, archives: readonly ArchiveStatus[]): string {

@@ -1,6 +1,6 @@
 /** The status in Prometheus' text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/). */
 import { judge } from './judge.ts';
-import { ageMs, lagMs, type StatusSnapshot } from './status.ts';
+import { type ArchiveStatus, ageMs, lagMs, type ServiceStatus, type StatusSnapshot } from './status.ts';
 
 export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8';
 
@@ -97,8 +97,60 @@ function metrics(status: StatusSnapshot, rssBytes: number): Metric[] {
     gauge('rpo_zero', '1 while no acknowledged commit can be lost with this host.', [{}, Number(status.rpoZero)]),
     gauge('alarms', 'Number of alarms that are up.', [{}, alarms.length]),
     gauge('alarm', '1 for each alarm that is up.', ...alarms.map(({ topic, code }): Sample => [{ topic, code }, 1])),
+    ...serviceMetrics(status),
     gauge('process_start_timestamp_seconds', 'When the agent started.', [{}, instant(status.agentStartedMicros)]),
     gauge('process_resident_memory_bytes', 'Memory of the agent.', [{}, rssBytes]),
+  ];
+}
+
+/** Of the services beside MySQL: the same of each, and each kind's own counters. */
+function serviceMetrics(status: StatusSnapshot): Metric[] {
+  const { services } = status;
+  const labels = ({ kind, name }: ServiceStatus): Labels => ({ service: `${kind}.${name}` });
+  const of = (value: (service: ServiceStatus) => number | null) =>
+    services.map((service): Sample => [labels(service), value(service)]);
+  const archives = (value: (archive: ArchiveStatus) => number | null) =>
+    services.flatMap((service) =>
+      service.archives.map((archive): Sample => [{ ...labels(service), archive: archive.name }, value(archive)]),
+    );
+  const gauge = (name: string, help: string, samples: Sample[]): Metric => ({ name, help, type: 'gauge', samples });
+  const names = new Set(
+    services.flatMap(({ kind, counters }) => Object.keys(counters).map((name) => `${kind}_${name}`)),
+  );
+  const counters = [...names].map((name): Metric => {
+    const samples = services.flatMap((service): Sample[] => {
+      const value = service.counters[name.slice(service.kind.length + 1)];
+      return value === undefined || !name.startsWith(`${service.kind}_`) ? [] : [[labels(service), value]];
+    });
+    return { name, help: 'A number of this service since the agent started.', type: 'counter', samples };
+  });
+  return [
+    gauge(
+      'service_running',
+      '1 while the service is captured.',
+      of(({ state }) => Number(state === 'running')),
+    ),
+    gauge(
+      'service_log_bytes',
+      'Bytes that its log occupies.',
+      of(({ log }) => log?.bytes ?? null),
+    ),
+    gauge(
+      'service_log_lag_seconds',
+      'How far its log is behind.',
+      of(({ log }) => log && seconds(lagMs(status, log))),
+    ),
+    gauge(
+      'service_archive_lag_seconds',
+      'How far the archive is behind with it.',
+      archives((archive) => seconds(lagMs(status, archive))),
+    ),
+    gauge(
+      'service_archive_snapshot_age_seconds',
+      'Age of its newest complete snapshot in the archive.',
+      archives(({ snapshotMicros }) => seconds(ageMs(status, snapshotMicros))),
+    ),
+    ...counters,
   ];
 }
 

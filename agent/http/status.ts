@@ -57,6 +57,20 @@ export interface SnapshotStatus {
   lastFinishedMicros: number;
 }
 
+/** A service beside MySQL, with a log and a history of its own. Instants of its writes are the agent's clock. */
+export interface ServiceStatus {
+  kind: string;
+  name: string;
+  /** `watched`: another process captures it. */
+  state: 'connecting' | 'running' | 'paused' | 'stopped' | 'watched';
+  log: LogStatus | null;
+  archives: ArchiveStatus[];
+  /** `everyMs` 0: it takes none. */
+  snapshots: { everyMs: number; running: boolean };
+  /** Its own numbers since the start. */
+  counters: Readonly<Record<string, number>>;
+}
+
 /** One host of a pair, as it sees itself. */
 export interface StandbyStatus {
   role: 'starting' | 'filling' | 'standby' | 'promoting' | 'primary' | 'fenced';
@@ -90,6 +104,9 @@ export interface StatusSnapshot {
   archives: ArchiveStatus[];
   /** Null where `qazyna standby` does not run. */
   standby: StandbyStatus | null;
+  /** Whether a MySQL server is protected here at all; if not, only the services are, and all that is said of MySQL is empty. */
+  mysql: boolean;
+  services: ServiceStatus[];
   snapshots: SnapshotStatus;
   acknowledgeAfter: string;
   /** All conditions for RPO 0 are measured to hold right now. */

@@ -14,7 +14,7 @@ import { isKind, transientError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { listCompleteSnapshots, newSnapshotId, putSnapshot, readManifest } from '../../core/snapshot/manifest.ts';
-import type { SnapshotEngine, SnapshotManifest } from '../../core/snapshot/types.ts';
+import type { MysqlEngine, SnapshotManifest } from '../../core/snapshot/types.ts';
 import { cloneEngine } from './clone.ts';
 import type { EngineCopy, SnapshotEngineProgram } from './engine.ts';
 import { logicalEngine } from './logical.ts';
@@ -22,7 +22,7 @@ import { readColumns, readSettings } from './source-facts.ts';
 import { keepAlive, lockSource } from './source-lock.ts';
 
 export interface SnapshotRequest {
-  engine: SnapshotEngine;
+  engine: MysqlEngine;
   source: MysqlEndpoint;
   stores: readonly NamedStore[];
   sourceName: string;
@@ -50,7 +50,7 @@ export interface ArchiveReport extends WrittenTotals {
 
 export interface SnapshotReport {
   id: string;
-  engine: SnapshotEngine;
+  engine: MysqlEngine;
   /** The programs that made a dump, with their versions; null for a clone. */
   madeBy: string | null;
   files: number;
@@ -65,7 +65,7 @@ export interface SnapshotReport {
 
 const defaultPatienceMs = 60_000;
 
-const engines: Record<SnapshotEngine, SnapshotEngineProgram> = { clone: cloneEngine, logical: logicalEngine };
+const engines: Record<MysqlEngine, SnapshotEngineProgram> = { clone: cloneEngine, logical: logicalEngine };
 
 interface OpenSide extends NamedStore {
   writer: PackWriter;

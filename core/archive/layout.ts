@@ -1,5 +1,8 @@
 /** Where everything of one source stands in an archive. Numbers have 20 digits, so that keys sort as numbers do. */
 
+import { serviceKinds } from '../config/service-keys.ts';
+import type { ServiceId, ServiceKind } from '../config/services.ts';
+
 /** Segments in one index object. */
 export const indexSpan = 512;
 
@@ -37,6 +40,23 @@ export function rangeOfIndexKey(key: string): { first: number; last: number } | 
   if (match === null) return null;
   const range = { first: Number(match[1]), last: Number(match[2]) };
   return Number.isSafeInteger(range.last) && range.first <= range.last ? range : null;
+}
+
+/**
+ * The name under which a service beside the source `source` has its chain: `agama=influxdb.syslog`. No source of the
+ * configuration can be called so.
+ */
+export function serviceChain(source: string, { kind, name }: ServiceId): string {
+  return `${source}=${kind}.${name}`;
+}
+
+/** Whose chain it is: of a MySQL server (`service` null), or of a service beside it. */
+export function ownerOf(chainName: string): { source: string; service: ServiceId | null } {
+  const [source = '', id] = chainName.split('=', 2);
+  const dot = id?.indexOf('.') ?? -1;
+  const kind = serviceKinds.find((one): one is ServiceKind => one === id?.slice(0, dot));
+  if (id === undefined || kind === undefined) return { source: chainName, service: null };
+  return { source, service: { kind, name: id.slice(dot + 1) } };
 }
 
 function digits(number: number): string {

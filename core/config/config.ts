@@ -5,6 +5,7 @@ import { configurationError, type QazynaError } from '../errors/error.ts';
 import { type Complaint, complaints } from './complaints.ts';
 import { folderOfFileUrl, parseListen } from './keys.ts';
 import { type ConfigFile, configSchema, s3Keys } from './schema.ts';
+import { type GrafanaConfig, type InfluxdbConfig, serviceProblems, toGrafana, toInfluxdb } from './services.ts';
 import { parseYamlFile, type YamlFile } from './yaml-file.ts';
 
 export const defaultConfigPath = '/etc/qazyna/config.yaml';
@@ -77,14 +78,28 @@ export interface StandbyConfig {
 export interface Config {
   /** The file it was read from, for messages. */
   file: string;
-  source: { name: string; start: 'oldest' | 'current'; mysql: MysqlConfig; acknowledgeAfter: string };
+  /** `mysql` null: only the services are protected. */
+  source: { name: string; start: 'oldest' | 'current'; mysql: MysqlConfig | null; acknowledgeAfter: string };
   log: LocalLogConfig | KafkaLogConfig;
   /** In the order of the file; at least one. */
   archives: ArchiveConfig[];
   snapshots: { engine: 'clone' | 'logical'; everyMs: number; scratchDir: string | null };
   /** Null where there is none. */
   standby: StandbyConfig | null;
+  /** In the order of the file. */
+  influxdb: InfluxdbConfig[];
+  grafana: GrafanaConfig[];
   http: { host: string; port: number };
+}
+
+/** For verbs that need the MySQL server: QZ2039 where the configuration names none. */
+export function mysqlOf({ source, file }: Pick<Config, 'source' | 'file'>): MysqlConfig {
+  if (source.mysql !== null) return source.mysql;
+  throw configurationError(
+    'QZ2039',
+    `${file} names no MySQL server, which this verb needs.`,
+    'Add source.mysql, or give the configuration of the agent beside MySQL with --config.',
+  );
 }
 
 /** `--config FILE`, else `$QAZYNA_CONFIG`, else /etc/qazyna/config.yaml; never the working folder. */
@@ -151,18 +166,7 @@ function toConfig(file: string, raw: ConfigFile): Config {
       name: source.name,
       start: source.start,
       acknowledgeAfter: source.acknowledge_after,
-      mysql: {
-        host: source.mysql.host,
-        port: source.mysql.port,
-        user: source.mysql.user,
-        passwordFile: source.mysql.password_file ?? null,
-        tls: {
-          mode: source.mysql.tls.mode,
-          caFile: source.mysql.tls.ca_file,
-          certFile: source.mysql.tls.cert_file,
-          keyFile: source.mysql.tls.key_file,
-        },
-      },
+      mysql: source.mysql === undefined ? null : toMysql(source.mysql),
     },
     log: toLog(log),
     archives: Object.entries(archives).map(([name, archive]) => toArchive(name, archive)),
@@ -172,8 +176,15 @@ function toConfig(file: string, raw: ConfigFile): Config {
       scratchDir: snapshots.scratch_dir === undefined ? null : resolve(snapshots.scratch_dir),
     },
     standby: raw.standby === undefined ? null : toStandby(raw.standby, Object.keys(archives)[0] ?? ''),
+    influxdb: raw.influxdb.map(toInfluxdb),
+    grafana: raw.grafana.map(toGrafana),
     http: parseListen(http.listen) ?? { host: '127.0.0.1', port: 9309 },
   };
+}
+
+function toMysql({ host, port, user, password_file, tls }: NonNullable<ConfigFile['source']['mysql']>): MysqlConfig {
+  const { mode, ca_file: caFile, cert_file: certFile, key_file: keyFile } = tls;
+  return { host, port, user, passwordFile: password_file ?? null, tls: { mode, caFile, certFile, keyFile } };
 }
 
 function toStandby(raw: NonNullable<ConfigFile['standby']>, firstArchive: string): StandbyConfig {
@@ -256,7 +267,15 @@ function crossComplaints(config: Config, yaml: YamlFile): Complaint[] {
     ...folderComplaints(config, yaml),
     ...acknowledgeComplaints(config, yaml),
     ...standbyComplaints(config, yaml),
+    ...serviceComplaints(config, yaml),
   ];
+}
+
+function serviceComplaints(config: Config, yaml: YamlFile): Complaint[] {
+  const { log, source, file } = config;
+  const others = { topic: log.kind === 'kafka' ? log.topic : null, hasMysql: source.mysql !== null };
+  const problems = serviceProblems(config, others);
+  return problems.map(({ path, sentence, hint }) => wrong(yaml, file, path, sentence, hint));
 }
 
 function standbyComplaints(config: Config, yaml: YamlFile): Complaint[] {
@@ -324,7 +343,7 @@ function folderComplaints(config: Config, yaml: YamlFile): Complaint[] {
   const scratch = config.snapshots.scratchDir;
   if (scratch !== null) folders.push({ path: ['snapshots', 'scratch_dir'], dir: scratch });
   const found: Complaint[] = [];
-  if (scratch === null && config.snapshots.engine === 'clone')
+  if (scratch === null && config.snapshots.engine === 'clone' && config.source.mysql !== null)
     found.push(
       wrong(
         yaml,

@@ -2,7 +2,7 @@
 import type { z } from 'zod';
 import type { KeyMeta } from './keys.ts';
 import { configSchema } from './schema.ts';
-import { shapeOf } from './shape.ts';
+import { itemShapeOf, shapeOf } from './shape.ts';
 
 const lineWidth = 100;
 
@@ -21,7 +21,9 @@ function body(shape: Readonly<Record<string, z.ZodType>>, indent: string, spaced
       const { description, example, seldom } = (schema.meta() ?? { description: '' }) as KeyMeta;
       const children = shapeOf(schema);
       const lines = comment(description, indent);
-      if (children) lines.push(...section(name, children, indent, seldom === true));
+      const item = itemShapeOf(schema);
+      if (item) lines.push(...list(name, item, indent));
+      else if (children) lines.push(...section(name, children, indent, seldom === true));
       else if (typeof example === 'object') lines.push(`${indent}${name}:`, ...record(schema, example, `${indent}  `));
       else lines.push(`${indent}${seldom ? '# ' : ''}${name}: ${scalar(example)}`);
       return spaced ? [...lines, ''] : lines;
@@ -33,6 +35,11 @@ function body(shape: Readonly<Record<string, z.ZodType>>, indent: string, spaced
 function section(name: string, shape: Readonly<Record<string, z.ZodType>>, indent: string, seldom: boolean): string[] {
   if (!seldom) return [`${indent}${name}:`, ...body(shape, `${indent}  `)];
   return [`${name}:`, ...body(shape, '  ')].map((line) => `${indent}# ${line}`);
+}
+
+/** A list of mappings stands as one comment with one item. */
+function list(name: string, item: Readonly<Record<string, z.ZodType>>, indent: string): string[] {
+  return [`${name}:`, '  -', ...body(item, '    ')].map((line) => `${indent}# ${line}`);
 }
 
 /** A mapping with free names: the first entry is commented key by key, the others only show what is possible. */

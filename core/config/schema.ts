@@ -22,6 +22,7 @@ import {
   text,
   wholeNumber,
 } from './keys.ts';
+import { grafanaList, influxdbList } from './service-keys.ts';
 import { standby } from './standby-keys.ts';
 
 const tls = mapping({
@@ -81,7 +82,10 @@ const source = mapping({
     'Where the very first capture begins: the oldest binlog still there, or the current one.',
     'oldest',
   ),
-  mysql: key(mysql, 'The MySQL server to protect.'),
+  mysql: key(
+    mysql.optional(),
+    'The MySQL server to protect. Left out: this process protects only the services below (influxdb, grafana).',
+  ),
   acknowledge_after: key(
     text('none, log or the name of an archive', /^[a-z][a-z0-9_-]{0,31}$/).default('none'),
     'When commits on the source may return: none holds nothing up, and the lag that `status` states can be lost with the host. log (with kafka): once they are there, so that no commit that a client was told of can be lost (RPO 0).',
@@ -271,10 +275,18 @@ export const configSchema = mapping({
       },
     },
   ),
-  snapshots: key(snapshots, 'Full copies, from which a restore starts.'),
+  snapshots: key(snapshots.prefault({}), 'Full copies, from which a restore starts.'),
   standby: key(
     standby.optional(),
     'For `qazyna standby`, on each of the two hosts of a pair: its own MySQL server, kept warm, and when it takes over.',
+  ).meta({ seldom: true }),
+  influxdb: key(
+    influxdbList.default([]),
+    'InfluxDB servers (1.6 to 1.8) beside MySQL, each with a log and a history of its own in the same archives.',
+  ).meta({ seldom: true }),
+  grafana: key(
+    grafanaList.default([]),
+    'Grafana servers beside MySQL, each with a log and a history of its own in the same archives.',
   ).meta({ seldom: true }),
   http: key(http.prefault({}), 'Status for people and monitoring.'),
 });

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import { chunkBytes } from '../chunks/chunk.ts';
 import { ChunkList, chunkRowBytes, chunkRowsProblem, noPack } from '../chunks/chunk-list.ts';
+import { serviceKinds } from '../config/service-keys.ts';
 import { integrityError } from '../errors/error.ts';
 import type { SnapshotManifest } from './types.ts';
 
@@ -27,7 +28,7 @@ const textMap = z.record(z.string(), z.string());
 const facts = {
   id: z.string().regex(snapshotIdPattern),
   source: z.string().min(1).max(255),
-  engine: z.enum(['clone', 'logical']),
+  engine: z.enum(['clone', 'logical', ...serviceKinds]),
   generation: count,
   sourceUuid: z.string().max(64),
   gtidsBefore: z.string(),

@@ -1,8 +1,11 @@
 /** A full copy of a source and the bounds of the GTID set it contains. FORMAT.md is the authority for the bytes. */
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import type { ChunkList } from '../chunks/chunk-list.ts';
+import type { ServiceKind } from '../config/services.ts';
 
-export type SnapshotEngine = 'clone' | 'logical';
+/** How a MySQL server is copied; a service beside it has one way, named after its kind. */
+export type MysqlEngine = 'clone' | 'logical';
+export type SnapshotEngine = MysqlEngine | ServiceKind;
 
 export interface SnapshotFile {
   /** Path relative to the data directory (clone), or to the dump (logical; FORMAT.md names its files). */

@@ -63,7 +63,7 @@ describe('the lab with Kafka and S3', () => {
     // Clients are sent to the proxies, never to what stands behind them.
     expect(facts.kafka.brokers).toEqual([`127.0.0.1:${broker?.advertised}`]);
     expect(broker?.advertised).not.toBe(broker?.client);
-    expect(config.source.mysql.port).not.toBe(facts.mysql.port);
+    expect(config.source.mysql?.port).not.toBe(facts.mysql.port);
     expect(config.log).toMatchObject({ brokers: facts.kafka.brokers });
     expect(config.archives.map(({ url }) => url)).toEqual([
       expect.stringMatching(/^file:/),

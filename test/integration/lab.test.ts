@@ -57,7 +57,7 @@ describe('the lab', () => {
       { g: expect.stringMatching(/:1$/) },
     ]);
     const config = parseConfig(started.configFile, readFileSync(started.configFile, 'utf8'));
-    expect(config.source.mysql.port).toBe(started.mysql.port);
+    expect(config.source.mysql?.port).toBe(started.mysql.port);
     expect(config.archives.map(({ name }) => name)).toEqual(['onsite', 'offsite']);
     const text = readFileSync(started.configFile, 'utf8');
     expect(text).not.toContain(started.mysql.qazyna.password);

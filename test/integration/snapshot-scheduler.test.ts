@@ -49,7 +49,7 @@ async function take(wanted: readonly NamedStore[]): Promise<SnapshotReport> {
   );
   const nothing = { newChunks: 0, newBytes: 0, reusedChunks: 0, packsPut: 0, packBytesPut: 0 };
   const archives = wanted.map(({ name }) => ({ name, error: failing.has(name) ? failure : null, ...nothing }));
-  return { ...manifest, madeBy: null, files: 1, sizeBytes: 1, durationMs: 1, archives };
+  return { ...manifest, engine: 'clone', madeBy: null, files: 1, sizeBytes: 1, durationMs: 1, archives };
 }
 
 /** Runs a scheduler until `enough` says so; by the clock of the test, which jumps to whatever it waits for. */

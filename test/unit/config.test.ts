@@ -74,6 +74,8 @@ describe('a good configuration', () => {
       ],
       snapshots: { engine: 'clone', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
       standby: null,
+      influxdb: [],
+      grafana: [],
       http: { host: '127.0.0.1', port: 9309 },
     });
   });
@@ -176,7 +178,7 @@ describe('the example', () => {
   test('stays valid with its commented keys switched on', () => {
     const all = example.replace(/^(\s*)# ([a-z_]+: \S+)$/gm, '$1$2');
     expect(all).not.toBe(example);
-    expect(parseConfig(file, all).source.mysql.tls.caFile).toBe('/etc/qazyna/mysql-ca.pem');
+    expect(parseConfig(file, all).source.mysql?.tls.caFile).toBe('/etc/qazyna/mysql-ca.pem');
   });
 
   test('shows every key of the schema, with a comment', () => {
@@ -218,7 +220,8 @@ describe('a wrong configuration is answered with one sentence, its place and a h
       /`source\.name` is missing \(line 2, column 3/,
       /Give a name/,
     ],
-    ['a missing section', edited(/snapshots:\n.*\n/, ''), 'QZ2014', /`snapshots` is missing/, /mapping/],
+    ['a missing section', edited(/archives:\n.*\n/, ''), 'QZ2014', /`archives` is missing/, /mapping/],
+    ['nothing to protect', edited(/ {2}mysql:.*\n/, ''), 'QZ2019', /`source\.mysql` is missing/, /MySQL/],
     [
       'a number instead of text',
       edited('name: agama', 'name: 5'),

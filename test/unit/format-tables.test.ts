@@ -7,6 +7,7 @@ import { crc32 } from 'node:zlib';
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { decodeEntry, encodeEntry, entryKinds, packBody } from '../../core/chain/entry.ts';
+import { encodeFrame } from '../../core/journal/frame.ts';
 import { encodeFileHeader } from '../../core/log/local/format.ts';
 import { LocalLog } from '../../core/log/local/log.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
@@ -141,5 +142,27 @@ describe('local log file', () => {
     } finally {
       await rm(dir, { recursive: true });
     }
+  });
+});
+
+describe('journal frame', () => {
+  test('stands as its table says', () => {
+    const frame = {
+      kind: 7,
+      meta: { db: 'telegraf' },
+      body: Buffer.from('cpu v=1i 1'),
+      arrivalMicros: 1_800_000_000_000_001,
+    };
+    const bytes = Buffer.concat(encodeFrame(frame));
+    const fields = explain('journal-frame', bytes);
+    expect(fields.get('magic')?.toString()).toBe('QZJF');
+    expect(['version', 'kind', 'arrivalMicros'].map((name) => numberOf(fields.get(name)))).toEqual([
+      1,
+      frame.kind,
+      frame.arrivalMicros,
+    ]);
+    expect(JSON.parse(fields.get('meta')?.toString() ?? '')).toEqual(frame.meta);
+    expect(fields.get('body')).toEqual(frame.body);
+    expect(numberOf(fields.get('crc'))).toBe(crc32(bytes.subarray(0, bytes.length - 4)));
   });
 });

@@ -35,6 +35,8 @@ function status(change: Partial<StatusSnapshot> = {}): StatusSnapshot {
       bytes: 3456,
     },
     standby: null,
+    mysql: true,
+    services: [],
     log: {
       name: 'local log /var/lib/qazyna/log',
       first: 90,

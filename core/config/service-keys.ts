@@ -1,0 +1,75 @@
+/** The sections `influxdb` and `grafana` of the configuration: services beside MySQL, each with a chain of its own. */
+import { z } from 'zod';
+import { absolutePath, durationMs, endpointUrl, key, listen, mapping, text } from './keys.ts';
+
+/** Kinds of services, as they stand in the names of chains, topics and folders. */
+export const serviceKinds = ['influxdb', 'grafana'] as const;
+
+function serviceName() {
+  return text('a name of small letters, digits, dash and underscore', /^[a-z][a-z0-9_-]{0,31}$/);
+}
+
+function databases() {
+  const error = 'a list of database names such as [telegraf]';
+  return z
+    .array(z.string({ error }).min(1, { error }).max(255, { error }), { error })
+    .min(1, { error })
+    .max(256, { error });
+}
+
+function listOf<T extends z.ZodType>(item: T, what: string) {
+  const error = `a list of ${what}`;
+  return z.array(item, { error }).max(16, { error });
+}
+
+const influxdb = mapping({
+  name: key(
+    serviceName(),
+    'Name of this InfluxDB. Its folder in every archive is called so: choose it once.',
+    'syslog',
+  ),
+  url: key(endpointUrl(), 'Where InfluxDB (1.6 to 1.8) answers.', 'http://127.0.0.1:8086'),
+  databases: key(
+    databases().optional(),
+    'Databases to protect; all but _internal when left out, those made later as well.',
+    '[telegraf]',
+  ),
+  user: key(
+    text('a user name of 1 to 255 characters', /^[^\0:]{1,255}$/).optional(),
+    'Administrator of InfluxDB, where it asks for one (auth-enabled).',
+    'qazyna',
+  ).meta({ seldom: true }),
+  password_file: key(
+    absolutePath().optional(),
+    'File with its password (mode 0600), or a systemd credential of the same file name.',
+    '/etc/qazyna/influxdb.password',
+  ).meta({ seldom: true }),
+  listen: key(
+    listen().default('127.0.0.1:8087'),
+    'Where writes are taken: InfluxDB forwards each one there (a subscription), and Telegraf may write there as to a second output.',
+    '127.0.0.1:8087',
+  ),
+  advertise: key(
+    endpointUrl().optional(),
+    'The same address as InfluxDB reaches it, where that is another one.',
+    'http://10.0.0.7:8087',
+  ).meta({ seldom: true }),
+  snapshots_every: key(
+    durationMs(60_000).prefault('1h'),
+    'Shards that changed are copied this often; those that no longer change are copied once.',
+    '1h',
+  ),
+});
+
+const grafana = mapping({
+  name: key(serviceName(), 'Name of this Grafana. Its folder in every archive is called so: choose it once.', 'main'),
+  url: key(endpointUrl(), 'Where Grafana answers.', 'http://127.0.0.1:3000'),
+  token_file: key(
+    absolutePath(),
+    'File with a service account’s token (mode 0600), or a systemd credential of the same file name.',
+    '/etc/qazyna/grafana.token',
+  ),
+});
+
+export const influxdbList = listOf(influxdb, 'InfluxDB servers, each with its name and url');
+export const grafanaList = listOf(grafana, 'Grafana servers, each with its name and url');

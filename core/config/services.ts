@@ -1,0 +1,98 @@
+/** Services beside MySQL as programs see them: checked, in the project's own names. */
+import { parseListen } from './keys.ts';
+import type { ConfigFile } from './schema.ts';
+import { serviceKinds } from './service-keys.ts';
+
+/** Of a topic's name (kafka.common.internals.Topic). */
+const topicMax = 249;
+
+export type ServiceKind = (typeof serviceKinds)[number];
+
+/** A service beside MySQL, with a chain of its own. */
+export interface ServiceId {
+  kind: ServiceKind;
+  name: string;
+}
+
+export interface InfluxdbConfig extends ServiceId {
+  kind: 'influxdb';
+  url: string;
+  /** null: all but _internal. */
+  databases: string[] | null;
+  user: string | null;
+  passwordFile: string | null;
+  listen: { host: string; port: number };
+  /** Where InfluxDB reaches `listen`: a URL without a path. */
+  advertise: string;
+  snapshotsEveryMs: number;
+}
+
+export interface GrafanaConfig extends ServiceId {
+  kind: 'grafana';
+  url: string;
+  tokenFile: string;
+}
+
+export type ServiceConfig = InfluxdbConfig | GrafanaConfig;
+
+export interface Services {
+  influxdb: readonly InfluxdbConfig[];
+  grafana: readonly GrafanaConfig[];
+}
+
+interface Problem {
+  path: string[];
+  sentence: string;
+  hint: string;
+}
+
+export function toInfluxdb(raw: ConfigFile['influxdb'][number]): InfluxdbConfig {
+  const { name, url, user, advertise } = raw;
+  return {
+    kind: 'influxdb',
+    name,
+    url,
+    databases: raw.databases ?? null,
+    user: user ?? null,
+    passwordFile: raw.password_file ?? null,
+    listen: parseListen(raw.listen) ?? { host: '127.0.0.1', port: 8087 },
+    advertise: advertise ?? `http://${raw.listen}`,
+    snapshotsEveryMs: raw.snapshots_every,
+  };
+}
+
+export function toGrafana({ name, url, token_file: tokenFile }: ConfigFile['grafana'][number]): GrafanaConfig {
+  return { kind: 'grafana', name, url, tokenFile };
+}
+
+/** All of them, in the order of the file. */
+export function servicesOf({ influxdb, grafana }: Services): ServiceConfig[] {
+  return [...influxdb, ...grafana];
+}
+
+/** What no single key can show to be wrong. `topic` is null with a local log. */
+export function serviceProblems(services: Services, others: { topic: string | null; hasMysql: boolean }): Problem[] {
+  const all = servicesOf(services);
+  const found: Problem[] = [];
+  if (!others.hasMysql && all.length === 0)
+    found.push({
+      path: ['source'],
+      sentence: '`source.mysql` is missing, and no other service is named',
+      hint: 'Say which MySQL server is protected.',
+    });
+  for (const kind of serviceKinds) {
+    const names = services[kind].map(({ name }) => name);
+    const twice = names.find((name, index) => names.indexOf(name) < index);
+    if (twice === undefined) continue;
+    const sentence = `\`${kind}\` has two entries called ${twice}`;
+    found.push({ path: [kind], sentence, hint: 'Give each a name of its own.' });
+  }
+  const longest = Math.max(0, ...all.map(({ kind, name }) => kind.length + name.length + 2));
+  if (others.topic !== null && longest > 0 && others.topic.length + longest > topicMax)
+    found.push({
+      path: ['log', 'kafka', 'topic'],
+      sentence: '`log.kafka.topic` is too long for the topics of its services, which are called <topic>.<kind>.<name>',
+      hint: `Give a shorter name: such a topic may have ${topicMax} characters.`,
+    });
+  return found;
+}
