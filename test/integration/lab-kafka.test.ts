@@ -101,7 +101,7 @@ describe('the lab with Kafka and S3', () => {
     expect(lab('status').status).toBe(0);
 
     const processes = recorded();
-    expect(processesOf(dir).length).toBeGreaterThanOrEqual(4);
+    expect(processesOf(dir).length).toBeGreaterThanOrEqual(3);
     expect(lab('down').stdout.trim().split('\n')).toHaveLength(processes.length);
     expect(processes.filter(isRunning)).toEqual([]);
     expect(processesOf(dir)).toEqual([]);
