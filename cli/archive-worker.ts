@@ -7,6 +7,8 @@ import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus, HowFar } from '../agent/http/status.ts';
 import { linkProblem, readSegmentHeader, stateAfter } from '../core/archive/chain.ts';
+import { refusesToStart } from '../core/archive/encryption.ts';
+import { KeyRing } from '../core/archive/keys.ts';
 import { KnownArchives } from '../core/archive/known.ts';
 import { segmentKey } from '../core/archive/layout.ts';
 import { openArchive } from '../core/archive/open.ts';
@@ -67,6 +69,7 @@ export class ArchiveWorker implements AgentArchive {
     const isNew = (await known.idOf(this.name)) === null;
     const { store, identity } = await openArchive(archive.url, {
       create: isNew,
+      keys: archive.encryption,
       warn: (sentence) => logger.warn(sentence),
     });
     await known.confirm(this.name, archive.place, identity);
@@ -241,6 +244,11 @@ export function openWorkers(
   );
 }
 
+/** Reads every key file there is to read, before anything else is begun. Throws QZ2428. */
+export async function requireKeys(archives: readonly ArchiveConfig[], environment: NodeJS.ProcessEnv): Promise<void> {
+  for (const { encryption } of archives) if (encryption !== null) await KeyRing.read(encryption, { environment });
+}
+
 /**
  * Opens each archive that can be opened. Returns what stopped all of them, or null when at least one is open: then what
  * `chain` says of it is known.
@@ -257,7 +265,8 @@ export async function openArchives(
       opened += 1;
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
-      if (!isKind(error, 'transient') && workers.length === 1) throw error;
+      // What was to be encrypted and cannot be must not go unnoticed beside archives that are well.
+      if (refusesToStart(error) || (!isKind(error, 'transient') && workers.length === 1)) throw error;
       worker.raise(error);
       failure ??= error;
     }

@@ -2,6 +2,7 @@
 import { isAbsolute, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Command } from 'commander';
+import type { KeyFiles } from '../core/archive/keys.ts';
 import { ownerOf } from '../core/archive/layout.ts';
 import { openArchive } from '../core/archive/open.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
@@ -18,15 +19,21 @@ export interface ArchiveOptions {
   from?: string;
   source?: string;
   credentialsFile?: string;
+  keyFile?: string[];
 }
 
 export interface NamedArchive {
   /** Its name in the configuration, or its URL. */
   name: string;
-  /** All that opens it. */
+  /** All that leads to it. */
   url: string;
   /** The same for messages: without what only opens it. */
   place: string;
+}
+
+/** With what opens it. */
+interface ChosenArchive extends NamedArchive {
+  keys: KeyFiles | null;
 }
 
 export interface OpenedNamedArchive extends NamedArchive {
@@ -41,6 +48,11 @@ export function archiveOptions(command: Command): void {
   );
   command.option('--source <name>', 'whose history, where the archive holds several');
   command.option('--credentials-file <file>', 'with --from s3://…: file like ~/.aws/credentials that holds the keys');
+  command.option(
+    '--key-file <file>',
+    'with --from a URL or folder that is encrypted: a file with a key (more than once for several)',
+    (file: string, before: string[] = []) => [...before, file],
+  );
 }
 
 /** The one archive to read from: `--from`, else the first of the configuration that can be opened. */
@@ -68,9 +80,9 @@ export async function openEachArchive(
 ): Promise<{ archive: NamedArchive; opened: OpenedNamedArchive | QazynaError }[]> {
   const { archives, config } = await chooseArchives(context, options);
   const each = await Promise.all(
-    archives.map(async (archive) => {
+    archives.map(async ({ keys, ...archive }) => {
       try {
-        return { archive, opened: await open(context, archive, options, config) };
+        return { archive, opened: await open(context, { ...archive, keys }, options, config) };
       } catch (error) {
         if (error instanceof QazynaError) return { archive, opened: error };
         throw error;
@@ -84,21 +96,21 @@ export async function openEachArchive(
 }
 
 async function open(
-  { signal, logger }: Context,
-  archive: NamedArchive,
+  { signal, logger, environment }: Context,
+  { keys, ...archive }: ChosenArchive,
   options: ArchiveOptions,
   config: Config | null,
 ): Promise<OpenedNamedArchive> {
   const patience = { signal, logger, deadlineMs: patienceMs };
   const warn = (sentence: string) => logger.warn(sentence);
-  const { store } = await openArchive(archive.url, { create: false, warn, patience });
+  const { store } = await openArchive(archive.url, { create: false, warn, patience, keys, environment });
   return { ...archive, store, source: options.source ?? config?.source.name ?? (await onlySource(archive, store)) };
 }
 
 async function chooseArchives(
   context: Context,
-  { from, credentialsFile }: ArchiveOptions,
-): Promise<{ archives: NamedArchive[]; config: Config | null }> {
+  { from, credentialsFile, keyFile }: ArchiveOptions,
+): Promise<{ archives: ChosenArchive[]; config: Config | null }> {
   const url = from === undefined ? null : urlOf(from);
   if (credentialsFile !== undefined && !url?.startsWith('s3:'))
     throw configurationError(
@@ -106,12 +118,19 @@ async function chooseArchives(
       '--credentials-file goes with --from s3://BUCKET/PREFIX only.',
       'In a configuration, archives.NAME.credentials_file says the same.',
     );
+  if (keyFile !== undefined && url === null)
+    throw configurationError(
+      'QZ2045',
+      '--key-file goes with --from URL or --from FOLDER only.',
+      'In a configuration, archives.NAME.encryption says the same.',
+    );
   if (url !== null) {
     const place = url.replace(/\?.*$/s, '');
-    return { archives: [{ name: place, url: withCredentials(url, credentialsFile), place }], config: null };
+    const keys = keysOf(keyFile);
+    return { archives: [{ name: place, url: withCredentials(url, credentialsFile), place, keys }], config: null };
   }
   const config = await context.config();
-  const archives = config.archives.map(({ name, url, place }) => ({ name, url, place }));
+  const archives = config.archives.map(({ name, url, place, encryption }) => ({ name, url, place, keys: encryption }));
   if (from === undefined) return { archives, config };
   const named = archives.filter(({ name }) => name === from);
   if (named.length > 0) return { archives: named, config };
@@ -122,6 +141,11 @@ async function chooseArchives(
     `There is no archive named ${from} in ${config.file}.`,
     `${near === null ? '' : `Did you mean ${near}? `}It has ${names.join(', ')}; or give a URL: --from file:///srv/qazyna.`,
   );
+}
+
+function keysOf(files: readonly string[] | undefined): KeyFiles | null {
+  const [keyFile, ...oldKeyFiles] = (files ?? []).map((file) => resolve(file));
+  return keyFile === undefined ? null : { keyFile, oldKeyFiles };
 }
 
 function withCredentials(url: string, file: string | undefined): string {

@@ -1,5 +1,6 @@
 /** `qazyna config example | check`. */
 import type { Command } from 'commander';
+import { KeyRing } from '../core/archive/keys.ts';
 import { configExample } from '../core/config/example.ts';
 import { readSecret } from '../core/config/secrets.ts';
 import { exitCodes, QazynaError } from '../core/errors/error.ts';
@@ -34,6 +35,8 @@ async function checkConfig(context: Context): Promise<number> {
     const secret = config.source.mysql?.passwordFile ?? null;
     if (secret !== null)
       await readSecret(secret, { warn: (sentence) => warnings.push(sentence), environment: context.environment });
+    const keys = { warn: (sentence: string) => warnings.push(sentence), environment: context.environment };
+    for (const { encryption } of config.archives) if (encryption !== null) await KeyRing.read(encryption, keys);
     const archives = config.archives.map(({ name, url, failureDomain }) => ({ name, url, failureDomain }));
     context.out.result({ file, valid: true, source: config.source.name, archives, warnings, problems: [] }, [
       `${file} is good: source ${config.source.name}, archives ${archives.map(({ name }) => name).join(', ')}.`,

@@ -21,6 +21,7 @@ import {
   drained,
   openArchives,
   openWorkers,
+  requireKeys,
   whereHistoryStands,
 } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
@@ -56,6 +57,7 @@ export async function runDaemon(context: Context, role: DaemonRole): Promise<num
   const warn = (sentence: string) => logger.warn(sentence);
   const { mysql } = config.source;
   const endpoint = role.captures && mysql !== null ? await mysqlEndpointOf(mysql, { warn, environment }) : null;
+  await requireKeys(role.archives, environment);
   const notifier = serviceNotifier({ warn });
   try {
     await new Daemon(context, config, role, notifier).run(endpoint);

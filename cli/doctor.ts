@@ -1,7 +1,8 @@
 /** `qazyna doctor [--fix]`: what would make a backup fail, before it does. */
 import type { Command } from 'commander';
 import type { Finding } from '../agent/doctor/examine.ts';
-import { openStore } from '../core/archive/open.ts';
+import { KeyRing } from '../core/archive/keys.ts';
+import { openArchive, openStore } from '../core/archive/open.ts';
 import { type ArchiveConfig, type Config, mysqlOf } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
 import { configurationError, exitCodes, QazynaError } from '../core/errors/error.ts';
@@ -52,7 +53,7 @@ async function doctor(context: Context, options: DoctorOptions): Promise<number>
   const findings = [
     ...(await examineSource(context, config)),
     ...(await examineLog(context, config)),
-    ...(await examineArchives(config, options.fix === true)),
+    ...(await examineArchives(context, config, options.fix === true)),
   ];
   const wrong = findings.filter(({ severity }) => severity !== 'ok');
   const head =
@@ -112,26 +113,47 @@ async function examineLog(context: Context, config: Config): Promise<Finding[]> 
   }
 }
 
-/** Writes and removes a small object; with `create` a missing folder is made. */
-async function examineArchives(config: Config, create: boolean): Promise<Finding[]> {
+/** Writes and removes a small object, and opens what is there; with `create` a missing folder is made. */
+async function examineArchives(context: Context, config: Config, create: boolean): Promise<Finding[]> {
   return await Promise.all(
-    config.archives.map(async ({ name, url, failureDomain }: ArchiveConfig): Promise<Finding> => {
+    config.archives.map(async (archive: ArchiveConfig): Promise<Finding> => {
+      const { name, url, failureDomain } = archive;
+      let key: string | null = null;
       try {
+        key = await examineKeys(context, archive);
         const store = await openStore(url, { create });
         await store.probe();
+        await openIfMade(context, archive);
       } catch (error) {
         return findingOf(error, error instanceof QazynaError && error.code === 'QZ2401');
       }
       const where = failureDomain === 'other_host' ? '' : ' (on this host: it is lost with it)';
+      const how = key === null ? '' : `, encrypted under the key ${key}`;
       return {
         code: 'QZ2025',
         severity: 'ok',
-        sentence: `The archive ${name} can be written${where}.`,
+        sentence: `The archive ${name} can be written${how}${where}.`,
         hint: '',
         fixable: false,
       };
     }),
   );
+}
+
+/** The id of the key that is written with; null without encryption. */
+async function examineKeys({ logger, environment }: Context, { encryption }: ArchiveConfig): Promise<string | null> {
+  if (encryption === null) return null;
+  const warn = (sentence: string) => logger.warn(sentence);
+  return (await KeyRing.read(encryption, { warn, environment })).newest.id;
+}
+
+/** Whether the keys fit. */
+async function openIfMade({ environment }: Context, { url, encryption }: ArchiveConfig): Promise<void> {
+  try {
+    await openArchive(url, { create: false, keys: encryption, environment });
+  } catch (error) {
+    if (!(error instanceof QazynaError) || error.code !== 'QZ2408') throw error;
+  }
 }
 
 function findingOf(error: unknown, fixable: boolean): Finding {

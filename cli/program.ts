@@ -6,6 +6,7 @@ import { addConfig } from './config.ts';
 import { addDoctor } from './doctor.ts';
 import { toFailure, toUsageError } from './failure.ts';
 import { addHistory } from './history.ts';
+import { addKey } from './key.ts';
 import { addPlan } from './plan.ts';
 import { addPromote, addRejoin, addSwitchover } from './promote.ts';
 import { addRestore } from './restore.ts';
@@ -37,6 +38,7 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addBinlog,
   addSnapshot,
   addTimeline,
+  addKey,
   addConfig,
 ];
 

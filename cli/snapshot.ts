@@ -45,7 +45,10 @@ async function take(context: Context): Promise<number> {
     environment: context.environment,
   });
   const stores = await Promise.all(
-    config.archives.map(async ({ name, url }) => ({ name, store: (await openArchive(url, { create: true })).store })),
+    config.archives.map(async ({ name, url, encryption }) => {
+      const { store } = await openArchive(url, { create: true, keys: encryption, environment: context.environment });
+      return { name, store };
+    }),
   );
   const timeline = await presentTimeline(config, stores, context, source);
   const step = context.progress.step(`taking a snapshot of ${config.source.name}`);

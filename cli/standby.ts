@@ -25,7 +25,14 @@ import { watchPrimary } from '../standby/failover.ts';
 import { beyondHistory } from '../standby/loss.ts';
 import { Pair } from '../standby/pair.ts';
 import { switchOver } from '../standby/switchover.ts';
-import { type ArchiveWorker, chainsOf, openArchives, openWorkers, whereHistoryStands } from './archive-worker.ts';
+import {
+  type ArchiveWorker,
+  chainsOf,
+  openArchives,
+  openWorkers,
+  requireKeys,
+  whereHistoryStands,
+} from './archive-worker.ts';
 import { gather } from './daemon.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
@@ -56,6 +63,7 @@ async function runStandby(context: Context): Promise<number> {
   const config = await context.config();
   const warn = (sentence: string) => context.logger.warn(sentence);
   const primary = await mysqlEndpointOf(mysqlOf(config), { warn, environment: context.environment });
+  await requireKeys(config.archives, context.environment);
   const notifier = serviceNotifier({ warn });
   try {
     await new PairDaemon(context, config, standbyOf(config), primary, notifier).run();

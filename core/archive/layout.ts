@@ -1,4 +1,17 @@
-/** Where everything of one source stands in an archive. Numbers have 20 digits, so that keys sort as numbers do. */
+/** Where everything stands in an archive. Numbers have 20 digits, so that keys sort as numbers do. */
+
+export const archiveKey = 'archive.json';
+/** Where an encrypted archive keeps its secret, once under each of its keys. */
+export const keyRecordsPrefix = 'keys/';
+
+export function keyRecordKey(keyId: string): string {
+  return `${keyRecordsPrefix}${keyId}`;
+}
+
+/** Objects that stay as they are in an encrypted archive: ids, numbers and times, by which it is found and its end is known. */
+export function isPlainKey(key: string): boolean {
+  return key === archiveKey || /^sources\/[^/]+\/tip\.json$/.test(key) || key.startsWith('probe/');
+}
 
 import { serviceKinds } from '../config/service-keys.ts';
 import type { ServiceId, ServiceKind } from '../config/services.ts';

@@ -4,12 +4,14 @@ import { fileURLToPath } from 'node:url';
 import { configurationError, integrityError } from '../errors/error.ts';
 import type { RetryOptions } from '../errors/retry.ts';
 import { openDirectoryStore } from './directory.ts';
+import { type Encryption, isChunkKey, makeChunkKey, requireAgreement, unlock } from './encryption.ts';
+import { type KeyFiles, KeyRing } from './keys.ts';
+import { archiveKey } from './layout.ts';
 import { PatientStore } from './patient.ts';
 import type { ObjectStore } from './store.ts';
 import { errorText } from './store-error.ts';
 
 export const archiveFormat = 1;
-const archiveKey = 'archive.json';
 
 export interface OpenStoreOptions {
   /** Writers create the archive where there is none; readers never do. */
@@ -24,7 +26,17 @@ export interface ArchiveIdentity {
   format: number;
   /** ISO 8601, UTC. */
   created: string;
-  encryption: 'none';
+  encryption: Encryption;
+  /** Of an encrypted archive (encryption.ts); else ''. */
+  chunkKey: string;
+}
+
+export interface OpenArchiveOptions extends OpenStoreOptions {
+  /** Waits out passing faults. */
+  patience?: RetryOptions | undefined;
+  /** Keys of an encrypted archive; null or left out for one that is not. */
+  keys?: KeyFiles | null | undefined;
+  environment?: NodeJS.ProcessEnv;
 }
 
 export interface OpenedArchive {
@@ -61,34 +73,48 @@ export async function openStore(url: string, options: OpenStoreOptions): Promise
 /**
  * The store and its identity; with `create` a new archive is made of an empty place, else QZ2408. A place that cannot be
  * reached is said at once; what fails later is waited out with `patience`, or else tried again by whoever uses the store.
+ * Throws QZ2426 to QZ2429 when keys and archive do not fit, before anything is written.
  */
-export async function openArchive(
-  url: string,
-  { patience, ...options }: OpenStoreOptions & { patience?: RetryOptions },
-): Promise<OpenedArchive> {
-  const store = await openStore(url, options);
-  const identity = await identifyArchive(store, options);
-  return { store: patience === undefined ? store : new PatientStore(store, patience), identity };
+export async function openArchive(url: string, options: OpenArchiveOptions): Promise<OpenedArchive> {
+  const { patience, keys: files, ...opening } = options;
+  const keys = files == null ? null : await KeyRing.read(files, options);
+  const store = await openStore(url, opening);
+  const identity = await identifyArchive(store, { create: options.create, keys });
+  const patient = patience === undefined ? store : new PatientStore(store, patience);
+  return { store: keys === null ? patient : await unlock(patient, identity, keys), identity };
 }
 
-export async function identifyArchive(store: ObjectStore, options: OpenStoreOptions): Promise<ArchiveIdentity> {
+/** Throws QZ2426 for an encrypted archive without `keys`, QZ2427 for a plain one with them. */
+export async function identifyArchive(
+  store: ObjectStore,
+  { create, keys = null }: { create: boolean; keys?: KeyRing | null },
+): Promise<ArchiveIdentity> {
   const present = await store.get(archiveKey);
-  if (present !== null) return readIdentity(store, present);
-  if (!options.create) {
+  if (present === null && !create) {
     throw configurationError(
       'QZ2408',
       `${store.url} is not an archive: it holds no ${archiveKey}.`,
       'Check the URL; an archive is made by the agent when it first writes to it.',
     );
   }
+  const identity = present === null ? await makeArchive(store, keys) : readIdentity(store, present);
+  requireAgreement(store.url, identity, keys);
+  return identity;
+}
+
+/** Of several that make one at the same time, all get the one that was first. */
+async function makeArchive(store: ObjectStore, keys: KeyRing | null): Promise<ArchiveIdentity> {
   await store.probe();
+  const id = randomBytes(16).toString('hex');
   const identity: ArchiveIdentity = {
     format: archiveFormat,
-    id: randomBytes(16).toString('hex'),
+    id,
     created: new Date().toISOString(),
-    encryption: 'none',
+    encryption: keys === null ? 'none' : 'aes-256-gcm',
+    chunkKey: keys === null ? '' : await makeChunkKey(id, keys),
   };
-  const body = Buffer.from(`${JSON.stringify(identity, null, 2)}\n`);
+  const { chunkKey, ...plain } = identity;
+  const body = Buffer.from(`${JSON.stringify(keys === null ? plain : { ...plain, chunkKey }, null, 2)}\n`);
   if ((await store.putIfAbsent(archiveKey, [body])) === 'created') return identity;
   const winner = await store.get(archiveKey);
   return readIdentity(store, winner ?? Buffer.alloc(0));
@@ -99,16 +125,18 @@ function readIdentity(store: ObjectStore, bytes: Buffer): ArchiveIdentity {
     integrityError('QZ3404', `${archiveKey} in ${store.url} is damaged.`, 'Write it anew as FORMAT.md describes it.');
   const found = parseObject(bytes.toString());
   if (found === null) throw damaged();
-  const { format, id, created, encryption } = found;
+  const { format, id, created, encryption, chunkKey } = found;
   if (typeof format !== 'number' || typeof id !== 'string' || typeof created !== 'string') throw damaged();
-  if (format > archiveFormat || encryption !== 'none') {
+  if (format > archiveFormat || (encryption !== 'none' && encryption !== 'aes-256-gcm')) {
     throw configurationError(
       'QZ2409',
       `The archive ${store.url} has format ${format}, encryption ${String(encryption)}: newer than this version knows.`,
       'Use the version of qazyna that made it, or a newer one.',
     );
   }
-  return { format, id, created, encryption };
+  if (encryption === 'none') return { format, id, created, encryption, chunkKey: '' };
+  if (!/^[0-9a-f]{32}$/.test(id) || !isChunkKey(chunkKey)) throw damaged();
+  return { format, id, created, encryption, chunkKey };
 }
 
 /** A JSON object, or null for anything else. */

@@ -14,6 +14,10 @@ export class PatientStore implements ObjectStore {
     this.#retry = retry;
   }
 
+  get chunkKey(): Buffer | undefined {
+    return this.#store.chunkKey;
+  }
+
   probe(): Promise<void> {
     return this.#patiently('probing', () => this.#store.probe());
   }

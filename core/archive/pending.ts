@@ -10,6 +10,10 @@ export class PendingStore implements ObjectStore {
     this.url = url;
   }
 
+  get chunkKey(): Buffer | undefined {
+    return this.#settled().chunkKey;
+  }
+
   get isSettled(): boolean {
     return this.#store !== null;
   }

@@ -1,5 +1,5 @@
 /** Where an archive's chain ends: what a shipper goes on from. Read from the archive itself, never kept beside it. */
-import { integrityError } from '../errors/error.ts';
+import { integrityError, isKind } from '../errors/error.ts';
 import { linkProblem, readSegmentHeader } from './chain.ts';
 import { chainPrefix, indexKey, indexPrefix, indexSpan, rangeOfIndexKey, segmentKey, sequenceOfKey } from './layout.ts';
 import { type DecodedHeader, damaged } from './segment.ts';
@@ -60,14 +60,23 @@ async function lastIndexed(store: ObjectStore, source: string, tip: number, sign
     if (rangeOfIndexKey(key) !== null) keys.push(key);
   }
   for (const key of keys.reverse()) {
-    const bytes = await store.get(key);
-    const block = bytes === null ? [] : await openIndex(bytes, key).catch(() => []);
+    const block = await readIndex(store, key);
     const last = block.at(-1);
     if (last === undefined) continue;
     const actual = await readSegmentHeader(store, source, last.header.sequence);
     if (actual?.sha256.equals(last.sha256)) return last;
   }
   return null;
+}
+
+async function readIndex(store: ObjectStore, key: string): Promise<DecodedHeader[]> {
+  try {
+    const bytes = await store.get(key);
+    return bytes === null ? [] : await openIndex(bytes, key);
+  } catch (error) {
+    if (!isKind(error, 'integrity')) throw error;
+    return [];
+  }
 }
 
 /** The smallest sequence number at or above `from` that a listing shows; null when there is none. */

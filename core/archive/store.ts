@@ -1,6 +1,6 @@
 /**
- * Object storage in this project's words. Implementations: a directory now, S3 later. One contract suite
- * (test/contract/object-store.contract.ts) runs against each of them.
+ * Object storage in this project's words. Implementations: a directory, S3, and either of them encrypted (sealed.ts). One
+ * contract suite (test/contract/object-store.contract.ts) runs against each of them.
  *
  * Keys: `/`-separated, each part [A-Za-z0-9._=-]+, never `.` or `..`, never beginning with a dot, ≤ 512 bytes; no key is
  * a prefix path of another. Anything else is refused with a configuration error before the store is touched.
@@ -16,6 +16,9 @@ export interface ObjectStore {
   /** For messages; credentials removed. */
   readonly url: string;
 
+  /** The secret that chunks are named under, where what is put here is encrypted (sealed.ts); else it follows from archive.json. */
+  readonly chunkKey?: Buffer | undefined;
+
   /** Prove that conditional puts hold (put twice, want `exists`), and that the store is writable; else QZ24xx. */
   probe(): Promise<void>;
 
@@ -28,7 +31,7 @@ export interface ObjectStore {
    */
   putIfMatch(key: string, body: readonly Uint8Array[], etag: string | null): Promise<ObjectInfo | 'changed'>;
 
-  /** Bytes [start, end) or the whole object; null when it does not exist. A range beyond the end is cut short. */
+  /** Bytes [start, end) or the whole object, the caller's own to change; null when it does not exist. A range beyond the end is cut short. */
   get(key: string, range?: { start: number; end: number }): Promise<Buffer | null>;
 
   head(key: string): Promise<ObjectInfo | null>;

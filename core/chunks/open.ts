@@ -3,8 +3,9 @@ import { identifyArchive } from '../archive/open.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { chunkKeyOf } from './chunk.ts';
 
-/** Writers may make a new archive of an empty place; readers never do. */
+/** Writers may make a new archive of an empty place; readers never do. An encrypted one is open already, and has a secret. */
 export async function openChunkKey(store: ObjectStore, options: { create: boolean }): Promise<Buffer> {
+  if (store.chunkKey !== undefined) return store.chunkKey;
   return chunkKeyOf((await identifyArchive(store, options)).id);
 }
 

@@ -23,13 +23,15 @@ export interface MysqlConfig {
 
 export interface ArchiveConfig {
   name: string;
-  /** All that opens it: an s3:// URL carries endpoint, region, credentials_file … in its query (core/archive/open.ts). */
+  /** All that leads to it: an s3:// URL carries endpoint, region, credentials_file … in its query (core/archive/open.ts). */
   url: string;
   /** The same as the file has it, for messages. */
   place: string;
   /** Folder of a file:// URL. */
   dir: string | null;
   failureDomain: 'same_host' | 'other_host';
+  /** Key files (core/archive/keys.ts); null where nothing is encrypted. */
+  encryption: { keyFile: string; oldKeyFiles: string[] } | null;
 }
 
 export interface LocalLogConfig {
@@ -233,14 +235,16 @@ function toLog({ local, kafka }: ConfigFile['log']): LocalLogConfig | KafkaLogCo
 function toArchive(name: string, archive: ConfigFile['archives'][string]): ArchiveConfig {
   const dir = folderOfFileUrl(archive.url);
   const failureDomain = archive.failure_domain ?? (dir === null ? 'other_host' : 'same_host');
-  if (dir !== null) return { name, url: archive.url, place: archive.url, dir, failureDomain };
+  const keys = archive.encryption;
+  const encryption = keys === undefined ? null : { keyFile: keys.key_file, oldKeyFiles: keys.old_key_files };
+  if (dir !== null) return { name, url: archive.url, place: archive.url, dir, failureDomain, encryption };
   const query = new URLSearchParams();
   for (const key of s3Keys) {
     const value = archive[key];
     if (value !== undefined) query.set(key, String(value));
   }
   const url = `${archive.url}${query.size === 0 ? '' : `?${query}`}`;
-  return { name, url, place: archive.url, dir, failureDomain };
+  return { name, url, place: archive.url, dir, failureDomain, encryption };
 }
 
 /** Exactly one log. */

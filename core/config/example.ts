@@ -54,9 +54,12 @@ function record(schema: z.ZodType, example: Record<string, unknown>, indent: str
         !Object.values(example)
           .slice(0, index)
           .some((other) => Object.hasOwn(other as object, field));
+      const children = shape[field] && shapeOf(shape[field]);
       return [
         ...(first && about ? comment(about, `${indent}  `) : []),
-        `${indent}  ${seldom ? '# ' : ''}${field}: ${scalar(text)}`,
+        ...(children
+          ? section(field, children, `${indent}  `, seldom === true)
+          : [`${indent}  ${seldom ? '# ' : ''}${field}: ${scalar(text)}`]),
       ];
     }),
   ]);

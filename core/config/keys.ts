@@ -30,6 +30,15 @@ export function absolutePath() {
   return z.string({ error: expected }).refine((path) => isAbsolute(path) && !path.includes('\0'), { error: expected });
 }
 
+/** Any number of them; none when left out. */
+export function paths() {
+  const expected = 'a list of at most 64 absolute paths';
+  const path = z
+    .string({ error: expected })
+    .refine((text) => isAbsolute(text) && !text.includes('\0'), { error: expected });
+  return z.array(path, { error: expected }).max(64, { error: expected }).default([]);
+}
+
 export function durationMs(minMs: number) {
   const expected = `a duration with its unit (${durationExamples}), at least ${minMs < 1000 ? `${minMs}ms` : `${minMs / 1000}s`}`;
   return z.string({ error: expected }).transform((value, context) => {

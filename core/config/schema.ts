@@ -17,6 +17,7 @@ import {
   listen,
   mapping,
   oneOf,
+  paths,
   port,
   sizeBytes,
   text,
@@ -174,6 +175,19 @@ const kafka = mapping({
   sasl: key(kafkaSasl.optional(), 'How this side shows who it is. Without this section it does not.'),
 });
 
+const encryption = mapping({
+  key_file: key(
+    absolutePath(),
+    'File of 32 random bytes that `qazyna key new FILE` makes (mode 0600), or a systemd credential of the same file name. Nobody reads the archive without it: keep a copy away from this host.',
+    '/etc/qazyna/keys/2026-11',
+  ),
+  old_key_files: key(
+    paths(),
+    'Further keys to read with: those that key_file named before; while keys are being changed, also the next one.',
+    '["/etc/qazyna/keys/2025-11"]',
+  ).meta({ seldom: true }),
+});
+
 const archive = mapping({
   url: key(
     archiveUrl(),
@@ -184,6 +198,10 @@ const archive = mapping({
     oneOf(['same_host', 'other_host']).optional(),
     'other_host says that it outlives this host: taken for granted of s3, to be said of a folder (a mounted share, for example).',
     'same_host',
+  ),
+  encryption: key(
+    encryption.optional(),
+    'Encrypts everything in it (AES-256-GCM). Decided when the archive is made: it cannot be switched on or off afterwards.',
   ),
   endpoint: key(
     endpointUrl().optional(),
@@ -272,6 +290,7 @@ export const configSchema = mapping({
         credentials_file: '/etc/qazyna/s3.credentials',
         ca_file: '/etc/qazyna/s3-ca.pem',
         failure_domain: 'other_host',
+        encryption: {},
       },
     },
   ),
@@ -302,7 +321,6 @@ export const laterKeys: readonly { path: string; value?: string; instead: string
     path: `archives.*.${name}`,
     instead: 'remove it: this version deletes nothing from an archive',
   })),
-  { path: 'archives.*.encryption', instead: 'remove it, and keep the archive on an encrypted file system' },
   { path: 'archives.*.retention', instead: 'remove it: this version deletes nothing from an archive' },
   { path: 'influxdb', instead: 'remove it' },
   { path: 'grafana', instead: 'remove it' },

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
@@ -50,6 +50,15 @@ describe('the command line', () => {
     ['binlog export ../../etc/passwd --from /x', 'QZ2029', /no name of a binlog file/, /./],
     ['windows --config /nonexistent.yaml', 'QZ2010', /no configuration at \/nonexistent\.yaml/, /--from URL/],
     ['windows --from /nonexistent', 'QZ2401', /\/nonexistent/, /./],
+    [
+      'windows --key-file /k --config /nonexistent.yaml',
+      'QZ2045',
+      /--from URL or --from FOLDER/,
+      /archives\.NAME\.encryption/,
+    ],
+    ['windows --from /nonexistent --key-file /nokey', 'QZ2428', /\/nokey cannot be used: ENOENT/, /./],
+    ['key new /proc/nothing/key', 'QZ2430', /\/proc\/nothing\/key: ENOENT/, /./],
+    ['key id /dev/null', 'QZ2428', /it has 0 bytes, not 32/, /key new/],
     ['windows --from ftp://host/x', 'QZ2407', /ftp:\/\/host\/x/, /file:\/\/\//],
   ])('%s → %s, exit 2', async (line, code, sentence, hint) => {
     const text = await run(line);
@@ -206,7 +215,16 @@ describe('config', () => {
     });
     const secret = join(folder, 'mysql.password');
     await writeFile(secret, 'hunter2\n', { mode: 0o644 });
-    await writeFile(file, example.out.replace('/etc/qazyna/mysql.password', secret));
+    const named = example.out.replace('/etc/qazyna/mysql.password', secret);
+    await writeFile(file, named);
+    const key = join(folder, '2026-11');
+    expect(await run(`config check --config ${file}`)).toMatchObject({
+      exitCode: 2,
+      out: expect.stringMatching(/^QZ2428: The key file .* cannot be used: ENOENT/),
+    });
+    const made = await run(`key new ${key}`);
+    expect(made).toMatchObject({ exitCode: 0, out: expect.stringContaining(`${key} holds the new key `) });
+    await writeFile(file, named.replace('/etc/qazyna/keys/2026-11', key));
     const good = await run('config check', { QAZYNA_CONFIG: file });
     expect(good).toMatchObject({
       exitCode: 0,
@@ -216,6 +234,23 @@ describe('config', () => {
     expect(good.out + good.err).not.toContain('hunter2');
     const json = JSON.parse((await run('config check --json', { QAZYNA_CONFIG: file })).out);
     expect(json).toMatchObject({ file, valid: true, source: 'agama', problems: [], warnings: [expect.any(String)] });
+  });
+
+  test('key new makes a file of 32 bytes for its owner alone, and overwrites nothing', async () => {
+    const file = join(folder, 'a-key');
+    const { exitCode, out, err } = await run(`key new ${file} --json`);
+    expect([exitCode, err]).toEqual([0, '']);
+    const bytes = await readFile(file);
+    expect([bytes.length, (await stat(file)).mode & 0o777]).toEqual([32, 0o600]);
+    const { id } = (JSON.parse(out) as { key: { id: string } }).key;
+    expect(await run(`key id ${file}`)).toMatchObject({ exitCode: 0, out: `${id}\n` });
+    for (const form of ['hex', 'base64', 'latin1'] as const) expect(out).not.toContain(bytes.toString(form));
+    const again = await run(`key new ${file}`);
+    expect(again).toMatchObject({ exitCode: 2, err: expect.stringMatching(/^qazyna: QZ2430: .* never overwritten\./) });
+    expect(await readFile(file)).toEqual(bytes);
+    // Under systemd the credential of the same name is read, save by who names a file himself.
+    await chmod(file, 0o644);
+    expect((await run(`key id ${file}`, { CREDENTIALS_DIRECTORY: '/nonexistent' })).out).toBe(`${id}\n`);
   });
 
   test('check lists every problem, with --json in one object', async () => {

@@ -70,6 +70,7 @@ describe('a good configuration', () => {
           place: 'file:///srv/qazyna',
           dir: '/srv/qazyna',
           failureDomain: 'same_host',
+          encryption: null,
         },
       ],
       snapshots: { engine: 'clone', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
@@ -78,6 +79,18 @@ describe('a good configuration', () => {
       grafana: [],
       http: { host: '127.0.0.1', port: 9309 },
     });
+  });
+
+  test('keys of an encrypted archive', () => {
+    const keysOf = (encryption: string) => {
+      const text = edited('file:///srv/qazyna"', `file:///srv/qazyna", encryption: { ${encryption} }`);
+      return parseConfig(file, text).archives[0]?.encryption;
+    };
+    expect(keysOf('key_file: /k/2')).toEqual({ keyFile: '/k/2', oldKeyFiles: [] });
+    expect(keysOf('key_file: /k/2, old_key_files: [/k/1]')).toEqual({ keyFile: '/k/2', oldKeyFiles: ['/k/1'] });
+    expect(() => keysOf('')).toThrow('`archives.onsite.encryption.key_file` is missing');
+    expect(() => keysOf('key_file: k')).toThrow('must be an absolute path');
+    expect(() => keysOf('key_file: /k/2, old_key_files: [k]')).toThrow('a list of at most 64 absolute paths');
   });
 
   test('a Kafka log and an archive in S3: all that opens the archive stands in its URL', () => {
@@ -438,7 +451,6 @@ describe('a wrong configuration is answered with one sentence, its place and a h
 describe('keys of later versions are refused by name', () => {
   test.each([
     ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
-    ['archives.onsite.encryption', edited('file:///srv/qazyna"', 'file:///srv/qazyna", encryption: { key_file: /k }')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
     [
       'source.acknowledge_after: onsite',
