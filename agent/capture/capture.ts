@@ -11,7 +11,7 @@ import { retrying } from '../../core/errors/retry.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { type BinlogDump, openDump } from '../../core/mysql/dump.ts';
-import { binlogStatus, sourceClockMicros } from '../../core/mysql/source-facts.ts';
+import { binlogStatus, ownedGtids, sourceClockMicros } from '../../core/mysql/source-facts.ts';
 import { readSemiSync, requireSemiSync } from '../semi-sync/settings.ts';
 import { Assembler } from './assembler.ts';
 import { BatchQueue } from './batch-queue.ts';
@@ -285,15 +285,16 @@ class Capture {
    */
   async #watchClock({ side, assembler, dump, semiSync, stop }: Session, signal: AbortSignal): Promise<void> {
     const heartbeatMs = this.#options.heartbeatMs ?? defaults.heartbeatMs;
-    // A second old: a transaction reaches us before it is in gtid_executed (sync stage before commit stage).
-    let captured = new GtidSet();
     try {
       while (!signal.aborted) {
         const at = { file: assembler.file, position: assembler.boundary };
+        const captured = assembler.builder.gtids.clone();
         const micros = await sourceClockMicros(side);
+        // A transaction reaches us before it is executed, and then may wait long for its acknowledgement.
+        const known = await ownedGtids(side);
         const { executed, ...end } = await binlogStatus(side);
-        if (isBehind(end, at) || !executed.containsAll(captured)) throw replaced(side.name, at);
-        captured = assembler.builder.gtids.clone();
+        known.addAll(executed);
+        if (isBehind(end, at) || !known.containsAll(captured)) throw replaced(side.name, at);
         if ((await this.#mayAcknowledge(side)) && !semiSync) throw waitsAgain(side.name);
         if (this.#mark === null) {
           this.#mark = { micros, ...end };

@@ -28,6 +28,8 @@ export interface SourceFacts {
   /** OFF, WARN or ON. */
   enforceGtidConsistency: string;
   gtidExecuted: GtidSet;
+  /** In the binlog or on their way into it, and not executed yet: commits that wait for an acknowledgement, above all. */
+  gtidOwned: GtidSet;
   gtidPurged: GtidSet;
   /** Oldest first; [] without binlog. */
   files: BinlogFile[];
@@ -72,6 +74,7 @@ export function isMariaDb(serverVersion: string): boolean {
 /** Throws what queries throw; a missing REPLICATION CLIENT is QZ2116 and names the grant. */
 export async function readSourceFacts(connection: MysqlConnection): Promise<SourceFacts> {
   const mariaDb = isMariaDb(connection.serverVersion);
+  const gtidOwned = mariaDb ? new GtidSet() : await ownedGtids(connection);
   const values = await globalVariables(connection, settings);
   const logBin = isOn(values.get('log_bin'));
   return {
@@ -86,6 +89,7 @@ export async function readSourceFacts(connection: MysqlConnection): Promise<Sour
     gtidMode: (values.get('gtid_mode') ?? 'OFF').toUpperCase(),
     enforceGtidConsistency: (values.get('enforce_gtid_consistency') ?? 'OFF').toUpperCase(),
     gtidExecuted: mariaDb ? new GtidSet() : GtidSet.parse(values.get('gtid_executed') ?? ''),
+    gtidOwned,
     gtidPurged: mariaDb ? new GtidSet() : GtidSet.parse(values.get('gtid_purged') ?? ''),
     files: logBin && !mariaDb ? await binlogFiles(connection) : [],
     syncBinlog: Number(values.get('sync_binlog') ?? 0),
@@ -107,6 +111,15 @@ export async function globalVariables(
 
 export function isOn(value: string | undefined): boolean {
   return value === '1' || value?.toUpperCase() === 'ON';
+}
+
+/**
+ * GTIDs of transactions that are being committed (`uuid:number#thread:…`, Owned_gtids::to_string, sql/rpl_gtid_owned.cc). A
+ * transaction leaves them as it becomes executed: asked for first, the two together hold all that stands in the binlog.
+ */
+export async function ownedGtids(connection: MysqlConnection): Promise<GtidSet> {
+  const [row] = await connection.query('SELECT @@GLOBAL.gtid_owned AS owned');
+  return GtidSet.parse(String(row?.owned ?? '').replaceAll(/#\d+/g, ''));
 }
 
 /** SHOW BINARY LOGS; needs REPLICATION CLIENT. Oldest first. */

@@ -197,6 +197,8 @@ export class Recording extends Captured {
   readonly troubles: string[] = [];
   connected = 0;
   failure: unknown = null;
+  /** Entries are not accepted by the log, as while its brokers are away; null: they are, at once. */
+  #unaccepted: (() => void)[] | null = null;
   readonly #stop = new AbortController();
   readonly #done: Promise<void>;
 
@@ -219,11 +221,25 @@ export class Recording extends Captured {
 
   async #run(options: CaptureOptions): Promise<void> {
     try {
-      for await (const { items } of captureEntries(options, this.#stop.signal))
+      for await (const { items, accepted } of captureEntries(options, this.#stop.signal)) {
         for (const item of items) this.add(item);
+        if (this.#unaccepted === null) accepted();
+        else this.#unaccepted.push(accepted);
+      }
     } catch (error) {
       this.failure = error;
     }
+  }
+
+  /** From now on nothing is accepted. */
+  hold(): void {
+    this.#unaccepted ??= [];
+  }
+
+  /** All that came meanwhile, and what comes. */
+  accept(): void {
+    for (const accepted of this.#unaccepted ?? []) accepted();
+    this.#unaccepted = null;
   }
 
   async until(what: string, holds: () => boolean | Promise<boolean>, deadlineMs = 30_000): Promise<void> {
