@@ -26,6 +26,8 @@ const serverTools = [
   'kafka-server',
   'kafka-storage',
   'versitygw',
+  'influxd',
+  'telegraf',
   'named',
   'nsupdate',
   'dig',

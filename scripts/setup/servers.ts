@@ -1,5 +1,5 @@
-/** Servers that no package of the distribution holds: Kafka from its jars, and an S3 server built from its source. */
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+/** Servers that no package of the distribution holds: Kafka from its jars, others built from their sources by Go. */
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
@@ -10,6 +10,8 @@ import { ensureGo, ensureJava, ensureMaven } from './toolchains.ts';
 export const kafkaVersion = '4.4.0';
 const slf4jVersion = '1.7.36';
 export const versitygwVersion = '1.8.0';
+export const influxdbVersion = '1.8.10';
+export const telegrafVersion = '1.37.2';
 const buildTimeoutMs = 15 * 60_000;
 
 /** What the brokers are made of goes into `folder`/lib. Maven's own settings say where it comes from. */
@@ -35,12 +37,41 @@ export async function kafkaLauncher(name: string, folder: string, say: Say): Pro
   return `exec '${java}' \${KAFKA_JAVA_OPTIONS:--Xmx256m -XX:TieredStopAtLevel=1} -cp '${folder}/lib/*' ${main} "$@"\n`;
 }
 
+/** A program of a Go module, built from its source: the module proxy of the machine's Go says where that comes from. */
+export interface GoProgram {
+  /** For what is said while it is built. */
+  what: string;
+  /** What `go install` is given. */
+  module: string;
+  args?: readonly string[];
+}
+
+export const goPrograms = {
+  versitygw: {
+    what: `the S3 server versitygw ${versitygwVersion}`,
+    module: `github.com/versity/versitygw/cmd/versitygw@v${versitygwVersion}`,
+    args: ['-ldflags=-s -w'],
+  },
+  influxd: {
+    what: `InfluxDB ${influxdbVersion}`,
+    module: `github.com/influxdata/influxdb/cmd/influxd@v${influxdbVersion}`,
+    args: [`-ldflags=-s -w -X main.version=${influxdbVersion}`],
+  },
+  telegraf: {
+    what: `Telegraf ${telegrafVersion}, with what the tests need of it`,
+    module: `github.com/influxdata/telegraf/cmd/telegraf@v${telegrafVersion}`,
+    args: [
+      '-tags=custom,inputs.syslog,inputs.socket_listener,outputs.influxdb,parsers.influx,serializers.influx',
+      `-ldflags=-s -w -X github.com/influxdata/telegraf/internal.Version=${telegrafVersion}`,
+    ],
+  },
+} satisfies Record<string, GoProgram>;
+
 /** Built into `folder`/bin; what the build leaves behind goes again. */
-export async function buildVersitygw(folder: string, say: Say): Promise<void> {
+export async function buildGoProgram({ what, module, args = [] }: GoProgram, folder: string, say: Say): Promise<void> {
   const go = await ensureGo(say);
-  const work = join(tmpdir(), `qazyna-go-${process.pid}`);
-  say(`building the S3 server versitygw ${versitygwVersion} by Go (a minute or two)`);
-  await mkdir(work, { recursive: true });
+  const work = await mkdtemp(join(tmpdir(), 'qazyna-go-'));
+  say(`building ${what} by Go (a minute or two)`);
   try {
     const env = {
       ...process.env,
@@ -51,16 +82,14 @@ export async function buildVersitygw(folder: string, say: Say): Promise<void> {
       GOTOOLCHAIN: 'local',
       GOFLAGS: '-buildvcs=false -modcacherw',
     };
-    const module = `github.com/versity/versitygw/cmd/versitygw@v${versitygwVersion}`;
-    const args = ['install', '-trimpath', '-ldflags=-s -w', module];
-    await run(go, args, { cwd: work, env, timeoutMs: buildTimeoutMs });
+    await run(go, ['install', '-trimpath', ...args, module], { cwd: work, env, timeoutMs: buildTimeoutMs });
   } finally {
     await rm(work, { recursive: true, force: true });
   }
 }
 
-export function versitygwLauncher(folder: string): string {
-  return `exec '${folder}/bin/versitygw' "$@"\n`;
+export function goLauncher(name: string, folder: string): string {
+  return `exec '${folder}/bin/${name}' "$@"\n`;
 }
 
 function pom(): string {

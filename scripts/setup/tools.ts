@@ -7,11 +7,14 @@ import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/pro
 import { type PackageChoice, run, unpackPackages } from './apt.ts';
 import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
 import {
-  buildVersitygw,
+  buildGoProgram,
   fetchKafka,
+  goLauncher,
+  goPrograms,
+  influxdbVersion,
   kafkaLauncher,
   kafkaVersion,
-  versitygwLauncher,
+  telegrafVersion,
   versitygwVersion,
 } from './servers.ts';
 
@@ -32,6 +35,9 @@ const isMysql = async (path: string) => (await mysqlVersion(path)) !== null;
 /** Where the module is a file of its own, a configuration must say where; the one that is fetched loads it by itself. */
 const hasStreamBuiltIn = async (path: string) =>
   /--with-stream(?!\S)/.test(await run('sh', ['-c', '"$0" -V 2>&1', path]).catch(() => ''));
+
+/** Tests are of 1.8: the API that they need is not in earlier ones, and 2.x is another program. */
+const isInfluxdb1 = async (path: string) => /InfluxDB v?1\.8\./.test(await run(path, ['version']).catch(() => ''));
 
 const packages: Record<string, ToolPackage> = {
   mysql: unpacked(
@@ -56,14 +62,21 @@ const packages: Record<string, ToolPackage> = {
     fetch: fetchKafka,
     launcher: kafkaLauncher,
   },
-  versitygw: {
-    edition: versitygwVersion,
-    programs: ['versitygw'],
-    accepts: anyProgram,
-    fetch: buildVersitygw,
-    launcher: (_name, folder) => Promise.resolve(versitygwLauncher(folder)),
-  },
+  versitygw: built('versitygw', versitygwVersion, anyProgram),
+  influxd: built('influxd', influxdbVersion, isInfluxdb1),
+  telegraf: built('telegraf', telegrafVersion, anyProgram),
 };
+
+/** A program of a Go module. */
+function built(name: keyof typeof goPrograms, edition: string, accepts: ToolPackage['accepts']): ToolPackage {
+  return {
+    edition,
+    programs: [name],
+    accepts,
+    fetch: (folder, say) => buildGoProgram(goPrograms[name], folder, say),
+    launcher: (_name, folder) => Promise.resolve(goLauncher(name, folder)),
+  };
+}
 
 /** A package of the distribution, run with the loader and the libraries that came with it. */
 function unpacked(
