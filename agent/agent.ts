@@ -22,7 +22,8 @@ import type { CaptureStatus } from './http/status.ts';
 import { type ArchiveProgress, releaseArchived } from './release.ts';
 import { RpoWatch } from './semi-sync/watch.ts';
 import { SnapshotScheduler } from './snapshot/scheduler.ts';
-import { type NamedStore, takeSnapshot } from './snapshot/snapshot.ts';
+import type { NamedStore } from './snapshot/sides.ts';
+import { takeSnapshot } from './snapshot/snapshot.ts';
 
 export interface AgentArchive {
   name: string;

@@ -7,7 +7,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText as messageOf } from '../../core/archive/store-error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../../core/snapshot/manifest.ts';
-import type { NamedStore, SnapshotReport } from './snapshot.ts';
+import type { ArchiveReport, NamedStore } from './sides.ts';
+
+/** What the scheduler wants to know of a snapshot that was taken. */
+export interface TakenSnapshot {
+  id: string;
+  sizeBytes: number;
+  durationMs: number;
+  archives: readonly ArchiveReport[];
+}
 
 export interface SnapshotSchedule {
   everyMs: number;
@@ -16,7 +24,7 @@ export interface SnapshotSchedule {
   generation(): number;
   stores: readonly NamedStore[];
   /** Takes a snapshot into these archives; rejects when it is complete in none of them. */
-  take(stores: readonly NamedStore[], signal: AbortSignal): Promise<SnapshotReport>;
+  take(stores: readonly NamedStore[], signal: AbortSignal): Promise<TakenSnapshot>;
   /** Raised for a failure (null: all is well again); `archive` is null when the copy itself failed. */
   onAlarm(message: string | null, archive: string | null): void;
   logger: Logger;

@@ -4,6 +4,7 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import { chunkBytes, encodeChunk, hashChunk, isZero } from './chunk.ts';
+import type { ChunkList } from './chunk-list.ts';
 import type { PackWriter } from './pack-writer.ts';
 
 /** Chunks being compressed or waiting for their turn: at most 2 MiB plain and as much packed. */
@@ -71,6 +72,27 @@ export class ChunkPipeline {
       sizeBytes += plainBytes;
       onBytes(plainBytes);
     }
+  }
+
+  /**
+   * A file as an earlier snapshot has it, by archive name, without reading it again. Null when an archive that is still
+   * written to lacks it: then it must be written.
+   */
+  async repeatFile(lists: ReadonlyMap<string, ChunkList>, sizeBytes: number): Promise<WrittenFile | null> {
+    const wanted = this.#targets.filter(({ failure }) => failure === null);
+    const isKnown = wanted.every(({ name, writer }) => {
+      const list = lists.get(name);
+      return list !== undefined && writer.knows(list);
+    });
+    if (!isKnown) return null;
+    while (this.#pending.length > 0) await this.#settle();
+    const firstRow = this.#rows;
+    this.#rows += Math.ceil(sizeBytes / chunkBytes);
+    for (const target of this.#targets) {
+      const list = lists.get(target.name);
+      if (list !== undefined) await this.#guarded(target, async () => target.writer.repeat(list));
+    }
+    return { firstRow, lastRow: this.#rows, sizeBytes };
   }
 
   async #readChunk(read: ReadFile): Promise<{ buffer: Buffer; plainBytes: number }> {

@@ -73,6 +73,25 @@ export class PackWriter {
     return this.#index.find(hash) !== null;
   }
 
+  /** Whether all of a file's chunks are in this archive. */
+  knows(list: ChunkList): boolean {
+    for (const chunk of list) if (chunk.pack !== '' && !this.has(chunk.hash)) return false;
+    return true;
+  }
+
+  /** A file whose chunks are known, without its bytes. */
+  repeat(list: ChunkList): void {
+    for (const { hash, pack, plainBytes } of list) {
+      const location = pack === '' ? null : this.#index.find(hash);
+      if (pack === '') this.writeZeros(plainBytes);
+      else if (location === null) throw new Error('a chunk was to be repeated that is not known');
+      else {
+        this.totals.reusedChunks += 1;
+        this.#rows.push(hash, location.pack, location.offset, location.storedBytes, plainBytes);
+      }
+    }
+  }
+
   writeZeros(plainBytes: number): void {
     this.#rows.push(null, noPack, 0, 0, plainBytes);
   }

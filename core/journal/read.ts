@@ -11,7 +11,7 @@ import type { ArchiveHistory } from '../history/open.ts';
 import type { HistoryFile, HistoryGap } from '../history/timelines.ts';
 import type { ChainLog } from '../log/types.ts';
 import { damagedFrame, decodeFrame, type JournalFrame } from './frame.ts';
-import type { JournalPosition } from './writer.ts';
+import type { JournalPosition } from './source.ts';
 
 const firstFrameAt = 4;
 

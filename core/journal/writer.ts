@@ -11,7 +11,7 @@ import { ChainWriter, type EntryDraft, emptyDraft } from '../chain/writer.ts';
 import { type QazynaError, transientError } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
 import { encodeFrame, type JournalItem } from './frame.ts';
-import { journalUuid } from './source.ts';
+import { type JournalPosition, journalUuid } from './source.ts';
 
 /** The one name of a journal's files; they are counted up as binlog files are. */
 const firstFile = 'journal.000001';
@@ -40,12 +40,6 @@ export interface JournalWriterOptions {
   fileMaxBytes?: number;
   /** µs since 1970; for tests. */
   nowMicros?: () => number;
-}
-
-/** Right behind a frame. `file` '' stands before the first one. */
-export interface JournalPosition {
-  file: string;
-  offset: number;
 }
 
 interface Waiting {
