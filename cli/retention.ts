@@ -7,13 +7,13 @@ import type { Logger } from '../core/logging/logger.ts';
 import { formatDuration } from '../core/progress/format.ts';
 import type { ArchiveWorker } from './archive-worker.ts';
 
-const lookEveryMs = 30_000;
+const lookEveryMs = 10_000;
 /** Share of the retention at which the alarm comes: the same time again is left to mend the archive. */
 const alarmFromShare = 0.5;
 
 export interface RetentionWatch {
   log: ChainLog;
-  workers: readonly ArchiveWorker[];
+  workers: readonly Pick<ArchiveWorker, 'name' | 'progress' | 'chain'>[];
   alarms: Alarms;
   logger: Logger;
   signal: AbortSignal;
@@ -21,10 +21,14 @@ export interface RetentionWatch {
 
 /** Until the signal aborts; never rejects. */
 export async function watchRetention({ log, workers, alarms, logger, signal }: RetentionWatch): Promise<void> {
+  let begun: number | null = null;
   while (!signal.aborted) {
     for (const worker of workers) {
       try {
-        await look(log, worker, alarms);
+        begun ??= (await log.bounds()).next;
+        // One that could not be looked at so far lacks at least what came since.
+        const lacks = worker.progress()?.nextLogNumber ?? worker.chain?.next ?? begun;
+        await look(log, worker.name, lacks, alarms);
       } catch (error) {
         logger.debug(`the retention of ${log.name} could not be compared`, { reason: String(error) });
       }
@@ -33,11 +37,10 @@ export async function watchRetention({ log, workers, alarms, logger, signal }: R
   }
 }
 
-async function look(log: ChainLog, worker: ArchiveWorker, alarms: Alarms): Promise<void> {
-  const topic = `retention:${worker.name}`;
-  const shipped = worker.progress();
-  if (shipped === null) return;
-  const headroom = await log.headroom(shipped.nextLogNumber);
+/** `lacks`: the first entry that the archive does not have, as far as is known. */
+async function look(log: ChainLog, archive: string, lacks: number, alarms: Alarms): Promise<void> {
+  const topic = `retention:${archive}`;
+  const headroom = await log.headroom(lacks);
   if (headroom === null || headroom.share < alarmFromShare) return alarms.clear(topic);
   const { share, ageMs, retentionMs } = headroom;
   const left = retentionMs === null ? '' : `, in about ${formatDuration(Math.max(0, retentionMs - ageMs))}`;
@@ -46,8 +49,8 @@ async function look(log: ChainLog, worker: ArchiveWorker, alarms: Alarms): Promi
     transientError(
       'QZ4319',
       share < 1
-        ? `The ${log.name} will delete what the archive ${worker.name} still lacks${left}.`
-        : `The ${log.name} may already have deleted what the archive ${worker.name} still lacks.`,
+        ? `The ${log.name} will delete what the archive ${archive} still lacks${left}.`
+        : `The ${log.name} may already have deleted what the archive ${archive} still lacks.`,
       'See why the archive is behind and mend it; until then raise retention.ms of the topic (kafka-configs --alter).',
     ),
   );

@@ -10,6 +10,7 @@ import { formatDuration, formatInstant } from '../core/progress/format.ts';
 import { nowMicros } from '../test/lab/ledger.ts';
 import { run, Stage, say, timed, untilProtected, verdict } from './demo/stage.ts';
 import { ensureTools } from './setup/tools.ts';
+import { main } from './setup.ts';
 
 const outageMs = 5000;
 const caughtUpWithinMs = 60_000;
@@ -76,4 +77,4 @@ async function untilOffsiteFollows(httpPort: number): Promise<void> {
   throw new Error('the offsite archive did not catch up within a minute');
 }
 
-process.exitCode = (await demo()) ? 0 : 5;
+await main(async () => ((await demo()) ? 0 : 5));

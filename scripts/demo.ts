@@ -9,6 +9,7 @@ import { formatDuration, formatInstant } from '../core/progress/format.ts';
 import { nowMicros } from '../test/lab/ledger.ts';
 import { run, Stage, say, timed, untilProtected, verdict } from './demo/stage.ts';
 import { ensureTools } from './setup/tools.ts';
+import { main } from './setup.ts';
 
 async function demo(): Promise<boolean> {
   const { env } = await ensureTools(['mysqld', 'mysql']);
@@ -38,4 +39,4 @@ async function demo(): Promise<boolean> {
   return verdict([latest, before], killed, snapshot.ms);
 }
 
-process.exitCode = (await demo()) ? 0 : 5;
+await main(async () => ((await demo()) ? 0 : 5));

@@ -108,7 +108,7 @@ async function openArchive(
       'Name the distribution’s archive there, or install the packages by hand so that they are on PATH.',
     );
   }
-  let failure: unknown;
+  let unreadable: unknown;
   for (const archive of archives) {
     for (const suite of suites) {
       try {
@@ -116,13 +116,13 @@ async function openArchive(
         say(`reading the package lists of ${suite}`);
         await apt(config, 'apt-get', ['update', '-q'], work);
         if (await knowsAll(config, choices)) return config;
-        failure = unknownPackage(choices);
       } catch (error) {
-        failure = error;
+        unreadable ??= error;
       }
     }
   }
-  throw failure;
+  // What could not be read may well hold them: that it has none would be a guess.
+  throw unreadable ?? unknownPackage(choices);
 }
 
 function aptConfig(work: string): string {

@@ -66,6 +66,14 @@ describe('Kafka log: its topic', () => {
       await (await openKafkaLog(place, { acknowledges: true })).close();
     }));
 
+  test('is written without a producer id, which brokers forget after a while', () =>
+    withKafkaLog(cluster.bootstrap, async (log, { topic }) => {
+      await log.append(made(3));
+      const file = await readFile(join(cluster.dir, `broker-1/data/${topic}-0/00000000000000000000.log`));
+      const [magic, producerId] = [file.readInt8(16), file.readBigInt64BE(43)];
+      expect({ magic, producerId }).toEqual({ magic: 2, producerId: -1n });
+    }));
+
   test('that could lose entries is refused by what it is set to', () =>
     withTopic(cluster.bootstrap, async (place) => {
       await createTopic(place.brokers, place.topic, { 'cleanup.policy': 'compact', 'max.message.bytes': '20971520' });

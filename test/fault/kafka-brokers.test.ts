@@ -1,5 +1,7 @@
-/** Brokers killed, frozen, too few or replaced under load: nothing accepted is lost, nothing counts twice, and it goes on by itself. */
+/** Brokers killed, frozen, too few, replaced or with lost disks under load: nothing accepted is lost, nothing counts twice, and it goes on by itself. */
 
+import { cp, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { isKind } from '../../core/errors/error.ts';
@@ -133,6 +135,35 @@ describe('Kafka log: one broker', () => {
         await expect(openKafkaLog(place)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3320' });
       }),
     60_000,
+  );
+
+  test(
+    'a broker that comes back without the end of what it confirmed is noticed by writer, follower and the next start',
+    () =>
+      withTopic(cluster.bootstrap, async (place) => {
+        const log = await openKafkaLog(place);
+        const load = await Load.open(log, never);
+        load.start([1000]);
+        await until('some entries', () => load.acknowledged > 50_000);
+        // As a power cut leaves a disk that was told to sync nothing.
+        await cluster.kill(0);
+        const [data, older] = [join(cluster.dir, 'broker-1/data'), join(cluster.dir, 'broker-1/older')];
+        await cp(data, older, { recursive: true });
+        await cluster.restart(0);
+        await moves(load);
+        const follower = followedToItsEnd(log);
+        await cluster.kill(0);
+        await rm(data, { recursive: true });
+        await rename(older, data);
+        await cluster.restart(0);
+        await until('the writer notices', () => load.failure !== null);
+        expect(load.failure).toMatchObject({ kind: 'integrity', code: 'QZ3320' });
+        expect(await follower).toMatchObject({ kind: 'integrity', code: 'QZ3320' });
+        await load.stop();
+        await log.close();
+        await expect(openKafkaLog(place)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3320' });
+      }),
+    90_000,
   );
 
   test('a topic deleted while nobody looked is not made again in silence', () =>

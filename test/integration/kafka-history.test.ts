@@ -1,6 +1,7 @@
 /**
  * A topic and two archives, and what is taken away from them while nobody runs: the topic's beginning, an archive's last
- * segments, entries that no archive has yet. And a timeline that is begun beside a running agent. By the programs themselves.
+ * segments, entries that no archive has yet; and the alarm before brokers do that. And a timeline that is begun beside a
+ * running agent. By the programs themselves.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { segmentKey } from '../../core/archive/layout.ts';
@@ -9,13 +10,14 @@ import { findChainEnd } from '../../core/archive/resume.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { Lab } from '../lab/lab.ts';
 import { connected, executedSet, RunningDaemon, verb } from '../lab/running.ts';
-import { deleteRecords } from '../made/kafka-admin.ts';
+import { alterTopic, deleteRecords } from '../made/kafka-admin.ts';
 
 const topic = 'qazyna.agama';
 const archives = ['onsite', 'offsite'] as const;
 /** Everything: the brokers' word for the end of what is committed. */
 const all = -1;
 const integrity = 3;
+const keptBytes = 200_000;
 
 let lab: Lab;
 let root: MysqlConnection;
@@ -58,6 +60,12 @@ async function serverMicros(): Promise<number> {
 const brokers = () => lab.kafka?.bootstrap ?? [];
 const urls = () => ({ onsite: `file://${lab.dir}/archives/onsite`, offsite: lab.offsiteUrl });
 
+/** More than half of what the brokers keep: as many random bytes, which do not pack. */
+async function commitHalfOf(keptBytes: number): Promise<void> {
+  for (let bytes = 0; bytes < keptBytes; bytes += 20 * 1024)
+    await root.query(`INSERT INTO t.wide VALUES (CONCAT(${'RANDOM_BYTES(1024), '.repeat(19)}RANDOM_BYTES(1024)))`);
+}
+
 /** That all of the source's transactions can be restored from each archive. */
 async function expectComplete(): Promise<void> {
   const executed = (await executedSet(root)).toString();
@@ -73,6 +81,7 @@ beforeAll(async () => {
   root = await connected(lab.mysql.root);
   await root.query('CREATE DATABASE t');
   await root.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
+  await root.query('CREATE TABLE t.wide (bytes BLOB)');
 }, 180_000);
 
 afterEach(async () => {
@@ -149,6 +158,41 @@ describe('a topic with a past', () => {
     },
     120_000,
   );
+
+  test('that will be deleted before an archive has it: an alarm in time, also when that archive was never reached', async () => {
+    const about = (archive: string) => `retention:${archive}`;
+    const told = (agent: RunningDaemon) =>
+      agent.until('the alarm', ({ alarms }) => alarms.some(({ topic: name }) => name === about('offsite')));
+    const over = (agent: RunningDaemon) =>
+      agent.until('no alarm', ({ alarms }) => alarms.every(({ topic: name }) => name !== about('offsite')));
+    await startAll();
+    await stopAll();
+    const settings = { 'cleanup.policy': 'delete', 'max.message.bytes': '20971520' };
+    await alterTopic(brokers(), topic, { ...settings, 'retention.bytes': String(keptBytes) });
+    const agent = startAgent();
+    ship('onsite');
+    await agent.until('captures', ({ capture }) => capture?.state === 'running');
+    await commitHalfOf(keptBytes);
+    const { alarms, firstLine } = await told(agent);
+    expect(alarms).toMatchObject([{ topic: about('offsite'), code: 'QZ4319' }]);
+    expect(firstLine).toMatch(/^ATTENTION: .* will delete what the archive offsite still lacks/);
+    ship('offsite');
+    await over(agent);
+    await stopAll();
+
+    await lab.s3?.kill();
+    const again = startAgent();
+    ship('onsite');
+    await again.until('captures', ({ capture }) => capture?.state === 'running');
+    await commitHalfOf(keptBytes);
+    await told(again);
+    await lab.s3?.restart();
+    ship('offsite');
+    await over(again);
+    await stopAll();
+    await alterTopic(brokers(), topic, settings);
+    await expectComplete();
+  }, 120_000);
 
   test('from which the brokers deleted what no archive has: everybody stops, and the gap is named', async () => {
     await startAll();
