@@ -7,7 +7,7 @@ import { KafkaLab } from '../lab/kafka.ts';
 import { provenChain } from '../made/kafka-load.ts';
 import { type KafkaPlace, openKafkaLog, withTopic } from '../made/kafka-log.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 
 /** `killAfter`: kill once so many appends were accepted, and as many ms later. Resolves with the end of what was accepted. */
 async function killedWriter(

@@ -1,7 +1,8 @@
 /**
  * Real brokers behind a client as hostile as a network can be: requests that never arrive, arrive late or twice, answers that
  * are lost, reads that fail or are cut short; agents that die and come back, and a second one now and then. Whatever happens,
- * what was told to be accepted is in the chain, once, in order and byte for byte. A seed replays the decisions.
+ * what was told to be accepted is in the chain, once, in order and byte for byte. QZ_SEED replays the faults; they hang on the
+ * seed, the agent, the kind of request and how many of that kind came before, not on timing.
  */
 
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,41 +18,31 @@ import type { KafkaLog } from '../../core/log/kafka/log.ts';
 import { ThreadBrokers } from '../../core/log/kafka/thread-brokers.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { KafkaLab } from '../lab/kafka.ts';
+import { drawn, seed } from '../made/drawn.ts';
 import { Load, provenChain } from '../made/kafka-load.ts';
 import { type KafkaPlace, never, openKafkaLog, withTopic } from '../made/kafka-log.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
 const lives = 12;
-
-function random(from: number): (below: number) => number {
-  let state = from >>> 0 || 1;
-  return (below) => {
-    // xorshift32
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
 
 class HostileBrokers implements Brokers {
   readonly #real: Brokers;
-  readonly #choose: (below: number) => number;
+  readonly #agent: string;
+  readonly #asked = new Map<string, number>();
   readonly told: Record<string, number>;
   /** Late arrivals still under way. */
   readonly #late = new Set<Promise<unknown>>();
   isHostile = true;
 
-  constructor(real: Brokers, choose: (below: number) => number, told: Record<string, number>) {
+  constructor(real: Brokers, agent: string, told: Record<string, number>) {
     this.#real = real;
-    this.#choose = choose;
+    this.#agent = agent;
     this.told = told;
   }
 
   async append(topic: string, values: Uint8Array<ArrayBuffer>[]): Promise<number> {
     const again = values.map((value) => value.slice());
     const lost = () => new BrokerFault('unreachable', 'the answer was lost');
-    switch (this.isHostile ? this.#choose(12) : 99) {
+    switch (this.isHostile ? this.#draw(12, 'append') : 99) {
       case 0:
         this.#count('never arrives');
         throw lost();
@@ -79,14 +70,14 @@ class HostileBrokers implements Brokers {
 
   async fetch(topic: string, from: number, options: FetchOptions): Promise<Fetched> {
     const fetched = await this.#real.fetch(topic, from, options);
-    const choice = this.isHostile ? this.#choose(12) : 99;
+    const choice = this.isHostile ? this.#draw(12, 'fetch') : 99;
     if (choice === 0) {
       this.#count('fetch fails');
       throw new BrokerFault('timed-out', 'a fetch was not answered');
     }
     if (choice !== 1) return fetched;
     this.#count('fetch shows less');
-    const records = fetched.records.slice(0, this.#choose(fetched.records.length + 1));
+    const records = fetched.records.slice(0, this.#draw(fetched.records.length + 1, 'cut'));
     return { ...fetched, records };
   }
 
@@ -100,9 +91,9 @@ class HostileBrokers implements Brokers {
   /** What an old leader tells for a moment. */
   async bounds(topic: string) {
     const bounds = await this.#real.bounds(topic);
-    if (!this.isHostile || this.#choose(6) !== 0) return bounds;
+    if (!this.isHostile || this.#draw(6, 'end') !== 0) return bounds;
     this.#count('stale end');
-    return { ...bounds, next: Math.max(bounds.first, bounds.next - this.#choose(4)) };
+    return { ...bounds, next: Math.max(bounds.first, bounds.next - this.#draw(4, 'less')) };
   }
 
   leave(lane: string) {
@@ -119,11 +110,17 @@ class HostileBrokers implements Brokers {
   }
 
   #later(work: () => Promise<unknown>): void {
-    const late: Promise<unknown> = sleep(this.#choose(150))
+    const late: Promise<unknown> = sleep(this.#draw(150, 'late'))
       .then(work)
       .catch(() => undefined)
       .finally(() => this.#late.delete(late));
     this.#late.add(late);
+  }
+
+  #draw(below: number, what: string): number {
+    const number = (this.#asked.get(what) ?? 0) + 1;
+    this.#asked.set(what, number);
+    return drawn(below, this.#agent, what, number);
   }
 
   #count(what: string): void {
@@ -146,9 +143,9 @@ describe(`Kafka log: a hostile network (seed ${seed})`, () => {
 
   const told: Record<string, number> = {};
 
-  async function begin(place: KafkaPlace, choose: (below: number) => number): Promise<Agent> {
+  async function begin(place: KafkaPlace, name: string): Promise<Agent> {
     const options = { brokers: place.brokers, clientId: 'qazyna-test', tls: null, sasl: null, verbose: false };
-    const brokers = new HostileBrokers(new ThreadBrokers(options, silentLogger()), choose, told);
+    const brokers = new HostileBrokers(new ThreadBrokers(options, silentLogger()), name, told);
     brokers.isHostile = false;
     const log = await openKafkaLog(place, { client: brokers });
     brokers.isHostile = true;
@@ -159,15 +156,16 @@ describe(`Kafka log: a hostile network (seed ${seed})`, () => {
     `${lives} lives of an agent, some of them two at once`,
     () =>
       withTopic(cluster.bootstrap, async (place) => {
-        const choose = random(seed);
         let acknowledged = 4;
         for (let life = 0; life < lives; life += 1) {
-          const agent = await begin(place, choose);
-          agent.load.start([100, 5000 + choose(50_000), 10, 300_000], 1 + choose(5));
-          await sleep(300 + choose(700));
-          const rival = choose(3) === 0 ? await begin({ ...place, dir: `${place.dir}/rival` }, choose) : null;
+          const choose = (below: number, what: string) => drawn(below, 'life', life, what);
+          const agent = await begin(place, `agent ${life}`);
+          agent.load.start([100, 5000 + choose(50_000, 'size'), 10, 300_000], 1 + choose(5, 'at once'));
+          await sleep(300 + choose(700, 'alone'));
+          const hasRival = choose(3, 'rival') === 0;
+          const rival = hasRival ? await begin({ ...place, dir: `${place.dir}/rival` }, `rival ${life}`) : null;
           rival?.load.start([777]);
-          await sleep(choose(500));
+          await sleep(choose(500, 'together'));
           for (const { load, log, brokers } of rival === null ? [agent] : [agent, rival]) {
             // As by kill -9: nobody waits for what is under way.
             const dying = load.stop().catch(() => undefined);

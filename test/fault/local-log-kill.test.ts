@@ -10,7 +10,7 @@ import { silentLogger } from '../../core/logging/logger.ts';
 import { plain, readAll } from '../contract/log.contract.ts';
 import { childLogOptions, loggedEntries } from '../made/log-child.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 
 interface Ended {
   signal: string | null;

@@ -10,7 +10,7 @@ import { eio, withFault } from '../made/disk-faults.ts';
 import { logger, withFolder } from '../made/local-log.ts';
 import { loggedEntries } from '../made/log-child.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 const runs = 8;
 const stepsPerRun = 60;
 const entriesMax = 400;

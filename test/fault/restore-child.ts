@@ -1,5 +1,5 @@
-/** A restore that says where it is, one line a step, and stands still at the step it is told: to be killed there. */
-import { openDirectoryStore } from '../../core/archive/directory.ts';
+/** A restore from an archive (its URL) that says where it is, one line a step, and stands still at the step it is told: to be killed there. */
+import { openStore } from '../../core/archive/open.ts';
 import { parseInstant } from '../../core/history/instant.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { restoreIntoServer } from '../../restore-tool/into-server/into-server.ts';
@@ -22,7 +22,7 @@ function freeze(place: string): void {
 }
 
 const request: StepsRequest = {
-  store: await openDirectoryStore(archive, { create: false }),
+  store: await openStore(archive, { create: false }),
   sourceName,
   to,
   instant: parseInstant(to),

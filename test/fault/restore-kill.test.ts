@@ -1,17 +1,23 @@
-/** Fault row 5: a restore killed -9 at each of its steps, and in the middle of the long ones, run again until it is done. */
+/**
+ * Fault row 5: a restore killed -9 at each of its steps, and in the middle of the long ones, run again until it is done; from a
+ * folder, and from a bucket that holds the same.
+ */
 import { spawn } from 'node:child_process';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { openStore } from '../../core/archive/open.ts';
 import { restore } from '../../restore-tool/restore/restore.ts';
 import type { RestoreReport } from '../../restore-tool/restore/types.ts';
 import { connectRestored, type RestoreLab, startRestoreLab } from '../integration/restore-lab.ts';
 import { executedGtids, poll, Servers } from '../integration/stream-servers.ts';
-import { madeSource } from '../made/archive.ts';
+import { copyArchive, madeSource } from '../made/archive.ts';
+import { S3World } from '../made/s3.ts';
 
 const servers = new Servers();
 const child = join(import.meta.dirname, 'restore-child.ts');
 let lab: RestoreLab;
+let world: S3World;
 let wanted: { gtids: string; sum: string };
 
 async function checksum(connection: { query(sql: string): Promise<Record<string, unknown>[]> }): Promise<string> {
@@ -20,6 +26,7 @@ async function checksum(connection: { query(sql: string): Promise<Record<string,
 }
 
 beforeAll(async () => {
+  world = await S3World.start();
   lab = await startRestoreLab(servers);
   const { connection } = lab.source;
   await connection.query('CREATE DATABASE d');
@@ -33,11 +40,14 @@ beforeAll(async () => {
   await lab.archive();
 }, 120_000);
 
-afterAll(() => servers.close(), 60_000);
+afterAll(async () => {
+  await servers.close();
+  await world?.[Symbol.asyncDispose]();
+}, 60_000);
 
 /** Runs until it says `halt`, then SIGKILL; to the end (its report) when it never does. */
-async function run(into: string, halt: string): Promise<RestoreReport | 'killed'> {
-  const process_ = spawn(process.execPath, [child, lab.archiveDir, madeSource, into, 'latest', halt], {
+async function run(into: string, halt: string, from = lab.archiveUrl): Promise<RestoreReport | 'killed'> {
+  const process_ = spawn(process.execPath, [child, from, madeSource, into, 'latest', halt], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   let said = '';
@@ -87,17 +97,20 @@ describe('a restore killed', () => {
     120_000,
   );
 
-  test('at each step in turn, in one folder; and once it is handed over, it stays', async () => {
+  test('at each step in turn, in one folder, from a bucket; and once it is handed over, it stays', async () => {
     const into = join(await servers.folder(), 'into');
+    const from = await world.url(world.newPrefix());
+    const store = await openStore(from, { create: true });
+    await copyArchive(lab.store, store);
     for (const halt of ['planned', 'fetching the snapshot', 'fetched', 'replaying', 'replayed', 'handed over']) {
-      expect([halt, await run(into, halt)]).toEqual([halt, 'killed']);
+      expect([halt, await run(into, halt, from)]).toEqual([halt, 'killed']);
     }
     const [pid] = await mysqldsOn(into);
     servers.onClose(async () => process.kill(pid ?? 0, 'SIGKILL'));
     const connection = await connectRestored(join(into, 'mysql.sock'));
     expect(await checksum(connection)).toBe(wanted.sum);
     await connection.close();
-    await expect(restore(lab.request(into, 'latest'))).rejects.toMatchObject({ code: 'QZ2605' });
+    await expect(restore(lab.request(into, 'latest', { store }))).rejects.toMatchObject({ code: 'QZ2605' });
     expect(await mysqldsOn(into)).toEqual([pid]);
   }, 180_000);
 

@@ -35,7 +35,7 @@ afterAll(() => servers.close(), 60_000);
 async function run(into: string, halt: string, liveSocket: string, port = 0): Promise<'killed' | 'done' | 'failed'> {
   const args = [
     child,
-    lab.archiveDir,
+    lab.archiveUrl,
     madeSource,
     into,
     'latest',

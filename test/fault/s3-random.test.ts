@@ -3,7 +3,6 @@
  * exactly one. QZ_SEED replays the faults; they hang on the seed, the object and how often it was asked for, not on timing.
  */
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,10 +13,10 @@ import { openS3Store } from '../../core/archive/s3.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import type { CrashPoint } from '../../core/errors/crash-points.ts';
 import { isKind } from '../../core/errors/error.ts';
+import { drawn, drawnBytes, seed } from '../made/drawn.ts';
 import { S3World } from '../made/s3.ts';
 import { type Fault, S3Proxy } from '../made/s3-proxy.ts';
 
-const seed = Number(process.env.QZ_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const attemptsMax = 200;
 const faults: Fault[] = [
   { kind: 'lost' },
@@ -41,22 +40,9 @@ afterAll(async () => {
   await world[Symbol.asyncDispose]();
 });
 
-/** The same number for the same words. */
-function drawn(...words: (string | number)[]): number {
-  return createHash('sha256')
-    .update([seed, ...words].join(' '))
-    .digest()
-    .readUInt32LE(0);
-}
-
 function content(...words: (string | number)[]): Buffer {
-  const size = [0, 10, 3_000, 70_000, 400_000][drawn('size', ...words) % 5] ?? 0;
-  return Buffer.alloc(
-    size,
-    createHash('sha256')
-      .update([seed, ...words].join(' '))
-      .digest(),
-  );
+  const size = [0, 10, 3_000, 70_000, 400_000][drawn(5, 'size', ...words)] ?? 0;
+  return Buffer.alloc(size, drawnBytes(...words));
 }
 
 /** Every passing fault again, as the callers of a store do. */
@@ -81,8 +67,8 @@ async function withProxy(
     const what = `${method} ${url.split('?')[0]?.split('/').slice(3).join('/')}`;
     const count = (asked.get(what) ?? 0) + 1;
     asked.set(what, count);
-    const number = drawn('fault', what, count);
-    return number % 100 < 40 ? (faults[number % faults.length] ?? { kind: 'pass' }) : { kind: 'pass' };
+    if (drawn(100, 'fails', what, count) >= 40) return { kind: 'pass' };
+    return faults[drawn(faults.length, 'how', what, count)] ?? { kind: 'pass' };
   };
   const deadlines = { connectMs: 250, answerMs: 250 };
   const open = async () => openS3Store(new URL(await world.url(prefix, { endpoint: proxy.endpoint })), { deadlines });
@@ -100,7 +86,7 @@ describe(`s3: random faults, QZ_SEED=${seed}`, () => {
           const store = await open();
           for (const key of keys) {
             // Every third is the same for all: equal bytes are no proof of who was first.
-            const body = drawn('same', key) % 3 === 0 ? content(key) : content(key, name);
+            const body = drawn(3, 'same', key) === 0 ? content(key) : content(key, name);
             const outcome = await patiently(() => store.putIfAbsent(key, [body.subarray(0, 9), body.subarray(9)]));
             if (outcome === 'created') claims.set(key, [...(claims.get(key) ?? []), body]);
           }
@@ -150,7 +136,7 @@ describe('s3: kill -9 of the service', () => {
     const prefix = world.newPrefix();
     const acknowledged: string[] = [];
     const stop = new AbortController();
-    const bodyOf = (key: string) => Buffer.alloc(20_000 + (drawn(key) % 100_000), key);
+    const bodyOf = (key: string) => Buffer.alloc(20_000 + drawn(100_000, key), key);
     const putter = async (name: number) => {
       const store = await openStore(await world.url(prefix), { create: true });
       for (let n = 0; !stop.signal.aborted; n += 1) {

@@ -13,7 +13,7 @@ import { silentLogger } from '../../core/logging/logger.ts';
 import { S3World } from '../made/s3.ts';
 import { expectAll, makeSample, type Sample } from '../made/sample.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 
 let world: S3World;
 beforeAll(async () => {

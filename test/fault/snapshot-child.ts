@@ -1,11 +1,11 @@
-/** Takes a snapshot, to be killed on the way: `<socket> <scratch> <engine> <archive>…`; one line of JSON when it ends. */
+/** Takes a snapshot, to be killed on the way: `<socket> <scratch> <engine> <archive's URL>…`; one line of JSON when it ends. */
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
-import { openDirectoryStore } from '../../core/archive/directory.ts';
+import { openStore } from '../../core/archive/open.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 
 const [socketPath = '', scratchDir = '', engine = '', ...archives] = process.argv.slice(2);
 const stores = [];
-for (const name of archives) stores.push({ name, store: await openDirectoryStore(name, { create: true }) });
+for (const name of archives) stores.push({ name, store: await openStore(name, { create: true }) });
 const report = await takeSnapshot({
   engine: engine === 'logical' ? 'logical' : 'clone',
   source: { host: '127.0.0.1', port: 0, socketPath, user: 'root', password: '' },

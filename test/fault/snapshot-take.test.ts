@@ -3,8 +3,10 @@ import { spawn } from 'node:child_process';
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
+import { openStore } from '../../core/archive/open.ts';
 import { listPacks } from '../../core/chunks/open.ts';
 import { QazynaError } from '../../core/errors/error.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
@@ -12,19 +14,34 @@ import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { listSnapshots } from '../../core/snapshot/manifest.ts';
 import { fill, newestManifest, request, SnapshotLab } from '../integration/snapshot-lab.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
+import { S3World } from '../made/s3.ts';
 
 const signal = new AbortController().signal;
 let lab: SnapshotLab;
+let world: S3World;
 let source: MysqlEndpoint;
 let connection: MysqlConnection;
 
 beforeAll(async () => {
+  world = await S3World.start();
   lab = await SnapshotLab.create();
   source = await lab.start('source');
   connection = await lab.connect(source);
   await fill(connection, 'first', 48);
+  await untilFlushed();
 }, 180_000);
-afterAll(async () => lab[Symbol.asyncDispose](), 60_000);
+afterAll(async () => {
+  await lab[Symbol.asyncDispose]();
+  await world[Symbol.asyncDispose]();
+}, 60_000);
+
+/** Or pages of the load would still change between two snapshots, and few packs be the same. */
+async function untilFlushed(): Promise<void> {
+  await connection.query('SET GLOBAL innodb_max_dirty_pages_pct = 0');
+  const dirty =
+    "SELECT VARIABLE_VALUE AS pages FROM performance_schema.global_status WHERE VARIABLE_NAME LIKE '%pages_dirty'";
+  while (Number((await connection.query(dirty))[0]?.pages) > 0) await sleep(50);
+}
 
 async function child(script: string, args: readonly string[], env: Record<string, string> = {}) {
   const started = spawn(process.execPath, [join(import.meta.dirname, script), ...args], {
@@ -49,17 +66,20 @@ async function errorOf(promise: Promise<unknown>): Promise<QazynaError> {
 }
 
 test.each([
-  'snapshot:after-clone',
-  'snapshot:after-pack',
-  'snapshot:after-pack#2',
-  'snapshot:before-manifest',
-  'snapshot:before-complete',
+  ['snapshot:after-clone', 'a folder'],
+  ['snapshot:after-pack', 'a folder'],
+  ['snapshot:after-pack#2', 'a folder'],
+  ['snapshot:after-pack#2', 'S3'],
+  ['snapshot:before-manifest', 'a folder'],
+  ['snapshot:before-complete', 'a folder'],
+  ['snapshot:before-complete', 'S3'],
 ])(
-  'killed at %s: nothing anybody would use, and the next one completes on what is there',
-  async (point) => {
-    const name = point.replace(/\W/g, '-');
-    const store = await lab.store(name);
-    const args = [source.socketPath ?? '', lab.scratchDir, 'clone', join(lab.dir, name)];
+  'killed at %s, into %s: nothing anybody would use, and the next one completes on what is there',
+  async (point, place) => {
+    const name = `${point}-${place}`.replace(/\W/g, '-');
+    const url = place === 'S3' ? await world.url(name) : pathToFileURL(join(lab.dir, name)).href;
+    const store = await openStore(url, { create: true });
+    const args = [source.socketPath ?? '', lab.scratchDir, 'clone', url];
     expect((await child('snapshot-child.ts', args, { QZ_CRASH_AT: point })).by).toBe('SIGKILL');
     expect((await listSnapshots(store)).filter(({ complete }) => complete)).toEqual([]);
     if (point === 'snapshot:after-clone') expect(await readdir(lab.scratchDir)).toHaveLength(1);

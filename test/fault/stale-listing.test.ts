@@ -1,9 +1,10 @@
 /** Row 21: listings that are behind the truth. They may cost reads; they may not cost, hide or repeat history. */
-import { describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { chainPrefix } from '../../core/archive/layout.ts';
 import { findChainEnd } from '../../core/archive/resume.ts';
 import type { ObjectInfo, ObjectStore } from '../../core/archive/store.ts';
 import { archive, madeSource, never, withStore } from '../made/archive.ts';
+import { S3World } from '../made/s3.ts';
 import { expectAll, makeSample } from '../made/sample.ts';
 
 /** Lists only what `shows` knows of; everything else is the store's own answer. */
@@ -28,11 +29,20 @@ async function keysOf(store: ObjectStore): Promise<Set<string>> {
   return keys;
 }
 
-describe('a stale listing', () => {
-  test.each([0, 40, 90])(
+let world: S3World;
+beforeAll(async () => {
+  world = await S3World.start();
+}, 30_000);
+afterAll(async () => world[Symbol.asyncDispose]());
+
+describe.each<[string, (work: (store: ObjectStore) => Promise<void>) => Promise<void>]>([
+  ['a folder', withStore],
+  ['S3', (work) => world.withStore(work)],
+])('a stale listing of %s', (place, within) => {
+  test.each(place === 'S3' ? [40] : [0, 40, 90])(
     'of when %d entries were archived: the shipper goes on at the true end, readers see all',
     (seen) =>
-      withStore(async (store) => {
+      within(async (store) => {
         const sample = makeSample(95);
         const { folded } = sample.chain;
         await archive(store, folded.slice(0, seen), 1);
@@ -44,17 +54,18 @@ describe('a stale listing', () => {
         await expectAll(stale, sample);
         await expectAll(store, sample);
       }),
+    60_000,
   );
 
   test('without any index and any object at all hides nothing', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const sample = makeSample();
       await archive(store, sample.chain.folded, 1500);
       await expectAll(listing(store, new Set()), sample);
     }));
 
   test('with holes in it makes no gaps', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const sample = makeSample();
       await archive(store, sample.chain.folded, 1500);
       const keys = [...(await keysOf(store))];
@@ -62,7 +73,7 @@ describe('a stale listing', () => {
     }));
 
   test('that is always one segment ahead of what was read, because another shipper writes, is no hole', () =>
-    withStore(async (store) => {
+    within(async (store) => {
       const { folded } = makeSample(95).chain;
       let written = 0;
       const overtaken: ObjectStore = {

@@ -16,7 +16,7 @@ import type { StreamLimits } from '../../core/stream/server.ts';
 import { follow, poll, Servers, type TestServer, untilExecuted } from '../integration/stream-servers.ts';
 import { dumpCommand, dumpGtidCommand, loginPacket, StreamClient } from '../made/stream-client.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 const child = join(import.meta.dirname, 'stream-hostile-child.ts');
 /** Secret and easily found in a log. */
 const password = `pw-${randomBytes(12).toString('hex')}`;

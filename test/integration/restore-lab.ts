@@ -1,6 +1,7 @@
 /** A real source with snapshots and its binlogs in a real archive, for the tests of restore; no agent, no log. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
 import { openDirectoryStore } from '../../core/archive/directory.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
@@ -17,6 +18,7 @@ export interface RestoreLab {
   sourceUuid: string;
   store: ObjectStore;
   archiveDir: string;
+  archiveUrl: string;
   snapshot(engine?: 'clone' | 'logical'): Promise<void>;
   /** Close the newest binlog and put everything into the archive; the history is then complete through now. */
   archive(): Promise<void>;
@@ -46,6 +48,7 @@ export async function startRestoreLab(servers: Servers): Promise<RestoreLab> {
     sourceUuid,
     store,
     archiveDir,
+    archiveUrl: pathToFileURL(archiveDir).href,
     request,
     snapshot: async (engine = 'clone') => {
       await takeSnapshot({

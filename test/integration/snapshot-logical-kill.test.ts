@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
 import { isKind } from '../../core/errors/error.ts';
@@ -66,7 +67,12 @@ test(`killed at ${kills} random moments: no half snapshot, no lock, no folder, n
   for (let kill = 0; kill < kills; kill += 1) {
     state = (state * 48_271) % 2_147_483_647;
     const store = await lab.store(`kill-${kill}`);
-    const args = [source.socketPath ?? '', lab.scratchDir, 'logical', join(lab.dir, `kill-${kill}`)];
+    const args = [
+      source.socketPath ?? '',
+      lab.scratchDir,
+      'logical',
+      pathToFileURL(join(lab.dir, `kill-${kill}`)).href,
+    ];
     const child = spawn(process.execPath, [childScript, ...args], { stdio: 'ignore' });
     const closed = new Promise((resolve) => child.once('close', resolve));
     await sleep((state / 2_147_483_647) * wholeMs);

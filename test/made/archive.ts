@@ -34,6 +34,14 @@ export async function archive(store: ObjectStore, folded: readonly FoldedEntry[]
   await writer.note({ force: true });
 }
 
+/** Every object of one archive in another one. */
+export async function copyArchive(from: ObjectStore, to: ObjectStore): Promise<void> {
+  for await (const { key } of from.list('')) {
+    const bytes = await from.get(key);
+    if (bytes !== null) await to.putIfAbsent(key, [bytes]);
+  }
+}
+
 async function* yieldAll<T>(items: readonly T[]): AsyncIterable<T> {
   yield* items;
 }

@@ -27,7 +27,7 @@ import {
   printedTransactions,
 } from '../fixtures/binlog/fixtures.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 fc.configureGlobal({ seed });
 
 /** The whole events of a fixture, by the size in their headers. */

@@ -14,7 +14,7 @@ import {
   printedTransactions,
 } from '../fixtures/binlog/fixtures.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 fc.configureGlobal({ seed, numRuns: 60 });
 const anyFixture = fc.constantFrom(...fixtureNames);
 

@@ -11,7 +11,7 @@ import { QazynaError } from '../../core/errors/error.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { type Broken, ObjectWorld, PartitionWorld, type Step, type World } from '../made/chain-worlds.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 const source = '00000000-0000-0000-0000-00000000000a';
 const standbys = ['00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-00000000000c'];
 const eventBytes = 10;

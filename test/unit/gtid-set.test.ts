@@ -5,7 +5,7 @@ import { QazynaError } from '../../core/errors/error.ts';
 
 const uuidA = '2e11fa47-71ca-11e1-9e33-c80aa9429562';
 const uuidB = '3e11fa47-71ca-11e1-9e33-c80aa9429562';
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 fc.configureGlobal({ seed, numRuns: 300 });
 
 const keys = [uuidA, uuidB, `${uuidA}:tag_b`, `${uuidA}:a1`, `${uuidB}:_`];

@@ -10,7 +10,7 @@ import { allBytes, archive, never, openHistory, withStore } from '../made/archiv
 import { type MadeTransaction, makeBinlog } from '../made/binlog.ts';
 import { MadeChain, madeUuid } from '../made/chain.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 fc.configureGlobal({ seed, numRuns: 8 });
 const base = 1_800_000_000_000_000;
 

@@ -16,7 +16,7 @@ import { openIndex, sealIndex } from '../../core/archive/segment-index.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { QazynaError } from '../../core/errors/error.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 fc.configureGlobal({ seed, numRuns: 60 });
 
 const hex = (bytes: number) =>

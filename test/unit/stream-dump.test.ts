@@ -18,7 +18,7 @@ import type { BinlogSource, StreamFile } from '../../core/stream/types.ts';
 import { makeBinlog } from '../made/binlog.ts';
 import { dumpCommand, dumpGtidCommand, StreamClient } from '../made/stream-client.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
+const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 const uuid = '11111111-2222-3333-4444-555555555555';
 const credentials = { user: 'repl', password: 'secret' };
 
