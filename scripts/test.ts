@@ -33,6 +33,7 @@ const serverTools = [
   'dig',
   'nginx',
   'haproxy',
+  'python3',
 ] as const;
 
 /** What jest writes with `--json` (docs: "testResultsProcessor"), as far as it is used here. */

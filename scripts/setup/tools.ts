@@ -39,6 +39,17 @@ const hasStreamBuiltIn = async (path: string) =>
 /** Tests are of 1.8: the API that they need is not in earlier ones, and 2.x is another program. */
 const isInfluxdb1 = async (path: string) => /InfluxDB v?1\.8\./.test(await run(path, ['version']).catch(() => ''));
 
+/** Those of ops/recover: `cryptography`, and one of the ways to zstd. */
+const hasModules = async (path: string) => {
+  const importing = (names: string) =>
+    run(path, ['-c', `import ${names}`]).then(
+      () => true,
+      () => false,
+    );
+  if (!(await importing('cryptography.hazmat.primitives.keywrap'))) return false;
+  return (await programsOnPath('zstd')).length > 0 || (await importing('zstandard'));
+};
+
 const packages: Record<string, ToolPackage> = {
   mysql: unpacked(
     1,
@@ -54,6 +65,7 @@ const packages: Record<string, ToolPackage> = {
   bind9: unpacked(1, [['bind9'], ['bind9-dnsutils', 'dnsutils']], ['named', 'nsupdate', 'dig'], anyProgram),
   haproxy: unpacked(1, [['haproxy']], ['haproxy'], anyProgram),
   nginx: unpacked(1, [['nginx'], ['libnginx-mod-stream']], ['nginx'], hasStreamBuiltIn),
+  python: unpacked(1, [['python3'], ['python3-cryptography'], ['python3-zstandard']], ['python3'], hasModules),
   kafka: {
     edition: kafkaVersion,
     programs: ['kafka-server', 'kafka-storage'],

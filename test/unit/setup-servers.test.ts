@@ -109,6 +109,17 @@ describe('Kafka', () => {
   });
 });
 
+describe('Python', () => {
+  test('one that lacks what ops/recover needs is passed over', async () => {
+    program('a', 'zstd', '');
+    program('a', 'python3', 'exit 1');
+    const able = program('b', 'python3', '');
+    expect((await ensureTools(['python3'], say)).paths).toEqual({ python3: able });
+    expect(calls('python3')).toHaveLength(2);
+    expect(said).toEqual([]);
+  });
+});
+
 describe('the S3 server', () => {
   const go = (version: string) => `if [ "$1" = version ]; then echo 'go version go${version} linux/amd64'; exit; fi`;
 
