@@ -7,7 +7,7 @@ import type { ObjectStore } from '../core/archive/store.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
 import { crashPoint } from '../core/errors/crash-points.ts';
-import { isKind, QazynaError, transientError } from '../core/errors/error.ts';
+import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -21,7 +21,7 @@ import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
 import { type ArchiveProgress, releaseArchived } from './release.ts';
 import { RpoWatch } from './semi-sync/watch.ts';
-import { SnapshotScheduler } from './snapshot/scheduler.ts';
+import { SnapshotScheduler, snapshotAlarms } from './snapshot/scheduler.ts';
 import type { NamedStore } from './snapshot/sides.ts';
 import { takeSnapshot } from './snapshot/snapshot.ts';
 
@@ -237,19 +237,7 @@ export class Agent {
       generation: () => this.chain?.generation ?? 0,
       stores: archives.map(({ name, store }) => ({ name, store })),
       take: (stores, each) => this.#takeSnapshot(stores, each),
-      onAlarm: (message, archive) => {
-        const topic = archive === null ? 'snapshot' : `snapshot:${archive}`;
-        if (message === null) alarms.clear(topic);
-        else
-          alarms.raise(
-            topic,
-            transientError(
-              'QZ4508',
-              `${capitalized(message)}`,
-              'It is tried again by itself; restores replay more meanwhile.',
-            ),
-          );
-      },
+      onAlarm: snapshotAlarms(alarms),
       logger,
       signal,
     });
@@ -290,8 +278,4 @@ export function drainSignal(signal: AbortSignal): AbortSignal {
   if (signal.aborted) later();
   else signal.addEventListener('abort', later, { once: true });
   return drained.signal;
-}
-
-function capitalized(sentence: string): string {
-  return `${sentence.charAt(0).toUpperCase()}${sentence.slice(1)}${sentence.endsWith('.') ? '' : '.'}`;
 }

@@ -8,6 +8,7 @@ import { openArchive } from '../core/archive/open.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import type { Config } from '../core/config/config.ts';
 import { nearestWord } from '../core/config/nearest.ts';
+import type { ServiceKind } from '../core/config/services.ts';
 import { configurationError, QazynaError } from '../core/errors/error.ts';
 import { listSources } from '../core/history/open.ts';
 import type { Context } from './verb.ts';
@@ -166,6 +167,29 @@ export async function servicesIn({ store, source }: { store: ObjectStore; source
   const chains = (await listSources(store)).map((chainName) => ({ chainName, ...ownerOf(chainName) }));
   return chains.flatMap(({ chainName, service, source: owner }) =>
     service === null || owner !== source ? [] : [{ ...service, chainName }],
+  );
+}
+
+/** The chain of the one service of that kind, or of the one that is named. */
+export async function chooseService(opened: OpenedNamedArchive, kind: ServiceKind, name: string | undefined) {
+  const found = (await servicesIn(opened)).filter((one) => one.kind === kind);
+  const named = name === undefined ? found : found.filter((one) => one.name === name);
+  const [first] = named;
+  if (first !== undefined && named.length === 1) return first;
+  const names = found.map((one) => one.name);
+  if (names.length === 0)
+    throw configurationError(
+      'QZ2040',
+      `The archive ${opened.name} holds no ${kind} beside ${opened.source}.`,
+      'Check --from and --source; `qazyna windows` lists what an archive holds.',
+    );
+  throw configurationError(
+    'QZ2041',
+    name === undefined
+      ? `The archive ${opened.name} holds ${names.length} of kind ${kind}, and none was named.`
+      : `The archive ${opened.name} holds no ${kind} called ${name}.`,
+    `Give --service with one of ${names.join(', ')}.`,
+    { details: { services: names } },
   );
 }
 

@@ -40,6 +40,11 @@ export function addPlan(program: Command, frame: Frame): void {
 
 export function planOptions(command: Command): void {
   command.requiredOption('--to <instant>', 'how far (see above)');
+  cutOptions(command);
+}
+
+/** What `restore` has beside its own --to, which the verbs below it ask for by themselves. */
+export function cutOptions(command: Command): void {
   command.option('--timeline <n>', 'another timeline than the newest one', wholeNumber(1, 2 ** 31));
   archiveOptions(command);
 }

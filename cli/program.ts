@@ -49,7 +49,7 @@ Exit codes: 0 done · 1 a bug · 2 usage or configuration · 3 data integrity, r
 
 export function createProgram(frame: Frame): Command {
   const program = new Command('qazyna').description(about).version(readVersion(), '--version', 'print the version');
-  program.showSuggestionAfterError(false).helpCommand(false).exitOverride();
+  program.showSuggestionAfterError(false).helpCommand(false).exitOverride().enablePositionalOptions();
   program.configureOutput({
     writeOut: (text) => frame.io.stdout.write(text),
     writeErr: () => {},

@@ -6,12 +6,14 @@ import { formatCount, formatDuration, formatInstantTwice } from '../core/progres
 import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
 import { openOneArchive } from './archives.ts';
-import { instantHelp, type PlanOptions, plan, planOptions } from './plan.ts';
+import { cutOptions, instantHelp, type PlanOptions, plan } from './plan.ts';
+import { addRestoreInfluxdb } from './restore-influxdb.ts';
 import { type IntoServerOptions, intoServerLines, intoServerOptions, runIntoServer } from './restore-into-server.ts';
 import { runTables, type TablesOptions, tablesLines, tablesOptions } from './restore-tables.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
-interface RestoreOptions extends PlanOptions, TablesOptions, IntoServerOptions {
+interface RestoreOptions extends Omit<PlanOptions, 'to'>, TablesOptions, IntoServerOptions {
+  to?: string;
   into?: string;
   mysqld?: string;
   user?: string;
@@ -21,7 +23,7 @@ interface RestoreOptions extends PlanOptions, TablesOptions, IntoServerOptions {
 }
 
 export function addRestore(program: Command, frame: Frame): void {
-  addVerb<RestoreOptions>(program, frame, {
+  const restore = addVerb<RestoreOptions>(program, frame, {
     usage: 'restore',
     summary: 'rebuild the source as it was at an instant, as a running server in a new folder',
     about: `${instantHelp}\n\nStopped or killed, the same command goes on where it was. The server it leaves is writable, replicates from nobody and listens on loopback only.`,
@@ -45,7 +47,8 @@ export function addRestore(program: Command, frame: Frame): void {
       ],
     ],
     options: (command) => {
-      planOptions(command);
+      command.option('--to <instant>', 'how far (see above; needed)');
+      cutOptions(command);
       command.option('--into <folder>', 'new or empty folder for the data (needed unless --dry-run)');
       command.option('--mysqld <path>', 'server program to use (else the one on PATH)');
       command.option('--user <account>', 'system account that runs the server when started by root (default: mysql)');
@@ -57,23 +60,32 @@ export function addRestore(program: Command, frame: Frame): void {
     },
     run,
   });
+  // The verbs below it have options of the same names.
+  restore.enablePositionalOptions();
+  addRestoreInfluxdb(restore, frame);
 }
 
-async function run(context: Context, options: RestoreOptions): Promise<number> {
-  if (options.dryRun) return await plan(context, options);
+async function run(context: Context, { to, ...options }: RestoreOptions): Promise<number> {
+  if (to === undefined)
+    throw configurationError(
+      'QZ2042',
+      'restore was not told how far.',
+      'Give --to latest, an instant, a GTID or FILE:POS.',
+    );
+  if (options.dryRun) return await plan(context, { ...options, to });
   if (options.into === undefined)
     throw configurationError(
       'QZ2023',
       'restore was not told where to put the data.',
       'Give --into FOLDER, new or empty, with room for all of it; or --dry-run to only see the plan.',
     );
-  const instant = parseInstant(options.to);
+  const instant = parseInstant(to);
   const archive = await openOneArchive(context, options);
   const steps = new StepLines(context.progress);
   const request = {
     store: archive.store,
     sourceName: archive.source,
-    to: options.to,
+    to,
     instant,
     timeline: options.timeline,
     into: options.into,
@@ -83,23 +95,23 @@ async function run(context: Context, options: RestoreOptions): Promise<number> {
     logger: context.logger,
     onProgress: (progress: RestoreProgress) => steps.show(progress),
   };
-  const place = { archive: archive.name, url: archive.place, to: options.to };
+  const place = { archive: archive.name, url: archive.place, to };
   if (options.tables !== undefined) {
     const tables = await runTables(context, options, request);
     steps.end();
-    context.out.result({ restore: { ...place, ...tables } }, tablesLines(options.to, archive.name, tables));
+    context.out.result({ restore: { ...place, ...tables } }, tablesLines(to, archive.name, tables));
     return exitCodes.done;
   }
   if (options.intoServer !== undefined) {
     const server = await runIntoServer(context, options, request);
     steps.end();
-    context.out.result({ restore: { ...place, ...server } }, intoServerLines(options.to, archive.name, server));
+    context.out.result({ restore: { ...place, ...server } }, intoServerLines(to, archive.name, server));
     return exitCodes.done;
   }
   const { restore } = await import('../restore-tool/restore/restore.ts');
   const report = await restore({ ...request, port: options.port, stop: options.stop === true });
   steps.end();
-  context.out.result({ restore: { ...place, ...report } }, lines(options.to, archive.name, report));
+  context.out.result({ restore: { ...place, ...report } }, lines(to, archive.name, report));
   return exitCodes.done;
 }
 

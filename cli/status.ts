@@ -100,9 +100,10 @@ async function readArchives(context: Context, options: ArchiveOptions): Promise<
       return { kind, name, state: 'watched' as const, log: null, archives, snapshots: noSnapshots, counters: {} };
     }),
   );
-  const archives = config?.source.mysql === null ? [] : await read(null);
-  const hasMysql = config !== null ? config.source.mysql !== null : archives.some(({ state }) => state !== 'empty');
-  return fromArchives(config, source, { mysql: hasMysql, archives, services });
+  const known = config?.source.mysql === null ? [] : await read(null);
+  const hasMysql = config === null ? known.some(({ state }) => state !== 'empty') : config.source.mysql !== null;
+  const isOnlyServices = !hasMysql && services.length > 0;
+  return fromArchives(config, source, { mysql: !isOnlyServices, archives: isOnlyServices ? [] : known, services });
 }
 
 /** Those of the configuration, or else all that an archive knows of. */
@@ -198,7 +199,7 @@ function lines(whole: StatusReport, width: number): string[] {
     shown.push(`hint${index === 0 ? ` (${code})` : ''}: ${hint}`);
   }
   const { capture, log, snapshots } = whole;
-  shown.push('');
+  if (whole.mysql) shown.push('');
   if (capture)
     shown.push(
       `source   ${whole.source}, ${capture.state} at ${capture.file === '' ? 'the beginning' : `${capture.file}:${capture.position}`}, timeline ${capture.generation}, ${formatCount(capture.transactions)} transactions since the agent started`,

@@ -29,9 +29,12 @@ const inHandMaxBytes = 64 * 1024 * 1024;
 const piecesMax = 4;
 /** Before a client gives up by itself: Telegraf after 5 s, a subscription after 30 s. */
 const durableWithinMs = 4000;
+/** Below this path InfluxDB forwards, so that what others send is told from it. */
+export const forwardedPath = '/forwarded';
+const writePaths = ['/write', '/api/v2/write', `${forwardedPath}/write`];
 const behind = 'the log is behind or away';
 const connectionsMax = 512;
-/** InfluxDB keeps 40 connections for each subscription, and sends the next write as soon as one is answered. */
+/** A pause in which InfluxDB would have sent the next write, if it had one. */
 const idleMs = 250;
 
 export interface IngestCounters {
@@ -44,11 +47,8 @@ export class Ingest {
   readonly counters: IngestCounters = { writes_total: 0, bytes_total: 0, refused_total: 0 };
   readonly #options: IngestOptions;
   readonly #server: Server;
+  readonly #forwarded = new Map<string, Forwarded>();
   #inHandBytes = 0;
-  #requests = 0;
-  /** Since when nothing was under way, as performance.now(); null while something is. */
-  #idleSinceMs: number | null = performance.now();
-  #lastIdleMs = performance.now();
   #closing = false;
 
   private constructor(options: IngestOptions) {
@@ -82,12 +82,11 @@ export class Ingest {
   }
 
   /**
-   * Whether nothing was under way for a moment since `sinceMs` (performance.now()): then all that InfluxDB had accepted
-   * before, and meant to forward, has come in.
+   * Whether all that InfluxDB had accepted before `sinceMs` (performance.now()), and meant to forward, has come in: of each
+   * place either nothing was under way for a moment since then, or more writes came than one subscription can hold back.
    */
-  wasIdleSince(sinceMs: number): boolean {
-    this.#noteIdle();
-    return this.#lastIdleMs > sinceMs;
+  deliveredSince(sinceMs: number, queueMax: number): boolean {
+    return [...this.#forwarded.values()].every((place) => place.deliveredSince(sinceMs, queueMax));
   }
 
   /** Takes nothing new, and waits for what is under way; then cuts what is left. */
@@ -104,7 +103,7 @@ export class Ingest {
     const [path = '', query = ''] = (request.url ?? '').split('?', 2);
     if (this.#closing) response.setHeader('connection', 'close');
     try {
-      if (request.method === 'POST' && (path === '/write' || path === '/api/v2/write'))
+      if (request.method === 'POST' && writePaths.includes(path))
         return await this.#write(path, new URLSearchParams(query), request, response);
       request.resume();
       if (path === '/ping') return this.#say(response, 204, '');
@@ -124,12 +123,13 @@ export class Ingest {
     request: IncomingMessage,
     response: ServerResponse,
   ): Promise<void> {
-    const meta = path === '/write' ? placeOf(query) : placeOfBucket(query);
+    const meta = path === '/api/v2/write' ? placeOfBucket(query) : placeOf(query);
     if (meta === null) {
       request.resume();
       return this.#say(response, 400, '{"error":"database is required"}');
     }
-    this.#begin();
+    const forwarded = path === `${forwardedPath}/write` ? this.#placeOf(meta) : null;
+    forwarded?.begin();
     const held = { bytes: 0 };
     try {
       const taken = await this.#take(meta, bodyOf(request), held);
@@ -140,7 +140,7 @@ export class Ingest {
       this.counters.writes_total += taken === 'taken' ? 1 : 0;
     } finally {
       this.#inHandBytes -= held.bytes;
-      this.#end();
+      forwarded?.end();
     }
   }
 
@@ -196,20 +196,11 @@ export class Ingest {
     return true;
   }
 
-  #begin(): void {
-    this.#noteIdle();
-    this.#requests += 1;
-    this.#idleSinceMs = null;
-  }
-
-  #end(): void {
-    this.#requests -= 1;
-    if (this.#requests === 0) this.#idleSinceMs = performance.now();
-  }
-
-  #noteIdle(): void {
-    const nowMs = performance.now();
-    if (this.#idleSinceMs !== null && nowMs - this.#idleSinceMs >= idleMs) this.#lastIdleMs = nowMs - idleMs;
+  #placeOf({ db, rp }: { db: string; rp: string }): Forwarded {
+    const key = JSON.stringify([db, rp]);
+    const place = this.#forwarded.get(key) ?? new Forwarded();
+    this.#forwarded.set(key, place);
+    return place;
   }
 
   #health(response: ServerResponse): void {
@@ -236,6 +227,42 @@ export class Ingest {
       body === '' ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
     response.writeHead(status, { ...headers, 'x-influxdb-version': this.#options.version() });
     response.end(body === '' ? undefined : body);
+  }
+}
+
+/** What comes through one subscription. InfluxDB sends the next write as soon as one is answered, so a pause says: no more. */
+class Forwarded {
+  #underWay = 0;
+  /** performance.now(); null while something is under way. */
+  #idleSinceMs: number | null = null;
+  #lastIdleMs = 0;
+  #served = 0;
+  /** A time, and how many were served by then: asked for again and again with the same time. */
+  #noted = { sinceMs: -1, served: 0 };
+
+  begin(): void {
+    this.#noteIdle();
+    this.#underWay += 1;
+    this.#idleSinceMs = null;
+  }
+
+  end(): void {
+    this.#underWay -= 1;
+    this.#served += 1;
+    if (this.#underWay === 0) this.#idleSinceMs = performance.now();
+  }
+
+  deliveredSince(sinceMs: number, queueMax: number): boolean {
+    this.#noteIdle();
+    if (this.#lastIdleMs > sinceMs) return true;
+    // Served since this was first asked, which is later than `sinceMs`.
+    if (this.#noted.sinceMs !== sinceMs) this.#noted = { sinceMs, served: this.#served };
+    return this.#served - this.#noted.served > queueMax;
+  }
+
+  #noteIdle(): void {
+    const nowMs = performance.now();
+    if (this.#idleSinceMs !== null && nowMs - this.#idleSinceMs >= idleMs) this.#lastIdleMs = nowMs - idleMs;
   }
 }
 

@@ -4,16 +4,26 @@ import type { Checked } from '../../core/influxdb/frames.ts';
 import type { InfluxdbServer } from '../../core/influxdb/server.ts';
 import type { Place } from './subscriptions.ts';
 
-export type ServerState = Omit<Checked, 'subscribed'>;
+export interface ServerState extends Omit<Checked, 'subscribed'> {
+  /** How often each place (`db`, `rp` as JSON) got new fields or shards: another text means that it did again. */
+  schemas: ReadonlyMap<string, string>;
+  /** Another text means that a database, shard or subscription came or went. */
+  outline: string;
+}
 
-/** The counters by which a lost write is noticed, and each shard's; those of other databases are left out. */
+type Counted = Omit<Checked, 'subscribed'>;
+
+/** The counters by which a lost write is noticed, and each shard's. `only` null: of all databases but _internal. */
 export async function readServerState(
   server: InfluxdbServer,
-  databases: readonly string[],
+  only: readonly string[] | null,
   signal: AbortSignal,
 ): Promise<ServerState> {
   const variables = await server.variables(signal);
-  const state: ServerState = { started: '', writeFailures: 0, subWriteDrop: 0, shards: {} };
+  const isWanted = (database: string) => (only === null ? database !== '_internal' : only.includes(database));
+  const outline: string[] = [];
+  const created = new Map<string, number[]>();
+  const state = { started: '', writeFailures: 0, subWriteDrop: 0, shards: {} as ServerState['shards'] };
   for (const [key, section] of Object.entries(variables)) {
     const values = section.values ?? {};
     if (key === 'system') state.started = String(section.started ?? '');
@@ -21,14 +31,20 @@ export async function readServerState(
     else if (section.name === 'subscriber' && !section.tags?.name)
       state.writeFailures = (values.writeFailures ?? 0) + (values.createFailures ?? 0);
     else if (section.name === 'write') state.subWriteDrop = values.subWriteDrop ?? 0;
-    else if (section.name === 'shard' && databases.includes(section.tags?.database ?? ''))
-      state.shards[String(section.tags?.id)] = [values.writePointsOk ?? 0, values.diskBytes ?? 0];
+    else if (section.name === 'shard' && isWanted(section.tags?.database ?? '')) {
+      const { id, database, retentionPolicy } = section.tags ?? {};
+      state.shards[String(id)] = [values.writePointsOk ?? 0, values.diskBytes ?? 0];
+      const place = JSON.stringify([database, retentionPolicy]);
+      created.set(place, [...(created.get(place) ?? []), Number(id), values.fieldsCreate ?? 0]);
+    }
+    if (['subscriber', 'shard', 'database'].includes(section.name ?? '')) outline.push(key);
   }
-  return state;
+  const schemas = new Map([...created].map(([place, numbers]) => [place, `${state.started} ${numbers.join(' ')}`]));
+  return { ...state, schemas, outline: outline.sort().join('\n') };
 }
 
 /** Whether a write may have been dropped between the two. */
-export function lostBetween(before: ServerState, now: ServerState): boolean {
+export function lostBetween(before: Counted, now: Counted): boolean {
   return (
     now.started !== before.started ||
     now.writeFailures !== before.writeFailures ||
@@ -37,7 +53,7 @@ export function lostBetween(before: ServerState, now: ServerState): boolean {
 }
 
 /** Whether this shard holds other points than before, as far as its numbers tell. */
-export function changedBetween(before: ServerState, now: ServerState, id: number): boolean {
+export function changedBetween(before: Counted, now: Counted, id: number): boolean {
   const [was, is] = [before.shards[id], now.shards[id]];
   if (is === undefined) return false;
   if (was === undefined) return true;
@@ -52,7 +68,7 @@ export function changedBetween(before: ServerState, now: ServerState, id: number
  */
 export function shardsInDoubt(
   before: Checked,
-  now: ServerState,
+  now: Counted,
   shards: readonly Shard[],
   newly: readonly Place[],
 ): Shard[] {

@@ -1,6 +1,7 @@
 /** From a service's configuration to what captures it. */
 import type { ServiceConfig } from '../../core/config/services.ts';
 import type { Logger } from '../../core/logging/logger.ts';
+import { InfluxdbService } from '../influxdb/service.ts';
 import type { CapturedService } from './types.ts';
 
 export interface OpenServiceOptions {
@@ -9,6 +10,11 @@ export interface OpenServiceOptions {
   environment: NodeJS.ProcessEnv;
 }
 
-export function openService(config: ServiceConfig, _options: OpenServiceOptions): CapturedService {
-  throw new Error(`nothing captures ${config.kind} yet`);
+export function openService(config: ServiceConfig, options: OpenServiceOptions): CapturedService {
+  switch (config.kind) {
+    case 'influxdb':
+      return new InfluxdbService(config, options);
+    case 'grafana':
+      throw new Error(`nothing captures ${config.kind} yet`);
+  }
 }

@@ -1,10 +1,11 @@
 /** A full copy of a service into all archives at once, as files of its own making, in chunks that are stored once. */
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import type { ChunkList } from '../../core/chunks/chunk-list.ts';
 import { ChunkPipeline, readerOfParts, type WrittenFile } from '../../core/chunks/chunk-pipeline.ts';
 import type { ServiceKind } from '../../core/config/services.ts';
 import { type JournalPosition, journalUuid, positionSettings } from '../../core/journal/source.ts';
 import { newSnapshotId } from '../../core/snapshot/manifest.ts';
-import type { SnapshotManifest } from '../../core/snapshot/types.ts';
+import type { SnapshotFile, SnapshotManifest } from '../../core/snapshot/types.ts';
 import type { TakenSnapshot } from '../snapshot/scheduler.ts';
 import { archiveReports, completeSides, type OpenSide, openSides, type SidesRequest } from '../snapshot/sides.ts';
 
@@ -14,8 +15,8 @@ export interface ServiceSnapshotRequest extends Omit<SidesRequest, 'engine'> {
   /** Where the journal stood when the copy began: what came in since then is replayed onto it. */
   began: JournalPosition;
   startedMicros: number;
-  /** What else is to be known of it, as texts. */
-  settings?: Record<string, string>;
+  /** What else is to be known of it, as texts; asked for when all is copied. */
+  settings?: () => Promise<Record<string, string>>;
   /** Writes the files, one after the other. */
   copy(files: SnapshotFiles): Promise<void>;
   nowMicros?: () => number;
@@ -30,10 +31,14 @@ export class SnapshotFiles {
   readonly #pipeline: ChunkPipeline;
   readonly #sides: readonly OpenSide[];
   readonly copied: CopiedFile[] = [];
+  /** Files of the earlier snapshots by archive and path. */
+  readonly #earlier: ReadonlyMap<string, ReadonlyMap<string, SnapshotFile>>;
 
   constructor(pipeline: ChunkPipeline, sides: readonly OpenSide[]) {
     this.#pipeline = pipeline;
     this.#sides = sides;
+    const byPath = ({ previous }: OpenSide) => new Map(previous?.files.map((file) => [file.path, file]));
+    this.#earlier = new Map(sides.map((side) => [side.name, byPath(side)]));
   }
 
   /** The earlier snapshots, each in its archive. */
@@ -45,18 +50,29 @@ export class SnapshotFiles {
     this.copied.push({ path, ...(await this.#pipeline.writeFile(readerOfParts(parts), () => {})) });
   }
 
-  /** A file as the earlier snapshots have it; false where one of the archives lacks it: then it must be written. */
-  async repeat(path: string): Promise<boolean> {
-    const found = this.#sides.map(({ name, previous }) => {
-      return { name, file: previous?.files.find((file) => file.path === path) };
-    });
-    const sizes = new Set(found.map(({ file }) => file?.sizeBytes));
+  /** Files as the earlier snapshots have them: all, or none (false) where an archive lacks one; then they must be written. */
+  async repeat(paths: readonly string[]): Promise<boolean> {
+    const found = paths.map((path) => this.#earlierFile(path));
+    if (found.some((file) => file === null || !this.#pipeline.canRepeat(file.lists))) return false;
+    for (const file of found) {
+      if (file === null) continue;
+      const { path, lists, sizeBytes } = file;
+      this.copied.push({ path, ...(await this.#pipeline.repeatFile(lists, sizeBytes)) });
+    }
+    return true;
+  }
+
+  #earlierFile(path: string): { path: string; lists: Map<string, ChunkList>; sizeBytes: number } | null {
+    const lists = new Map<string, ChunkList>();
+    const sizes = new Set<number>();
+    for (const [archive, files] of this.#earlier) {
+      const file = files.get(path);
+      if (file === undefined) return null;
+      lists.set(archive, file.chunks);
+      sizes.add(file.sizeBytes);
+    }
     const [sizeBytes] = sizes;
-    if (sizes.size !== 1 || sizeBytes === undefined) return false;
-    const lists = new Map(found.flatMap(({ name, file }) => (file === undefined ? [] : [[name, file.chunks]])));
-    const repeated = await this.#pipeline.repeatFile(lists, sizeBytes);
-    if (repeated !== null) this.copied.push({ path, ...repeated });
-    return repeated !== null;
+    return sizes.size === 1 && sizeBytes !== undefined ? { path, lists, sizeBytes } : null;
   }
 }
 
@@ -71,6 +87,7 @@ export async function takeServiceSnapshot(request: ServiceSnapshotRequest): Prom
   const files = new SnapshotFiles(pipeline, sides);
   await request.copy(files);
   await pipeline.finish();
+  const settings = (await request.settings?.()) ?? {};
   const finishedMicros = nowMicros();
   const manifestOf = ({ writer }: OpenSide): SnapshotManifest => ({
     id,
@@ -84,7 +101,7 @@ export async function takeServiceSnapshot(request: ServiceSnapshotRequest): Prom
     finishedMicros,
     serverVersion: request.serverVersion,
     settings: {
-      ...request.settings,
+      ...settings,
       ...positionSettings(request.began),
     },
     columns: {},

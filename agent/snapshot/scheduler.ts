@@ -5,8 +5,10 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText as messageOf } from '../../core/archive/store-error.ts';
+import { transientError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../../core/snapshot/manifest.ts';
+import type { Alarms } from '../alarms.ts';
 import type { ArchiveReport, NamedStore } from './sides.ts';
 
 /** What the scheduler wants to know of a snapshot that was taken. */
@@ -51,10 +53,19 @@ export class SnapshotScheduler {
   readonly state: SchedulerState = { running: false, lastSuccessMs: 0, nextMs: 0, lastError: '' };
   readonly #schedule: SnapshotSchedule;
   #failures = 0;
+  /** Whether one is due whatever there is. */
+  #isDueNow = false;
+  #wake = new AbortController();
   #alarmed = new Set<string | null>();
 
   constructor(schedule: SnapshotSchedule) {
     this.#schedule = schedule;
+  }
+
+  /** One that begins after this call is due in every archive. */
+  takeNow(): void {
+    this.#isDueNow = true;
+    this.#wake.abort();
   }
 
   /** Runs until the signal aborts; never rejects. */
@@ -62,9 +73,9 @@ export class SnapshotScheduler {
     const { signal } = this.#schedule;
     while (!signal.aborted) {
       await this.#round();
-      while (!signal.aborted && this.#now() < this.state.nextMs) {
+      while (!signal.aborted && !this.#isDueNow && this.#now() < this.state.nextMs) {
         const waitMs = Math.min(lookEveryMs, this.state.nextMs - this.#now());
-        await sleep(waitMs, undefined, { signal }).catch(() => undefined);
+        await sleep(waitMs, undefined, { signal: AbortSignal.any([signal, this.#wake.signal]) }).catch(() => undefined);
       }
     }
   }
@@ -73,7 +84,10 @@ export class SnapshotScheduler {
   async #round(): Promise<void> {
     const { everyMs, signal, logger } = this.#schedule;
     try {
-      const { due, nextMs } = await this.#findDue();
+      const isDueNow = this.#isDueNow;
+      this.#isDueNow = false;
+      this.#wake = new AbortController();
+      const { due, nextMs } = isDueNow ? { due: [...this.#schedule.stores], nextMs: 0 } : await this.#findDue();
       if (due.length > 0) await this.#take(due);
       const failed = this.#alarmed.size > 0;
       this.#failures = failed ? this.#failures + 1 : 0;
@@ -153,4 +167,15 @@ export class SnapshotScheduler {
   #now(): number {
     return (this.#schedule.nowMs ?? Date.now)();
   }
+}
+
+/** What a scheduler raises, as alarms `snapshot` and `snapshot:<archive>`. */
+export function snapshotAlarms(alarms: Alarms): SnapshotSchedule['onAlarm'] {
+  return (message, archive) => {
+    const topic = archive === null ? 'snapshot' : `snapshot:${archive}`;
+    if (message === null) return alarms.clear(topic);
+    const sentence = `${message.charAt(0).toUpperCase()}${message.slice(1)}${message.endsWith('.') ? '' : '.'}`;
+    const hint = 'It is tried again by itself; restores replay more meanwhile.';
+    alarms.raise(topic, transientError('QZ4508', sentence, hint));
+  };
 }

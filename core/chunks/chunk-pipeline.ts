@@ -74,17 +74,16 @@ export class ChunkPipeline {
     }
   }
 
-  /**
-   * A file as an earlier snapshot has it, by archive name, without reading it again. Null when an archive that is still
-   * written to lacks it: then it must be written.
-   */
-  async repeatFile(lists: ReadonlyMap<string, ChunkList>, sizeBytes: number): Promise<WrittenFile | null> {
-    const wanted = this.#targets.filter(({ failure }) => failure === null);
-    const isKnown = wanted.every(({ name, writer }) => {
+  /** Whether every archive that is still written to has all chunks of these lists, which are by archive name. */
+  canRepeat(lists: ReadonlyMap<string, ChunkList>): boolean {
+    return this.#targets.every(({ name, writer, failure }) => {
       const list = lists.get(name);
-      return list !== undefined && writer.knows(list);
+      return failure !== null || (list !== undefined && writer.knows(list));
     });
-    if (!isKnown) return null;
+  }
+
+  /** A file as an earlier snapshot has it, without reading it again; `canRepeat` was true. */
+  async repeatFile(lists: ReadonlyMap<string, ChunkList>, sizeBytes: number): Promise<WrittenFile> {
     while (this.#pending.length > 0) await this.#settle();
     const firstRow = this.#rows;
     this.#rows += Math.ceil(sizeBytes / chunkBytes);

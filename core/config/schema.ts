@@ -322,7 +322,6 @@ export const laterKeys: readonly { path: string; value?: string; instead: string
     instead: 'remove it: this version deletes nothing from an archive',
   })),
   { path: 'archives.*.retention', instead: 'remove it: this version deletes nothing from an archive' },
-  { path: 'influxdb', instead: 'remove it' },
   { path: 'grafana', instead: 'remove it' },
   { path: 'metrics', instead: 'remove it and let Prometheus scrape http.listen at /metrics' },
 ];

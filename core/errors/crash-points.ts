@@ -32,6 +32,8 @@ export const crashPoints = [
   'restore:during-replay',
   'restore:after-replay',
   'restore:before-hand-over',
+  'restore-influxdb:during-load',
+  'restore-influxdb:after-replay',
   'promotion:asked',
   'promotion:claimed',
   'promotion:won',

@@ -245,3 +245,32 @@ export function hashBytes(bytes: Buffer, start: number, end: number): number {
   for (let at = start; at < end; at += 1) sum = Math.imul(sum ^ (bytes[at] ?? 0), 0x01000193);
   return sum >>> 0;
 }
+
+/** Bytes that come in any pieces as blocks of whole lines; the last line need not end in a newline. */
+export async function* blocksOfLines(pieces: AsyncIterable<Buffer>): AsyncIterable<Buffer> {
+  let rest: Buffer[] = [];
+  let restBytes = 0;
+  let lookAgainAt = 0;
+  for await (const piece of pieces) {
+    rest.push(piece);
+    restBytes += piece.length;
+    // A line of many pieces is not looked through again with each of them.
+    if (restBytes < lookAgainAt) continue;
+    const bytes = rest.length === 1 ? piece : Buffer.concat(rest);
+    const whole = wholeLines(bytes);
+    if (whole > 0) yield bytes.subarray(0, whole);
+    rest = whole === bytes.length ? [] : [bytes.subarray(whole)];
+    restBytes = bytes.length - whole;
+    lookAgainAt = whole > 0 ? 0 : 2 * restBytes;
+  }
+  if (restBytes > 0) yield rest.length === 1 && rest[0] !== undefined ? rest[0] : Buffer.concat(rest);
+}
+
+/** Each line of a block, as offsets [start, end) without its newline. */
+export function eachLine(block: Buffer, tell: (start: number, end: number) => void): void {
+  for (let at = 0; at < block.length; ) {
+    const end = lineEnd(block, at);
+    if (end > at) tell(at, end);
+    at = end + 1;
+  }
+}

@@ -24,6 +24,8 @@ export interface SeriesRows {
 export type WriteOutcome = 'taken' | { rejected: string };
 
 const answerMs = 30_000;
+/** An export may think before its first row. */
+const exportMs = 120_000;
 const answerMaxBytes = 64 * 1024 * 1024;
 const reasonMax = 500;
 
@@ -126,14 +128,15 @@ export class InfluxdbServer {
     const auth =
       user === null ? {} : { authorization: `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}` };
     const length = body === null ? {} : { 'content-length': body.length };
-    const options: RequestOptions = { method, agent: this.#agent, signal, timeout: answerMs };
+    const timeout = path.includes('chunked') ? exportMs : answerMs;
+    const options: RequestOptions = { method, agent: this.#agent, signal, timeout };
     const request = (url.startsWith('https:') ? tlsRequest : plainRequest)(new URL(path, url), {
       ...options,
       headers: { ...headers, ...auth, ...length },
     });
     return await new Promise<IncomingMessage>((resolve, reject) => {
       request.once('response', resolve);
-      request.once('timeout', () => request.destroy(new Error(`no answer within ${answerMs / 1000} s`)));
+      request.once('timeout', () => request.destroy(new Error(`no answer within ${timeout / 1000} s`)));
       request.once('error', (error) => reject(signal.aborted ? signal.reason : broken(url, error)));
       request.end(body ?? undefined);
     });

@@ -12,6 +12,7 @@ interface Flags {
   stock?: boolean;
   kafka?: 0 | 1 | 3;
   s3?: boolean;
+  influxdb?: boolean;
   faults?: boolean;
 }
 
@@ -28,10 +29,11 @@ async function up(flags: Flags): Promise<number> {
     mysql: flags.stock ? { stock: true } : {},
     kafka: flags.kafka ?? 0,
     s3: flags.s3 === true,
+    influxdb: flags.influxdb === true,
     faults: flags.faults === true,
     signal: stop.signal,
   });
-  for (const handle of [lab.mysql.handle, lab.kafka, lab.s3]) handle?.release();
+  for (const handle of [lab.mysql.handle, lab.kafka, lab.s3, lab.influxdb]) handle?.release();
   const { port, socket, dataDir, version } = lab.mysql;
   const users = ['root', 'app', ...(flags.stock ? [] : ['qazyna'])];
   const accounts = users.map((user) => ({ user, passwordFile: secretPath(lab.dir, user) }));
@@ -41,9 +43,10 @@ async function up(flags: Flags): Promise<number> {
     mysql: { host: '127.0.0.1', port, socket, dataDir, version, accounts },
     kafka: lab.facts.kafka === undefined ? null : { brokers: String(lab.facts.kafka.brokers).split(',') },
     s3: lab.facts.s3 === undefined ? null : s3Facts(lab.facts.s3, lab.offsiteUrl),
+    influxdb: lab.facts.influxdb === undefined ? null : { url: String(lab.facts.influxdb.url) },
     faults: lab.facts.faults === undefined ? null : { control: `http://127.0.0.1:${lab.facts.faults.port}` },
   };
-  const { kafka, s3, faults } = facts;
+  const { kafka, s3, influxdb, faults } = facts;
   const text = [
     `MySQL ${version} on 127.0.0.1:${port}, socket ${socket}`,
     ...accounts.map(({ user, passwordFile }) => `  ${user.padEnd(6)} password in ${passwordFile}`),
@@ -52,6 +55,7 @@ async function up(flags: Flags): Promise<number> {
     ...(s3 === null
       ? []
       : [`S3 server on ${s3.endpoint}, bucket ${s3.bucket}, keys in ${s3.credentials}`, `  --from "${s3.archive}"`]),
+    ...(influxdb === null ? [] : [`InfluxDB on ${influxdb.url}`]),
     ...(faults === null
       ? []
       : [
@@ -112,6 +116,7 @@ for (const { name, about, run } of verbs) {
       new Option('--kafka <brokers>', 'a Kafka log of 1 or 3 brokers in place of local files').argParser(brokerCount),
     );
     command.option('--s3', 'the archive offsite in an S3 server in place of a folder');
+    command.option('--influxdb', 'an InfluxDB 1.8 beside MySQL, protected as well');
     command.option('--faults', 'a fault proxy before each server');
   }
   command.action((flags: Flags) => main(() => run(flags)));

@@ -12,6 +12,7 @@ import { configurationError } from '../../core/errors/error.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
 import type { MysqldHandle } from '../../core/mysql/mysqld.ts';
 import { FaultDesk, FaultService } from './fault-desk.ts';
+import { type InfluxdbLab, InfluxdbService } from './influxdb.ts';
 import { brokerPorts, type KafkaLab, KafkaService } from './kafka.ts';
 import { MysqlService, type MysqlServiceOptions } from './mysql.ts';
 import { labPort } from './ports.ts';
@@ -34,6 +35,8 @@ export interface LabOptions {
   kafka?: 0 | 1 | 3;
   /** The archive `offsite` in an S3 server instead of a folder. */
   s3?: boolean;
+  /** An InfluxDB 1.8 beside MySQL, protected as well. */
+  influxdb?: boolean;
   /** Puts fault proxies before every one of them: `lab.faults` tells them what to do. */
   faults?: boolean;
   signal?: AbortSignal;
@@ -72,6 +75,7 @@ export class Lab implements AsyncDisposable {
   /** Null when there is none, or when it was started by another process. */
   readonly kafka: KafkaLab | null;
   readonly s3: S3Lab | null;
+  readonly influxdb: InfluxdbLab | null;
   /** Null without proxies. */
   readonly faults: FaultDesk | null;
   /** What each service says of itself, also one that another process started. */
@@ -87,6 +91,7 @@ export class Lab implements AsyncDisposable {
     this.mysql = parts.mysql;
     this.kafka = parts.kafka;
     this.s3 = parts.s3;
+    this.influxdb = parts.influxdb;
     this.faults = parts.faults;
     this.facts = parts.facts;
     this.offsiteUrl = offsiteUrl(dir, parts.facts);
@@ -140,6 +145,7 @@ interface LabParts {
   mysql: LabMysql;
   kafka: KafkaLab | null;
   s3: S3Lab | null;
+  influxdb: InfluxdbLab | null;
   faults: FaultDesk | null;
   facts: LabFacts;
 }
@@ -160,13 +166,16 @@ async function startParts(dir: string, state: LabState, options: LabOptions): Pr
   const mysql = new MysqlService(options.mysql);
   const kafka = new KafkaService(options.kafka ?? 0, advertise('kafka'));
   const s3 = new S3Service(advertise('s3'));
+  const influxdb = new InfluxdbService();
   const wanted: LabService[] = [mysql];
   if (isWanted('kafka', (options.kafka ?? 0) > 0)) wanted.push(kafka);
   if (isWanted('s3', options.s3 === true)) wanted.push(s3);
+  if (isWanted('influxdb', options.influxdb === true)) wanted.push(influxdb);
   await allTogether(wanted, start, stop);
   if (faults !== null) await standBefore(faults, dir, state);
   const facts = factsOf(state);
-  return { mysql: await mysqlOf(dir, state, mysql.handle), kafka: kafka.handle, s3: s3.handle, faults, facts };
+  const handles = { kafka: kafka.handle, s3: s3.handle, influxdb: influxdb.handle };
+  return { mysql: await mysqlOf(dir, state, mysql.handle), ...handles, faults, facts };
 }
 
 /** When one fails the others are called off, and waited for: what they started is recorded by then. */
@@ -316,7 +325,8 @@ async function secretOf(dir: string, name: string): Promise<string> {
   return (await readFile(path, 'utf8')).trim();
 }
 
-function configText(dir: string, mysqlPort: number, httpPort: number, { kafka, s3 }: LabFacts): string {
+function configText(dir: string, mysqlPort: number, httpPort: number, facts: LabFacts): string {
+  const { kafka, s3, influxdb } = facts;
   const brokers = JSON.stringify(String(kafka?.brokers).split(','));
   const log =
     kafka === undefined
@@ -326,6 +336,10 @@ function configText(dir: string, mysqlPort: number, httpPort: number, { kafka, s
     s3 === undefined
       ? `url: "file://${dir}/archives/offsite"`
       : `url: "s3://${s3.bucket}/prod", endpoint: "${s3.endpoint}", path_style: true, credentials_file: ${s3.credentials}`;
+  const services =
+    influxdb === undefined
+      ? ''
+      : `influxdb:\n  - { name: syslog, url: "${influxdb.url}", listen: "127.0.0.1:${influxdb.ingestPort}" }\n`;
   return `# Made by the lab in ${dir}.
 source:
   name: agama
@@ -343,7 +357,7 @@ archives:
 snapshots:
   engine: clone
   scratch_dir: ${dir}/scratch
-http: { listen: "127.0.0.1:${httpPort}" }
+${services}http: { listen: "127.0.0.1:${httpPort}" }
 `;
 }
 

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { configPath, loadConfig, parseConfig } from '../../core/config/config.ts';
+import { configPath, loadConfig, mysqlOf, parseConfig } from '../../core/config/config.ts';
 import { configExample } from '../../core/config/example.ts';
 import { folderOfFileUrl, parseListen } from '../../core/config/keys.ts';
 import { editDistance, nearestWord } from '../../core/config/nearest.ts';
@@ -178,6 +178,48 @@ describe('a good configuration', () => {
       snapshots: { engine: 'logical' },
     });
     expect(parseConfig(file, json).archives[0]?.dir).toBe('/a b');
+  });
+});
+
+describe('services beside MySQL', () => {
+  const services = (text: string) => parseConfig(file, `${good}${text}`);
+
+  test('an InfluxDB: its name and address are enough', () => {
+    expect(services('influxdb: [{ name: syslog, url: "http://127.0.0.1:8086" }]\n').influxdb).toEqual([
+      {
+        kind: 'influxdb',
+        name: 'syslog',
+        url: 'http://127.0.0.1:8086',
+        databases: null,
+        user: null,
+        passwordFile: null,
+        listen: { host: '127.0.0.1', port: 8087 },
+        advertise: 'http://127.0.0.1:8087',
+        snapshotsEveryMs: 3_600_000,
+      },
+    ]);
+  });
+
+  test('without MySQL: only they are protected', () => {
+    const text = good.replace(/ {2}mysql:.*\n/, '').replace(/snapshots:\n.*\n/, '');
+    const config = parseConfig(file, `${text}influxdb: [{ name: syslog, url: "http://127.0.0.1:8086" }]\n`);
+    expect([config.source.mysql, config.snapshots.scratchDir]).toEqual([null, null]);
+    expect(() => mysqlOf(config)).toThrow(/names no MySQL server/);
+  });
+
+  test('two of one name, and a topic that leaves no room for theirs, are refused', () => {
+    const two = 'influxdb: [{ name: a, url: "http://h:1" }, { name: a, url: "http://h:2" }]\n';
+    expect(problem(`${good}${two}`).message).toMatch(/`influxdb` has two entries called a/);
+    const topic = 'x'.repeat(240);
+    const kafka = good.replace(/local:.*/, `kafka: { brokers: ["k:9092"], topic: ${topic} }`);
+    expect(problem(`${kafka}influxdb: [{ name: a, url: "http://h:1" }]\n`).message).toMatch(/topic.*too long/);
+    expect(parseConfig(file, kafka).log).toMatchObject({ topic });
+  });
+
+  test('a wrong key inside a list is named with its place', () => {
+    const { message, hint } = problem(`${good}influxdb:\n  - { name: a, url: "http://h:1", databses: [x] }\n`);
+    expect(message).toMatch(/Unknown key `influxdb\.0\.databses` \(line 11/);
+    expect(hint).toMatch(/Did you mean databases/);
   });
 });
 
@@ -459,7 +501,6 @@ describe('keys of later versions are refused by name', () => {
         'qazyna", failure_domain: other_host',
       ),
     ],
-    ['influxdb', `${good}influxdb: []\n`],
     ['grafana', `${good}grafana:\n`],
     ['metrics', `${good}metrics: { influxdb: {} }\n`],
   ])('%s', (key, text) => {

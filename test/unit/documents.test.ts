@@ -63,7 +63,7 @@ describe('the documents', () => {
       const ran: string[] = [];
       const parsed = program();
       const silence = (command: Command) => {
-        if (command.commands.length === 0)
+        if (command.commands.length === 0 || command.name() === 'restore')
           command.action((...given: unknown[]) => void ran.push(JSON.stringify(given.at(-2))));
         for (const child of command.commands) silence(child);
       };

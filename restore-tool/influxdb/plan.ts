@@ -1,0 +1,173 @@
+/** What a restore of an InfluxDB database would be made of: a snapshot, and the journal behind it up to an instant. */
+import { configurationError } from '../../core/errors/error.ts';
+import { utcText } from '../../core/history/instant.ts';
+import { ArchiveHistory } from '../../core/history/open.ts';
+import type { Definitions, FieldTypes, RetentionPolicy, Shard } from '../../core/influxdb/definitions.ts';
+import { openFrame } from '../../core/influxdb/frames.ts';
+import { contentOf, placePath, shardPath } from '../../core/influxdb/snapshot-files.ts';
+import { readJournal } from '../../core/journal/read.ts';
+import { type JournalPosition, positionOf } from '../../core/journal/source.ts';
+import { journalThrough } from '../../core/journal/window.ts';
+import { type CompleteSnapshot, listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
+import type { SnapshotFile } from '../../core/snapshot/types.ts';
+import type { InfluxdbRestoreRequest } from './types.ts';
+
+export interface InfluxdbPlan {
+  history: ArchiveHistory;
+  snapshot: CompleteSnapshot;
+  fromDatabase: string;
+  /** Where the journal is read from, and the instant it is read to (µs; Infinity: to its end). */
+  began: JournalPosition;
+  throughMicros: number;
+  completeThroughMicros: number;
+  /** As they were at the beginning of the journal, and at the instant. */
+  before: Definitions;
+  at: Definitions;
+  policies: RetentionPolicy[];
+  /** Shards of the database in the snapshot, each with its files. */
+  shards: { shard: Shard; files: SnapshotFile[] }[];
+  /** Field types by retention policy, all that were ever told. */
+  types: Map<string, FieldTypes[]>;
+  journal: JournalScan;
+}
+
+interface JournalScan {
+  /** Rounds of exports that were finished by then. */
+  rounds: Set<string>;
+  /** Bytes of lines for this database. */
+  bytes: number;
+}
+
+type PlanRequest = Pick<
+  InfluxdbRestoreRequest,
+  'store' | 'chainName' | 'toMicros' | 'to' | 'fromDatabase' | 'signal' | 'logger'
+>;
+
+/** Throws QZ2923–QZ2926 when there is nothing to restore from, QZ333x when the journal is damaged on the way. */
+export async function planInfluxdb(request: PlanRequest): Promise<InfluxdbPlan> {
+  const { store, chainName, signal, logger } = request;
+  const history = await ArchiveHistory.open(store, chainName, { signal, logger });
+  const completeThroughMicros = journalThrough(history);
+  const throughMicros = request.toMicros ?? Number.POSITIVE_INFINITY;
+  if (request.toMicros !== null && request.toMicros > completeThroughMicros)
+    throw beyond(request, completeThroughMicros);
+  const snapshots = await listCompleteSnapshots(store, { source: chainName, signal });
+  const snapshot = snapshots.find(({ finishedMicros }) => finishedMicros <= throughMicros);
+  if (snapshot === undefined) throw noSnapshot(request, snapshots);
+  const manifest = await readManifest(store, snapshot.id);
+  const content = contentOf(manifest);
+  const began = positionOf(manifest);
+  const scan = new Scan(content.definitions);
+  for await (const { frame, end } of readJournal({ history, after: began, throughMicros, signal }))
+    scan.add(openFrame(frame, `${end.file}:${end.offset}`));
+  signal.throwIfAborted();
+  const at = scan.definitions;
+  const fromDatabase = chooseDatabase(request, at);
+  const policies = at.databases.find(({ name }) => name === fromDatabase)?.policies ?? [];
+  return {
+    history,
+    snapshot,
+    fromDatabase,
+    began,
+    throughMicros,
+    completeThroughMicros,
+    before: content.definitions,
+    at,
+    policies,
+    shards: content.shards
+      .filter(({ database, policy }) => database === fromDatabase && policies.some(({ name }) => name === policy))
+      .map((shard) => ({ shard, files: manifest.files.filter(({ path }) => path.startsWith(`${shardPath(shard)}/`)) })),
+    types: scan.typesOf(fromDatabase, content.fields),
+    journal: { rounds: scan.rounds, bytes: scan.bytesOf(fromDatabase) },
+  };
+}
+
+/** One pass over the journal: what must be known of its whole before its lines are replayed. */
+class Scan {
+  definitions: Definitions;
+  readonly rounds = new Set<string>();
+  readonly #bytes = new Map<string, number>();
+  readonly #types: { db: string; rp: string; types: FieldTypes }[] = [];
+
+  constructor(definitions: Definitions) {
+    this.definitions = definitions;
+  }
+
+  add(frame: ReturnType<typeof openFrame>): void {
+    switch (frame.kind) {
+      case 'definitions':
+        this.definitions = frame.definitions;
+        break;
+      case 'exported':
+        this.rounds.add(frame.meta.round);
+        break;
+      case 'fields':
+        this.#types.push({ ...frame.meta, types: frame.types });
+        break;
+      case 'write':
+      case 'export':
+        this.#bytes.set(frame.meta.db, (this.#bytes.get(frame.meta.db) ?? 0) + frame.body.length);
+    }
+  }
+
+  bytesOf(database: string): number {
+    return this.#bytes.get(database) ?? 0;
+  }
+
+  typesOf(database: string, atSnapshot: Record<string, FieldTypes>): Map<string, FieldTypes[]> {
+    const types = new Map<string, FieldTypes[]>();
+    const told = this.#types.filter(({ db }) => db === database);
+    for (const { rp, types: each } of told) types.set(rp, [...(types.get(rp) ?? []), each]);
+    for (const policy of this.#policies(database)) {
+      const before = atSnapshot[placePath({ database, policy })];
+      if (before !== undefined) types.set(policy, [before, ...(types.get(policy) ?? [])]);
+    }
+    return types;
+  }
+
+  #policies(database: string): string[] {
+    const found = this.definitions.databases.find(({ name }) => name === database);
+    return found?.policies.map(({ name }) => name) ?? [];
+  }
+}
+
+function chooseDatabase({ fromDatabase, chainName }: PlanRequest, { databases }: Definitions): string {
+  const names = databases.map(({ name }) => name);
+  if (fromDatabase !== null && names.includes(fromDatabase)) return fromDatabase;
+  const [only] = names;
+  if (fromDatabase === null && only !== undefined && names.length === 1) return only;
+  const held = names.length === 0 ? 'none' : names.join(', ');
+  if (fromDatabase !== null)
+    throw configurationError(
+      'QZ2923',
+      `${chainName} had no database ${fromDatabase} at that instant; it had ${held}.`,
+      'Check the name, or choose an instant before it was dropped.',
+      { details: { databases: names } },
+    );
+  throw configurationError(
+    'QZ2924',
+    `${chainName} had ${names.length} databases at that instant, and none was named.`,
+    `Give --from-database with one of ${held}.`,
+    { details: { databases: names } },
+  );
+}
+
+function beyond({ to, chainName }: PlanRequest, throughMicros: number) {
+  return configurationError(
+    'QZ2925',
+    `The archive knows nothing of ${chainName} after ${utcText(throughMicros) || 'any instant'}, so it cannot be restored to ${to}.`,
+    'Give --to latest for all it holds, or an earlier instant; `qazyna windows` lists them.',
+    { details: { throughMicros } },
+  );
+}
+
+function noSnapshot({ to, chainName }: PlanRequest, snapshots: readonly CompleteSnapshot[]) {
+  const oldest = snapshots.at(-1);
+  return configurationError(
+    'QZ2926',
+    `No snapshot of ${chainName} was finished by ${to}.`,
+    oldest === undefined
+      ? 'There is none at all yet; the agent takes one at its first start.'
+      : `The oldest one was finished at ${utcText(oldest.finishedMicros)}: choose an instant from there on.`,
+  );
+}
