@@ -159,12 +159,18 @@ export class SegmentDraft {
 
 /**
  * Entries merged into segments: each is complete when it is full, when what follows does not belong to it, or when it is due.
- * What is unfinished when the entries end is yielded last.
+ * What is unfinished when the entries end is yielded last. `wanted`: the number that a draft has to reach, asked when it
+ * begins; once it is there, waiting for more would only hold up those who wait for it.
  */
-export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits: DraftLimits) {
+export async function* segmentDrafts(
+  entries: AsyncIterable<FoldedEntry>,
+  limits: DraftLimits,
+  wanted: () => Promise<number> = async () => Number.POSITIVE_INFINITY,
+) {
   const iterator = entries[Symbol.asyncIterator]();
   let coming = iterator.next();
   let draft: SegmentDraft | null = null;
+  let until = Number.POSITIVE_INFINITY;
   try {
     for (;;) {
       const next: IteratorResult<FoldedEntry> | 'due' =
@@ -179,9 +185,11 @@ export async function* segmentDrafts(entries: AsyncIterable<FoldedEntry>, limits
         yield draft;
         draft = null;
       }
-      if (draft === null) draft = new SegmentDraft(next.value, limits, performance.now());
-      else draft.add(next.value, performance.now());
-      if (draft.isFull) {
+      if (draft === null) {
+        draft = new SegmentDraft(next.value, limits, performance.now());
+        until = await wanted();
+      } else draft.add(next.value, performance.now());
+      if (draft.isFull || draft.after.next >= until) {
         yield draft;
         draft = null;
       }

@@ -80,12 +80,14 @@ export class SegmentWriter {
   async note(options: { force?: boolean } = {}): Promise<void> {
     const { store, sourceName, tipEveryMs } = this.#options;
     await this.#writeIndexes();
-    if (this.#last === null || this.#tipSequence === this.sequence) return;
+    // Segments may be placed meanwhile.
+    const last = this.#last?.header;
+    if (last === undefined || this.#tipSequence === last.sequence) return;
     if (!options.force && performance.now() - this.#tipAt < tipEveryMs) return;
-    await raiseTip(store, sourceName, tipOf(this.#last.header));
+    await raiseTip(store, sourceName, tipOf(last));
     crashPoint('shipper:after-tip');
     this.#tipAt = performance.now();
-    this.#tipSequence = this.sequence;
+    this.#tipSequence = last.sequence;
   }
 
   async #isOurs(key: string, body: readonly Uint8Array[]): Promise<boolean> {

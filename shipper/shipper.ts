@@ -2,20 +2,29 @@
  * From the log into one archive. What is archived is read back from the archive itself, so a shipper can be killed at any
  * moment, started twice, or pointed at a log that ran ahead for days: it goes on where the archive's chain ends.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Acceptance } from '../core/archive/acceptance.ts';
+import { readSegmentHeader } from '../core/archive/chain.ts';
+import { readFloor } from '../core/archive/floor.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import { continuesAt, counts, fold } from '../core/chain/fold.ts';
+import { claimedByAnother, fencedIn } from '../core/chain/superseded.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import { integrityError, isKind } from '../core/errors/error.ts';
+import { integrityError, isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
+import { bringUp } from '../core/history/bring-up.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
-import { type DraftLimits, type FoldedEntry, segmentDrafts } from './draft.ts';
+import { type DraftLimits, type FoldedEntry, type SegmentDraft, segmentDrafts } from './draft.ts';
+import { FloorWatch } from './floor-watch.ts';
 import { SegmentWriter } from './segment-writer.ts';
 
 export const defaultSegmentLimits: DraftLimits = { maxBytes: 8 * 1024 * 1024, maxAgeMs: 1000, idleAgeMs: 10_000 };
 const defaultTipEveryMs = 10_000;
 /** A segment is a second's worth: nothing is gained by looking at each entry as it comes. */
 const gatherMs = 100;
+/** In the archive that decides: so often it is looked whether somebody else has gone on, while nothing is put there. */
+const lookEveryMs = 1000;
 
 /** What an archive holds. */
 export interface Shipped {
@@ -28,6 +37,16 @@ export interface Shipped {
   completeThroughMicros: number;
   /** Number of the last segment; -1 before any. */
   sequence: number;
+}
+
+/** What an archive is to its shipper when its order decides who the source is. The log is one of this host alone. */
+export interface Deciding {
+  /** Told how far the archive has accepted the log, and by what nothing more will be accepted. */
+  acceptance: Acceptance;
+  /** Somebody waits for what is shipped: no timer holds it up. */
+  atOnce: boolean;
+  /** Who has claimed the log, and the number behind that claim; null before. */
+  owner: () => { writer: string; next: number } | null;
 }
 
 export interface ShipperOptions {
@@ -44,6 +63,9 @@ export interface ShipperOptions {
   onProgress?: (shipped: Shipped) => void;
   /** Told of each passing fault; the shipper tries again by itself, for as long as it takes. */
   onFailure?: (error: Error) => void;
+  decides?: Deciding | null;
+  /** The archive that decides: it holds what this one may lack of the logs before this one. */
+  ahead?: ObjectStore | null;
 }
 
 /** Runs until the signal aborts. Rejects with an integrity or configuration error; passing faults are retried for ever. */
@@ -56,31 +78,40 @@ class Shipper {
   readonly #limits: DraftLimits;
   readonly #writer: SegmentWriter;
   readonly #what: string;
+  #isPlacing = false;
+  #placedAtMs = Number.NEGATIVE_INFINITY;
+  #noting: Promise<void> | null = null;
 
   constructor(options: ShipperOptions) {
     const { store, sourceName } = options;
     this.#options = options;
-    this.#limits = { ...defaultSegmentLimits, ...options.segment };
+    // Heartbeats tell a standby that the source is there.
+    const usual = options.decides ? { ...defaultSegmentLimits, idleAgeMs: 1000 } : defaultSegmentLimits;
+    this.#limits = { ...usual, ...options.segment };
     this.#writer = new SegmentWriter({ store, sourceName, tipEveryMs: options.tipEveryMs ?? defaultTipEveryMs });
     this.#what = `shipping ${sourceName} to ${options.archiveName}`;
   }
 
   async run(): Promise<void> {
-    const { signal, logger, onFailure } = this.#options;
+    const { signal, logger, onFailure, decides } = this.#options;
     const failed = onFailure === undefined ? {} : { onFailure };
     try {
       while (!signal.aborted) {
         await retrying(this.#what, () => this.#once(), { signal, deadlineMs: Infinity, logger, ...failed });
       }
     } catch (error) {
-      if (!signal.aborted || isKind(error, 'integrity')) throw error;
+      if (signal.aborted && !isKind(error, 'integrity')) return;
+      decides?.acceptance.end(error);
+      throw error;
     }
   }
 
   /** Until the signal aborts, another shipper wins, or a fault comes after something was shipped: then all is read anew. */
   async #once(): Promise<void> {
     const { signal, logger, onFailure } = this.#options;
+    const known = { sequence: this.#writer.sequence, state: this.#writer.state };
     await this.#writer.resume(signal);
+    await this.#requireOurs(known);
     const start = await this.#start();
     if (start === null) return;
     this.#report();
@@ -96,28 +127,118 @@ class Shipper {
   }
 
   async #ship(from: number, state: ChainState | null): Promise<void> {
-    const { signal, logger } = this.#options;
+    const { signal, logger, decides } = this.#options;
+    // Aborted with why this round ends.
     const stop = new AbortController();
+    const either = AbortSignal.any([signal, stop.signal]);
+    const floor = this.#watchFloor(stop);
+    const looking = decides ? this.#lookForOthers(stop, either) : null;
     try {
-      const entries = this.#folded(from, state, AbortSignal.any([signal, stop.signal]));
-      for await (const draft of segmentDrafts(entries, this.#limits)) {
-        if ((await this.#writer.place(draft)) === 'lost') {
+      const entries = this.#folded(from, state, either);
+      for await (const draft of segmentDrafts(entries, this.#limits, () => this.#wanted())) {
+        await floor?.room();
+        if (stop.signal.aborted) break;
+        if ((await this.#placed(draft)) === 'lost') {
           logger.info(`${this.#what}: another shipper was first; reading on`, { sequence: this.#writer.sequence + 1 });
           return;
         }
         this.#report();
-        await this.#writer.note();
+        if (this.#writer.state !== null) floor?.placed(this.#writer.sequence, this.#writer.state);
+        await this.#note(stop);
       }
-      await this.#writer.note({ force: true });
+      if (!stop.signal.aborted) await this.#writer.note({ force: true });
     } finally {
-      stop.abort();
+      stop.abort(new Error('this round is over'));
+      await Promise.all([looking, this.#noting]);
     }
+    if (stop.signal.reason instanceof QazynaError) throw stop.signal.reason;
+  }
+
+  async #placed(draft: SegmentDraft): Promise<'placed' | 'lost'> {
+    this.#isPlacing = true;
+    try {
+      return await this.#writer.place(draft);
+    } finally {
+      this.#isPlacing = false;
+      this.#placedAtMs = performance.now();
+    }
+  }
+
+  /** Index and tip are nothing that anybody waits for. */
+  async #note(stop: AbortController): Promise<void> {
+    if (!this.#options.decides?.atOnce) return await this.#writer.note();
+    this.#noting ??= this.#writer
+      .note()
+      .catch((error: unknown) => stop.abort(error))
+      .finally(() => {
+        this.#noting = null;
+      });
+  }
+
+  /** All that the log holds just now, where somebody waits for it. */
+  async #wanted(): Promise<number> {
+    return this.#options.decides?.atOnce ? (await this.#options.log.bounds()).next : Number.POSITIVE_INFINITY;
+  }
+
+  #watchFloor(stop: AbortController): FloorWatch | null {
+    const { store, sourceName, signal, logger, decides, onFailure } = this.#options;
+    if (!decides) return null;
+    const failed = onFailure === undefined ? {} : { onFailure };
+    const either = AbortSignal.any([signal, stop.signal]);
+    return new FloorWatch({
+      store,
+      sourceName,
+      retry: { signal: either, logger, deadlineMs: Number.POSITIVE_INFINITY, ...failed },
+      onAccepted: (state) => decides.acceptance.reached(state),
+      // What is in hand when everything ends is still put.
+      onFailure: (error) => signal.aborted || stop.abort(error),
+    });
+  }
+
+  /** While nothing is put, a promotion would go unnoticed. */
+  async #lookForOthers(stop: AbortController, signal: AbortSignal): Promise<void> {
+    const { store, sourceName, logger } = this.#options;
+    while (!signal.aborted) {
+      await sleep(lookEveryMs, undefined, { signal }).catch(() => undefined);
+      const sequence = this.#writer.sequence + 1;
+      const isBusy = () => this.#isPlacing || performance.now() - this.#placedAtMs < lookEveryMs;
+      if (signal.aborted || isBusy()) continue;
+      try {
+        const found = await readSegmentHeader(store, sourceName, sequence);
+        if (found !== null && !isBusy() && this.#writer.sequence + 1 === sequence)
+          stop.abort(new Error('somebody else has gone on in this archive'));
+      } catch (error) {
+        if (!isKind(error, 'transient')) stop.abort(error);
+        else logger.debug(`${this.#what}: ${error.message}`, { code: error.code });
+      }
+    }
+  }
+
+  /** In the archive that decides nobody but the owner of this log may have gone on. `known`: where it stood before. */
+  async #requireOurs(known: { sequence: number; state: ChainState | null }): Promise<void> {
+    const { log, store, decides } = this.#options;
+    if (!decides) return;
+    const { state: archived, sequence } = this.#writer;
+    if (sequence < known.sequence) throw this.#wentBack(known.sequence, sequence);
+    const own = (await log.checkpoint()).state;
+    if (archived === null || own === null) return;
+    if (archived.generation > own.generation) throw fencedIn(store.url, archived, own.sourceUuid);
+    const owner = decides.owner();
+    const isOtherChain = archived.chainId !== own.chainId;
+    const wasOurs = known.state?.chainId === own.chainId;
+    const isBehindClaim = owner !== null && !isOtherChain && archived.next >= owner.next;
+    if ((isOtherChain && wasOurs) || (isBehindClaim && archived.writer !== owner.writer))
+      throw claimedByAnother(store.url, archived);
+    // What is read back is as good as what was answered for.
+    if (!isOtherChain && (await readFloor(store, this.#options.sourceName)) < sequence)
+      decides.acceptance.reached(archived);
   }
 
   async *#folded(from: number, start: ChainState | null, signal: AbortSignal): AsyncIterable<FoldedEntry> {
     let state = start;
     const resumed = this.#writer.state;
-    for await (const landed of this.#options.log.read(from, { follow: true, gatherMs, signal })) {
+    const gathering = this.#options.decides?.atOnce ? {} : { gatherMs };
+    for await (const landed of this.#options.log.read(from, { follow: true, ...gathering, signal })) {
       const before = state;
       const isCounted = counts(before, landed);
       state = fold(before, landed);
@@ -144,11 +265,32 @@ class Shipper {
       if (base.next > 0) this.#warnLateStart(base.next, base.state);
       return { from: base.next, state: base.state };
     }
+    if (archived.chainId !== chainId && (await this.#broughtUp(archived))) return await this.#start();
     // Another chain must continue this archive's from its very first entry: that is checked when it is read.
     const wanted = archived.chainId === chainId ? archived.next : 0;
     if (wanted < bounds.first) throw this.#released(wanted, bounds.first, archived, base.state);
     if (wanted > bounds.next) throw this.#behind(wanted, bounds.next);
     return { from: wanted, state: archived.chainId === chainId ? archived : null };
+  }
+
+  /** Whether it was behind the log's very beginning, and the archive that decides had what it lacked. */
+  async #broughtUp(archived: ChainState): Promise<boolean> {
+    const { log, ahead, store, sourceName, signal, logger } = this.#options;
+    if (!ahead) return false;
+    const begun = await this.#begun();
+    if (begun !== null && continuesAt(archived, begun)) return false;
+    logger.warn(`${this.#what}: it lacks what was before the ${log.name}; copying that from ${ahead.url}`);
+    const { segments } = await bringUp({ from: ahead, to: store, sourceName, signal, logger });
+    await this.#writer.resume(signal);
+    return segments > 0;
+  }
+
+  /** The fold behind the log's first entry; null when that was released. */
+  async #begun(): Promise<ChainState | null> {
+    const { log, signal } = this.#options;
+    if ((await log.bounds()).first > 0) return null;
+    for await (const landed of log.read(0, { follow: false, signal })) return fold(null, landed);
+    return null;
   }
 
   async #firstChainId(signal: AbortSignal): Promise<string | null> {
@@ -195,6 +337,16 @@ class Shipper {
       `The ${log.name} ends before entry ${next}, but ${store.url} already holds it up to ${wanted - 1}.`,
       'The log has lost its end, or was replaced by an older copy: find out which before anything else is written.',
       { details: { logNext: next, archiveNext: wanted } },
+    );
+  }
+
+  #wentBack(before: number, now: number) {
+    const { store, sourceName } = this.#options;
+    return integrityError(
+      'QZ3419',
+      `The archive ${store.url} ends at segment ${now} of ${sourceName}, although it had taken segment ${before}.`,
+      'It lost what it had accepted, or another place stands under its name. Compare with the other archives before anything is started again.',
+      { details: { before, now } },
     );
   }
 

@@ -48,6 +48,37 @@ export async function readSegment(
   return { decoded, raw: await openBody(decoded.header, stored, key) };
 }
 
+/** Over a network the wait for each answer is what a walk takes: so many are asked for at once, when it is a long one. */
+const readsAtOnce = 16;
+
+/**
+ * The chain behind `last` (null: from its beginning), each link checked, up to the first segment that is not there. Throws
+ * QZ3402, QZ3403 or QZ3405 naming what is damaged.
+ */
+export async function* walkChain(
+  store: ObjectStore,
+  source: string,
+  last: DecodedHeader | null,
+  signal: AbortSignal,
+): AsyncGenerator<DecodedHeader> {
+  let previous = last;
+  for (let count = 1; ; count = Math.min(2 * count, readsAtOnce)) {
+    signal.throwIfAborted();
+    const first = (previous?.header.sequence ?? -1) + 1;
+    const asked = Array.from({ length: count }, (_, index) => readSegmentHeader(store, source, first + index));
+    // What fails behind the first missing one is of no interest.
+    for (const outcome of await Promise.allSettled(asked)) {
+      if (outcome.status === 'rejected') throw outcome.reason;
+      const next = outcome.value;
+      if (next === null) return;
+      const problem = linkProblem(previous, next);
+      if (problem !== null) throw damaged(segmentKey(source, next.header.sequence), problem);
+      yield next;
+      previous = next;
+    }
+  }
+}
+
 function inPlace(decoded: DecodedHeader, sequence: number, key: string): DecodedHeader {
   if (decoded.header.sequence === sequence) return decoded;
   throw damaged(key, `it is segment ${decoded.header.sequence} under another's name`);

@@ -40,6 +40,11 @@ export function tipKey(source: string): string {
   return `sources/${source}/tip.json`;
 }
 
+/** Up to where the chain was compacted. */
+export function floorKey(source: string): string {
+  return `sources/${source}/floor`;
+}
+
 /** The number a chain key ends in, or -1 when it is no chain key. */
 export function sequenceOfKey(key: string): number {
   const match = /\/chain\/(\d{20})$/.exec(key);

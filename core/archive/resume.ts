@@ -1,8 +1,8 @@
 /** Where an archive's chain ends: what a shipper goes on from. Read from the archive itself, never kept beside it. */
-import { integrityError, isKind } from '../errors/error.ts';
-import { linkProblem, readSegmentHeader } from './chain.ts';
+import { integrityError, isKind, transientError } from '../errors/error.ts';
+import { readSegmentHeader, walkChain } from './chain.ts';
 import { chainPrefix, indexKey, indexPrefix, indexSpan, rangeOfIndexKey, segmentKey, sequenceOfKey } from './layout.ts';
-import { type DecodedHeader, damaged } from './segment.ts';
+import type { DecodedHeader } from './segment.ts';
 import { openIndex } from './segment-index.ts';
 import type { ObjectStore } from './store.ts';
 import { readTip } from './tip.ts';
@@ -27,13 +27,7 @@ export async function findChainEnd(store: ObjectStore, source: string, signal: A
   const unindexed: DecodedHeader[] = [];
   let last = indexed;
   for (let looks = 0; ; ) {
-    for (;;) {
-      signal.throwIfAborted();
-      const sequence = (last?.header.sequence ?? -1) + 1;
-      const next = await readSegmentHeader(store, source, sequence);
-      if (next === null) break;
-      const problem = linkProblem(last, next);
-      if (problem !== null) throw damaged(segmentKey(source, sequence), problem);
+    for await (const next of walkChain(store, source, last, signal)) {
       unindexed.push(next);
       last = next;
     }
@@ -49,6 +43,31 @@ export async function findChainEnd(store: ObjectStore, source: string, signal: A
     looks += 1;
     if (looks === looksAtHole) throw hole(store, source, missing, beyond - 1);
   }
+}
+
+/** Sequence numbers that an archive lacks, although it holds later ones, or says that it did. */
+export interface MissingSegments {
+  first: number;
+  last: number;
+}
+
+/** What is missing at `sequence`, which was just looked for in vain; null when the chain simply ends there. */
+export async function missingAt(store: ObjectStore, source: string, sequence: number): Promise<MissingSegments | null> {
+  const beyond = await firstBeyond(store, source, sequence);
+  if (beyond === sequence) return null;
+  if (beyond !== null) return { first: sequence, last: beyond - 1 };
+  const tip = await readTip(store, source);
+  return tip !== null && tip.sequence >= sequence ? { first: sequence, last: tip.sequence } : null;
+}
+
+/** For those who follow an archive: they wait at the hole, and go on once it is closed. */
+export function lacking(store: ObjectStore, source: string, { first, last }: MissingSegments) {
+  return transientError(
+    'QZ4415',
+    `The archive ${store.url} lacks segments ${first} to ${last} of ${source}, so nobody who follows it gets beyond them.`,
+    'Bring the missing objects back, or follow another archive; it goes on by itself once they are there. `qazyna windows` shows every gap.',
+    { details: { firstSequence: first, lastSequence: last } },
+  );
 }
 
 /** The last header that an index object near the tip holds. A damaged or missing one only costs a longer walk. */

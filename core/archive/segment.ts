@@ -26,6 +26,8 @@ const headerBytesMax = 33 * 1024 * 1024;
 const crcBytes = 4;
 const flagSemiSync = 1;
 const compressionLevel = 3;
+/** A shorter body is kept as it is: a frame of its own would cost more than it saves. */
+const compressFromBytes = 128;
 const compressedChunkBytes = 256 * 1024;
 
 export const segmentKinds: Record<EntryKind, number> = { claim: 1, events: 2, heartbeat: 3, promotion: 4, timeline: 5 };
@@ -87,7 +89,7 @@ export async function sealBody(parts: readonly Buffer[]): Promise<SealedBody> {
   const sum = createHash('sha256');
   for (const part of parts) sum.update(part);
   const rawSha256 = sum.digest();
-  if (rawBytes === 0) return { rawBytes, rawSha256, stored: Buffer.alloc(0) };
+  if (rawBytes < compressFromBytes) return { rawBytes, rawSha256, stored: Buffer.concat(parts) };
   const stored = await compress(parts, rawBytes);
   return { rawBytes, rawSha256, stored: stored.length < rawBytes ? stored : Buffer.concat(parts) };
 }

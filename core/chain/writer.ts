@@ -11,6 +11,7 @@ import type { Logger } from '../logging/logger.ts';
 import { packBody } from './entry.ts';
 import { counts, fold } from './fold.ts';
 import type { AppendableChain } from './store.ts';
+import { claimedByAnother, fencedIn } from './superseded.ts';
 import type { ChainState, Entry, PackedBody } from './types.ts';
 
 /** An entry before it has its place in the chain. */
@@ -293,23 +294,9 @@ export class ChainWriter {
   #refuseWhenFenced(): void {
     const state = this.#state ?? this.#options.continued;
     if (state === null) return;
-    if (this.#sourceUuid !== '' && state.sourceUuid !== this.#sourceUuid) throw this.#fenced(state);
-    if (this.#claimed && state.writer !== this.writer)
-      throw integrityError(
-        'QZ3311',
-        `Another agent (writer ${state.writer}) has claimed the chain in ${this.#log.name}, so this one stops for good.`,
-        'One agent may run for one source. Stop the other one, or leave this one stopped.',
-        { details: { writer: state.writer, generation: state.generation } },
-      );
-  }
-
-  #fenced(state: ChainState): QazynaError {
-    return integrityError(
-      'QZ3310',
-      `The chain in ${this.#log.name} is at generation ${state.generation} of the source ${state.sourceUuid}, but this agent stands beside ${this.#sourceUuid}.`,
-      'Another server has taken over, or this one was replaced. If this server is to be protected from now on, run `qazyna timeline new --reason …`.',
-      { details: { generation: state.generation, sourceUuid: state.sourceUuid } },
-    );
+    if (this.#sourceUuid !== '' && state.sourceUuid !== this.#sourceUuid)
+      throw fencedIn(this.#log.name, state, this.#sourceUuid);
+    if (this.#claimed && state.writer !== this.writer) throw claimedByAnother(this.#log.name, state);
   }
 
   #wentBack(first: number, base: number): QazynaError {

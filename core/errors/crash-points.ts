@@ -36,6 +36,8 @@ export const crashPoints = [
   'restore-influxdb:after-replay',
   'promotion:asked',
   'promotion:claimed',
+  'promotion:before-put',
+  'promotion:after-put',
   'promotion:won',
   'promotion:drained',
   'promotion:detached',

@@ -1,0 +1,128 @@
+/**
+ * A promotion in an archive: a segment of the next generation, put where nothing is yet. The chain's own order decides: one
+ * such segment wins, and what the old source's agent puts behind it is refused by the store.
+ */
+import { hash, randomBytes } from 'node:crypto';
+import { GtidSet } from '../binlog/gtid-set.ts';
+import type { ChainState } from '../chain/types.ts';
+import { crashPoint } from '../errors/crash-points.ts';
+import { retrying } from '../errors/retry.ts';
+import type { Logger } from '../logging/logger.ts';
+import { gtidsAfter, stateAfter, walkChain } from './chain.ts';
+import { belowFloor, readFloor } from './floor.ts';
+import { segmentKey } from './layout.ts';
+import { type DecodedHeader, type SegmentHeader, sealSegment } from './segment.ts';
+import type { ObjectStore } from './store.ts';
+
+export interface PromotionOptions {
+  store: ObjectStore;
+  sourceName: string;
+  /** The newest segment that was seen: what came since is read on from there. */
+  last: DecodedHeader;
+  /** server_uuid of the next source. */
+  sourceUuid: string;
+  reason: string;
+  /** Somebody else was first: throw, with the state that the chain has by now. */
+  beaten: (now: ChainState) => Error;
+  /** How long an archive that cannot be reached is waited for; once a segment may have been put, for as long as it takes. */
+  reachWithinMs: number;
+  signal: AbortSignal;
+  logger: Logger;
+}
+
+/** Resolves once it has won: with its generation, and the set that is complete before it. */
+export async function putPromotion(options: PromotionOptions): Promise<{ generation: number; gtids: GtidSet }> {
+  return await new Promoter(options).run();
+}
+
+class Promoter {
+  readonly #options: PromotionOptions;
+  readonly #writer = randomBytes(16).toString('hex');
+  #last: DecodedHeader;
+
+  constructor(options: PromotionOptions) {
+    this.#options = options;
+    this.#last = options.last;
+  }
+
+  async run(): Promise<{ generation: number; gtids: GtidSet }> {
+    const { signal, logger, reachWithinMs, store, sourceName } = this.#options;
+    const what = `promoting in ${store.url}`;
+    const patience = { signal, logger, maxDelayMs: 500 };
+    await retrying(what, () => this.#readOn(), { ...patience, deadlineMs: reachWithinMs });
+    await retrying(what, () => this.#put(), { ...patience, deadlineMs: Number.POSITIVE_INFINITY });
+    const { sequence, generation } = this.#last.header;
+    const floor = await retrying(what, () => readFloor(store, sourceName), {
+      ...patience,
+      deadlineMs: Number.POSITIVE_INFINITY,
+    });
+    if (floor >= sequence) throw belowFloor(store, sourceName, sequence, floor);
+    return { generation, gtids: gtidsAfter(this.#last.header) };
+  }
+
+  get #isOurs(): boolean {
+    return this.#last.header.kind === 'promotion' && this.#last.header.writer === this.#writer;
+  }
+
+  /** Until ours stands in the chain. */
+  async #put(): Promise<void> {
+    const { store, sourceName, signal } = this.#options;
+    for (;;) {
+      signal.throwIfAborted();
+      await this.#readOn();
+      if (this.#isOurs) return;
+      const { body, decoded } = sealSegment(this.#header(), Buffer.alloc(0));
+      crashPoint('promotion:before-put');
+      const outcome = await store.putIfAbsent(segmentKey(sourceName, decoded.header.sequence), body);
+      crashPoint('promotion:after-put');
+      if (outcome === 'exists') continue;
+      this.#last = decoded;
+      return;
+    }
+  }
+
+  /** What others, or an earlier try of ours whose answer was lost, have put since. */
+  async #readOn(): Promise<void> {
+    const { store, sourceName, beaten, last, signal } = this.#options;
+    const { generation } = last.header;
+    for await (const next of walkChain(store, sourceName, this.#last, signal)) {
+      this.#last = next;
+      if (this.#isOurs) return;
+      if (next.header.generation !== generation) throw beaten(stateAfter(next.header));
+    }
+  }
+
+  #header(): SegmentHeader {
+    const { sourceUuid, reason } = this.#options;
+    const { header, sha256 } = this.#last;
+    return {
+      ...header,
+      kind: 'promotion',
+      sequence: header.sequence + 1,
+      // It stands in no log: a chain of its own, of one entry.
+      logChainId: this.#writer,
+      firstLogNumber: 0,
+      lastLogNumber: 0,
+      generation: header.generation + 1,
+      writer: this.#writer,
+      sourceUuid,
+      file: '',
+      start: 0,
+      end: 0,
+      boundary: 0,
+      transactionStart: 0,
+      fileHeadSha256: Buffer.alloc(32),
+      gtidsBefore: gtidsAfter(header),
+      gtidsAdded: new GtidSet(),
+      transactions: 0,
+      firstCommitMicros: 0,
+      lastCommitMicros: 0,
+      semiSync: false,
+      note: reason,
+      rawBytes: 0,
+      rawSha256: hash('sha256', Buffer.alloc(0), 'buffer'),
+      storedBytes: 0,
+      previousSha256: sha256,
+    };
+  }
+}

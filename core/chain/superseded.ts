@@ -1,0 +1,27 @@
+/** Why a writer stops for good: the chain, in whichever store decides, is somebody else's by now. */
+import { integrityError, type QazynaError } from '../errors/error.ts';
+
+interface Present {
+  generation: number;
+  sourceUuid: string;
+  writer: string;
+}
+
+/** `store`: for the message, such as `Kafka topic qazyna.agama`. `own`: the source that this agent stands beside. */
+export function fencedIn(store: string, { generation, sourceUuid }: Present, own: string): QazynaError {
+  return integrityError(
+    'QZ3310',
+    `The chain in ${store} is at generation ${generation} of the source ${sourceUuid}, but this agent stands beside ${own}.`,
+    'Another server has taken over, or this one was replaced. If this server is to be protected from now on, run `qazyna timeline new --reason …`.',
+    { details: { generation, sourceUuid } },
+  );
+}
+
+export function claimedByAnother(store: string, { writer, generation }: Present): QazynaError {
+  return integrityError(
+    'QZ3311',
+    `Another agent (writer ${writer}) has claimed the chain in ${store}, so this one stops for good.`,
+    'One agent may run for one source. Stop the other one, or leave this one stopped.',
+    { details: { writer, generation } },
+  );
+}
