@@ -3,6 +3,7 @@
  * holds, and knows how all of it stands. Shippers run beside it, in this process or another; it only looks at how far they are.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Acceptance } from '../core/archive/acceptance.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
@@ -15,7 +16,7 @@ import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
 import type { MysqlEngine } from '../core/snapshot/types.ts';
 import type { Alarms } from './alarms.ts';
-import { captureEntries } from './capture/capture.ts';
+import { type CaptureOptions, captureEntries } from './capture/capture.ts';
 import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
@@ -24,6 +25,7 @@ import { RpoWatch } from './semi-sync/watch.ts';
 import { SnapshotScheduler, snapshotAlarms } from './snapshot/scheduler.ts';
 import type { NamedStore } from './snapshot/sides.ts';
 import { takeSnapshot } from './snapshot/snapshot.ts';
+import { Unaccepted } from './unaccepted.ts';
 
 export interface AgentArchive {
   name: string;
@@ -45,8 +47,10 @@ export interface AgentOptions {
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
   snapshots: { engine: MysqlEngine; everyMs: number; scratchDir: string };
-  /** The source's commits wait until the log has them. */
+  /** The source's commits wait until the log has them, or the archive that decides. */
   acknowledges: boolean;
+  /** Of the archive that decides who the source is, which somebody ships to from this log; null: the log itself decides. */
+  acceptance: Acceptance | null;
   /** Told each time that the source's binlog is read, from its accepted end on. */
   onAttached?: () => void;
   alarms: Alarms;
@@ -112,7 +116,10 @@ export class Agent {
       this.#writer = await this.#claim(sourceUuid, drain);
       const looking = this.#lookForOthers(this.#writer, either);
       const beside = [this.#takeSnapshots(either), this.#release(either), this.#watchRpo(either)];
-      await Promise.race([this.#captureInto(this.#writer, either), looking]).finally(() => stop.abort());
+      const superseded = this.#options.acceptance?.ended ?? looking;
+      const capturing = this.#captureInto(this.#writer, either, drain);
+      await Promise.race([capturing, looking, superseded]).finally(() => stop.abort());
+      await capturing;
       await Promise.all([...beside, looking]);
     } catch (error) {
       if (signal.aborted && !(error instanceof QazynaError)) return;
@@ -161,11 +168,34 @@ export class Agent {
     return writer;
   }
 
-  async #captureInto(writer: ChainWriter, signal: AbortSignal): Promise<void> {
+  async #captureInto(writer: ChainWriter, signal: AbortSignal, drain: AbortSignal): Promise<void> {
+    const { acceptance, acknowledges } = this.#options;
+    const unaccepted = acceptance !== null && acknowledges ? new Unaccepted(acceptance, drain) : null;
+    // To register at the source acknowledges all that was before; our own claim tells that nobody else has gone on until now.
+    if (unaccepted !== null) await acceptance?.through(writer.state, signal);
+    const options = await this.#captureOptions(writer, unaccepted, signal);
+    const failed = new AbortController();
+    let last = Promise.resolve();
+    for await (const batch of captureEntries(options, AbortSignal.any([signal, failed.signal]))) {
+      await writer.room();
+      await unaccepted?.room();
+      last = writer.append(this.#witnessed(batch.items)).then(() => this.#appended(writer, batch, unaccepted));
+      // Seen by the next round or after the loop; the source must not be read on meanwhile.
+      last.catch((error: unknown) => failed.abort(error));
+    }
+    await last;
+  }
+
+  async #captureOptions(
+    writer: ChainWriter,
+    unaccepted: Unaccepted | null,
+    signal: AbortSignal,
+  ): Promise<CaptureOptions> {
     const { endpoint, start, gather, isLogShared, logger, log } = this.#options;
     const { range, gtids, sourceUuid, chainId, generation } = writer.state;
     const prefixCrc = await capturedPrefixCrc(log, writer.state, signal);
-    const options = {
+    const isIdle = () => writer.isIdle && (unaccepted?.isEmpty ?? true);
+    return {
       endpoint,
       chainId,
       resume: range === null ? null : { sourceUuid, range, gtids, prefixCrc },
@@ -174,7 +204,7 @@ export class Agent {
       isLogShared,
       semiSync: this.#options.acknowledges,
       flushMs: gather.maxMs,
-      ...(gather.alsoWhenIdle ? {} : { isIdle: () => writer.isIdle }),
+      ...(gather.alsoWhenIdle ? {} : { isIdle }),
       logger,
       onConnection: (trouble: QazynaError | null) => {
         this.#capture.state = trouble === null ? 'running' : 'connecting';
@@ -182,15 +212,6 @@ export class Agent {
         if (trouble === null) this.#options.onAttached?.();
       },
     };
-    const failed = new AbortController();
-    let last = Promise.resolve();
-    for await (const batch of captureEntries(options, AbortSignal.any([signal, failed.signal]))) {
-      await writer.room();
-      last = writer.append(this.#witnessed(batch.items)).then(() => this.#accepted(writer, batch));
-      // Seen by the next round or after the loop; the source must not be read on meanwhile.
-      last.catch((error: unknown) => failed.abort(error));
-    }
-    await last;
   }
 
   /** Heartbeats say whether RPO 0 was in force when they were written. */
@@ -203,13 +224,21 @@ export class Agent {
     const { acknowledges, endpoint, alarms, logger } = this.#options;
     if (!acknowledges) return;
     const onAlarm = (error: QazynaError | null) => (error === null ? alarms.clear('rpo') : alarms.raise('rpo', error));
-    const hindrance = () => (this.#capture.state === 'running' ? null : `capture is ${this.#capture.state}`);
+    const inTheWay = () => this.#options.acceptance?.hindrance ?? null;
+    const hindrance = () => (this.#capture.state === 'running' ? inTheWay() : `capture is ${this.#capture.state}`);
     this.#rpo = new RpoWatch({ endpoint, hindrance, onAlarm, logger });
     await this.#rpo.run(signal);
     this.#rpo = null;
   }
 
-  /** These entries are durable in the log: the moment at which a semi-sync source could be told. */
+  /** These entries are durable in the log; where another place decides, they count only once they are there. */
+  #appended(writer: ChainWriter, batch: CapturedBatch, unaccepted: Unaccepted | null): Promise<void> | void {
+    if (unaccepted === null) return this.#accepted(writer, batch);
+    batch.release();
+    return unaccepted.add(writer.state, () => this.#accepted(writer, batch));
+  }
+
+  /** These entries count: the moment at which a semi-sync source is told. */
   #accepted(writer: ChainWriter, { items, bodyBytes, release, accepted }: CapturedBatch): void {
     crashPoint('agent:accepted');
     accepted();

@@ -89,7 +89,7 @@ const source = mapping({
   ),
   acknowledge_after: key(
     text('none, log or the name of an archive', /^[a-z][a-z0-9_-]{0,31}$/).default('none'),
-    'When commits on the source may return: none holds nothing up, and the lag that `status` states can be lost with the host. log (with kafka): once they are there, so that no commit that a client was told of can be lost (RPO 0).',
+    'When commits on the source may return: none holds nothing up, and the lag that `status` states can be lost with the host. log (with kafka), or the name of an archive that outlives this host (with local): once they are there, so that no commit that a client was told of can be lost (RPO 0).',
     'none',
   ),
 });

@@ -85,7 +85,7 @@ export const standby = mapping({
   ).meta({ seldom: true }),
   archive: key(
     text('the name of an archive', /^[a-z][a-z0-9_-]{0,31}$/).optional(),
-    'Archive that it is filled from, and that gives what the log no longer holds; the first one when left out.',
+    'Archive that it is filled from, and that gives what the log no longer holds; the one that commits wait for, else the first one, when left out. With a local log and acknowledge_after: none it is also the one that it follows, and that says which server is the source.',
     'offsite',
   ),
   listen: key(

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { configPath, loadConfig, mysqlOf, parseConfig } from '../../core/config/config.ts';
+import { configPath, decidingArchive, loadConfig, mysqlOf, parseConfig } from '../../core/config/config.ts';
 import { configExample } from '../../core/config/example.ts';
 import { folderOfFileUrl, parseListen } from '../../core/config/keys.ts';
 import { editDistance, nearestWord } from '../../core/config/nearest.ts';
@@ -23,6 +23,9 @@ archives:
 snapshots:
   scratch_dir: /var/lib/mysql-clone
 `;
+
+/** The archive is one that both hosts of a pair reach. */
+const shared = good.replace('qazyna" }', 'qazyna", failure_domain: other_host }');
 
 function problem(text: string): QazynaError {
   try {
@@ -133,8 +136,26 @@ describe('a good configuration', () => {
     expect(config.source.acknowledgeAfter).toBe('log');
   });
 
+  test('commits may wait for an archive that outlives this host; a pair then meets in it', () => {
+    const two = shared.replace('archives:', 'archives:\n  far: { url: "s3://bucket/prod" }');
+    const config = (acknowledgeAfter: string) =>
+      parseConfig(
+        file,
+        `${two.replace('name: agama', `name: agama\n  acknowledge_after: ${acknowledgeAfter}`)}standby: { dir: /s }\n`,
+      );
+    for (const [after, decides] of [
+      ['onsite', 'onsite'],
+      ['far', 'far'],
+      ['none', 'far'],
+    ] as const) {
+      const { standby } = config(after);
+      expect([after, decidingArchive(config(after)), standby?.archive]).toEqual([after, decides, decides]);
+    }
+    expect(decidingArchive(parseConfig(file, shared))).toBeNull();
+  });
+
   test('a standby: its folder is enough', () => {
-    const { standby, archives } = parseConfig(file, `${good}standby: { dir: /var/lib/qazyna/standby }\n`);
+    const { standby, archives } = parseConfig(file, `${shared}standby: { dir: /var/lib/qazyna/standby }\n`);
     expect(standby).toEqual({
       dir: '/var/lib/qazyna/standby',
       bind: { host: '127.0.0.1', port: 3306 },
@@ -164,7 +185,7 @@ describe('a good configuration', () => {
 
   test('hooks that would be told to point at every address are refused; advertise says where to', () => {
     const hooks = 'failover: { hooks: [["/bin/true"]] }';
-    const bound = `${good}standby: { dir: /s, bind: "0.0.0.0:3306", ${hooks}`;
+    const bound = `${shared}standby: { dir: /s, bind: "0.0.0.0:3306", ${hooks}`;
     expect(() => parseConfig(file, `${bound} }\n`)).toThrow(/point at every address/);
     const { standby } = parseConfig(file, `${bound}, advertise: "192.0.2.2:3307" }\n`);
     expect(standby?.advertise).toEqual({ host: '192.0.2.2', port: 3307 });
@@ -460,6 +481,23 @@ describe('a wrong configuration is answered with one sentence, its place and a h
       /no archive of this file/,
       /onsite/,
     ],
+    [
+      'RPO 0 by an archive although there is a topic',
+      edited('name: agama', 'name: agama\n  acknowledge_after: onsite').replace(
+        /local: .*/,
+        'kafka: { brokers: ["k:9092"], topic: t }',
+      ),
+      'QZ2019',
+      /the topic is where commits wait/,
+      /Set log/,
+    ],
+    [
+      'a pair that would meet on one of its hosts',
+      `${good}standby: { dir: /var/lib/qazyna/standby }\n`,
+      'QZ2019',
+      /meets in the archive onsite, a folder on this very host/,
+      /other_host/,
+    ],
   ])('%s', (_, text, code, sentence, hint) => {
     const error = problem(text);
     expect([error.code, error.message, error.hint]).toEqual([
@@ -494,13 +532,6 @@ describe('keys of later versions are refused by name', () => {
   test.each([
     ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
-    [
-      'source.acknowledge_after: onsite',
-      edited('name: agama', 'name: agama\n  acknowledge_after: onsite').replace(
-        'qazyna"',
-        'qazyna", failure_domain: other_host',
-      ),
-    ],
     ['grafana', `${good}grafana:\n`],
     ['metrics', `${good}metrics: { influxdb: {} }\n`],
   ])('%s', (key, text) => {
