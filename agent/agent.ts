@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Acceptance } from '../core/archive/acceptance.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
+import { supersededCodes } from '../core/chain/superseded.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
 import { crashPoint } from '../core/errors/crash-points.ts';
@@ -74,6 +75,7 @@ export class Agent {
     bytes: 0,
   };
   #writer: ChainWriter | null = null;
+  #claimed: { writer: string; next: number } | null = null;
   #acceptedAtMs = 0;
   #scheduler: SnapshotScheduler | null = null;
   #rpo: RpoWatch | null = null;
@@ -89,6 +91,11 @@ export class Agent {
   /** The fold through the last accepted entry; null before the claim. */
   get chain(): ChainState | null {
     return this.#writer?.state ?? null;
+  }
+
+  /** Which writer this agent has claimed the log as, and the number behind that claim; null before. */
+  get claim(): { writer: string; next: number } | null {
+    return this.#claimed;
   }
 
   /** When the chain last took entries of ours, as performance.now(); 0 before the first. Each second something is due. */
@@ -116,9 +123,8 @@ export class Agent {
       this.#writer = await this.#claim(sourceUuid, drain);
       const looking = this.#lookForOthers(this.#writer, either);
       const beside = [this.#takeSnapshots(either), this.#release(either), this.#watchRpo(either)];
-      const superseded = this.#options.acceptance?.ended ?? looking;
       const capturing = this.#captureInto(this.#writer, either, drain);
-      await Promise.race([capturing, looking, superseded]).finally(() => stop.abort());
+      await Promise.race([capturing, looking, this.#superseded()]).finally(() => stop.abort());
       await capturing;
       await Promise.all([...beside, looking]);
     } catch (error) {
@@ -164,6 +170,7 @@ export class Agent {
       continued,
       onTrouble,
     });
+    this.#claimed = { writer: writer.writer, next: writer.state.next };
     logger.info(`claimed the chain in ${log.name}`, { generation: writer.state.generation, next: writer.state.next });
     return writer;
   }
@@ -277,6 +284,17 @@ export class Agent {
     const { endpoint, sourceName, snapshots, logger } = this.#options;
     const { generation, sourceUuid } = this.chain ?? { generation: 0, sourceUuid: '' };
     return takeSnapshot({ ...snapshots, source: endpoint, stores, sourceName, generation, sourceUuid, signal, logger });
+  }
+
+  /** Never resolves; rejects when the archive that decides is somebody else's by now, or takes nothing more that is waited for. */
+  async #superseded(): Promise<never> {
+    const { acceptance, acknowledges } = this.#options;
+    const stops = (error: unknown) =>
+      acknowledges || (isKind(error, 'integrity') && supersededCodes.includes(error.code));
+    await acceptance?.ended.catch((error: unknown) => {
+      if (stops(error)) throw error;
+    });
+    return await new Promise<never>(() => undefined);
   }
 
   /** While the source is away nothing is appended, and a promotion would go unnoticed. Rejects when there was one. */

@@ -6,15 +6,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus, HowFar } from '../agent/http/status.ts';
-import { linkProblem, readSegmentHeader, stateAfter } from '../core/archive/chain.ts';
+import { stateAfter, walkChain } from '../core/archive/chain.ts';
 import { refusesToStart } from '../core/archive/encryption.ts';
 import { KeyRing } from '../core/archive/keys.ts';
 import { KnownArchives } from '../core/archive/known.ts';
-import { segmentKey } from '../core/archive/layout.ts';
 import { openArchive } from '../core/archive/open.ts';
 import { PendingStore } from '../core/archive/pending.ts';
-import { findChainEnd } from '../core/archive/resume.ts';
-import { type DecodedHeader, damaged } from '../core/archive/segment.ts';
+import { findChainEnd, lacking, missingAt } from '../core/archive/resume.ts';
+import type { DecodedHeader } from '../core/archive/segment.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { integrityError, isKind, QazynaError } from '../core/errors/error.ts';
@@ -22,7 +21,7 @@ import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
-import { runShipper, type Shipped } from '../shipper/shipper.ts';
+import { runShipper, type Shipped, type ShipperOptions } from '../shipper/shipper.ts';
 import { stateFolder } from './log.ts';
 
 /** Snapshots are looked up again this often for status. */
@@ -30,6 +29,8 @@ const snapshotsEveryMs = 30_000;
 const lookMs = 300;
 /** An archive that another process ships to is looked at this often. */
 const watchEveryMs = 2000;
+/** An archive that grew no more for so long may lack a segment. */
+const quietMs = 15_000;
 /** All of a shutdown fits into 5 s: the agent drains into the log, then the shippers get this long. */
 const shipDrainMs = 1800;
 /** Within this many entries an archive counts as following: one segment's worth of heartbeats and a little. */
@@ -45,6 +46,9 @@ export interface WorkerOptions {
   logger: Logger;
 }
 
+/** What the archive is among the others: see the shipper. */
+export type ShipperPart = Required<Pick<ShipperOptions, 'decides' | 'ahead'>>;
+
 export class ArchiveWorker implements AgentArchive {
   readonly name: string;
   readonly store: PendingStore;
@@ -54,6 +58,7 @@ export class ArchiveWorker implements AgentArchive {
   #last: DecodedHeader | null | undefined;
   #shipped: Shipped | null = null;
   #troubled = false;
+  #grewAtMs = performance.now();
   #snapshot = { id: '', finishedMicros: 0, readMs: Number.NEGATIVE_INFINITY };
 
   constructor(options: WorkerOptions) {
@@ -93,16 +98,18 @@ export class ArchiveWorker implements AgentArchive {
    * Ships until the signal aborts (then null); never rejects. What cannot pass by itself becomes an alarm, ends this
    * archive's work, and is returned.
    */
-  async ship(log: ChainLog, signal: AbortSignal): Promise<unknown> {
+  async ship(log: ChainLog, signal: AbortSignal, part?: ShipperPart): Promise<unknown> {
     const { sourceName, logger } = this.#options;
-    return await this.#work(signal, async (onFailure) => {
+    const end = await this.#work(signal, async (onFailure) => {
       const onProgress = (shipped: Shipped) => {
         this.#shipped = shipped;
         this.#clear();
       };
       const archive = { store: this.store, archiveName: this.name, sourceName };
-      await runShipper({ log, ...archive, signal, logger, onFailure, onProgress });
+      await runShipper({ log, ...archive, ...part, signal, logger, onFailure, onProgress });
     });
+    if (end !== null) part?.decides?.acceptance.end(end);
+    return end;
   }
 
   /** Follows what another process ships, until the signal aborts; otherwise as `ship`. */
@@ -140,15 +147,13 @@ export class ArchiveWorker implements AgentArchive {
   /** From the last segment seen on to the newest one. */
   async #look(signal: AbortSignal): Promise<void> {
     const { sourceName } = this.#options;
-    for (;;) {
-      signal.throwIfAborted();
-      const last = this.#last ?? null;
-      const sequence = (last?.header.sequence ?? -1) + 1;
-      const next = await readSegmentHeader(this.store, sourceName, sequence);
-      if (next === null) break;
-      const problem = linkProblem(last, next);
-      if (problem !== null) throw damaged(segmentKey(sourceName, sequence), problem);
-      this.#last = next;
+    const before = this.#last?.header.sequence ?? -1;
+    for await (const next of walkChain(this.store, sourceName, this.#last ?? null, signal)) this.#last = next;
+    const sequence = this.#last?.header.sequence ?? -1;
+    if (sequence > before) this.#grewAtMs = performance.now();
+    if (performance.now() - this.#grewAtMs > quietMs) {
+      const missing = await missingAt(this.store, sourceName, sequence + 1);
+      if (missing !== null) throw lacking(this.store, sourceName, missing);
     }
     const header = this.#last?.header;
     if (header === undefined) return;

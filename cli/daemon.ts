@@ -28,6 +28,7 @@ import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
 import { watchRetention } from './retention.ts';
 import { ServiceRunner } from './service-runner.ts';
+import { Shipping } from './shipping.ts';
 import type { Context } from './verb.ts';
 
 export interface DaemonRole {
@@ -46,7 +47,9 @@ export interface DaemonRole {
  * what comes meanwhile follows soon. What is in a local log does not before it is in an archive, and fewer entries cost the
  * source's host less: at 2,500 commits a second 0.2 of a core instead of 0.33 (bench/overhead.ts).
  */
-export const gather = { kafka: { maxMs: 5, alsoWhenIdle: false }, local: { maxMs: 50, alsoWhenIdle: true } };
+const gather = { kafka: { maxMs: 5, alsoWhenIdle: false }, local: { maxMs: 50, alsoWhenIdle: true } };
+/** Where commits wait for an archive, what came goes at once, and what comes during a put is in the log when that has ended. */
+const gatherAwaited = { maxMs: 5, alsoWhenIdle: false };
 /** The line that `systemctl status` shows. */
 const statusLineEveryMs = 10_000;
 
@@ -75,6 +78,7 @@ class Daemon {
   readonly #notifier: ServiceNotifier;
   readonly #alarms: Alarms;
   readonly #workers: readonly ArchiveWorker[];
+  readonly #shipping: Shipping;
   readonly #services: readonly ServiceRunner[];
   readonly #stopping = new AbortController();
   readonly #teller: StatusTeller;
@@ -89,6 +93,7 @@ class Daemon {
     this.#notifier = notifier;
     this.#alarms = new Alarms(logger);
     this.#workers = config.source.mysql === null ? [] : openWorkers(config, role, this.#alarms, logger);
+    this.#shipping = new Shipping(config, this.#workers);
     this.#services = servicesOf(config).map((one) => this.#runner(one));
     const from = role.captures ? 'agent' : 'shipper';
     const services = this.#services;
@@ -208,9 +213,10 @@ class Daemon {
       sourceName: source.name,
       endpoint,
       start: source.start,
-      gather: gather[this.#config.log.kind],
+      gather: gatherFor(this.#config),
       isLogShared: this.#config.log.kind === 'kafka',
-      acknowledges: this.#config.source.acknowledgeAfter === 'log',
+      acknowledges: source.acknowledgeAfter !== 'none',
+      acceptance: this.#shipping.acceptance,
       log,
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),
@@ -226,9 +232,10 @@ class Daemon {
     const shipping = new AbortController();
     // An agent's shippers outlive the signal: what it captured last is still brought to the archives.
     const stop = agent === null ? AbortSignal.any([signal, shipping.signal]) : shipping.signal;
-    const working = Promise.all(
-      this.#workers.map((worker) => (this.#role.ships ? worker.ship(log, stop) : worker.watch(stop))),
-    );
+    this.#shipping.agent = agent;
+    const working = this.#role.ships
+      ? this.#shipping.run(log, stop)
+      : Promise.all(this.#workers.map((worker) => worker.watch(stop)));
     const retention = watchRetention({ log, workers: this.#workers, alarms: this.#alarms, logger, signal: stop });
     void this.#notifier.ready();
     try {
@@ -246,6 +253,10 @@ class Daemon {
       await Promise.all([working, retention]);
     }
   }
+}
+
+export function gatherFor({ log, source }: Config): { maxMs: number; alsoWhenIdle: boolean } {
+  return log.kind === 'local' && source.acknowledgeAfter !== 'none' ? gatherAwaited : gather[log.kind];
 }
 
 /** A shipper whose every archive has ended its work has nothing left to do but to say why. */

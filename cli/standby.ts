@@ -33,7 +33,7 @@ import {
   requireKeys,
   whereHistoryStands,
 } from './archive-worker.ts';
-import { gather } from './daemon.ts';
+import { gatherFor } from './daemon.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
 import { PairRoles } from './pair-roles.ts';
@@ -282,9 +282,10 @@ class PairDaemon {
       sourceName: source.name,
       endpoint,
       start: 'current',
-      gather: gather[this.#config.log.kind],
+      gather: gatherFor(this.#config),
       isLogShared: this.#config.log.kind === 'kafka',
       acknowledges: this.#config.source.acknowledgeAfter === 'log',
+      acceptance: null,
       log,
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),

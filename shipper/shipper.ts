@@ -41,7 +41,7 @@ export interface Shipped {
 
 /** What an archive is to its shipper when its order decides who the source is. The log is one of this host alone. */
 export interface Deciding {
-  /** Told how far the archive has accepted the log, and by what nothing more will be accepted. */
+  /** Told how far the archive has accepted the log. */
   acceptance: Acceptance;
   /** Somebody waits for what is shipped: no timer holds it up. */
   atOnce: boolean;
@@ -93,16 +93,14 @@ class Shipper {
   }
 
   async run(): Promise<void> {
-    const { signal, logger, onFailure, decides } = this.#options;
+    const { signal, logger, onFailure } = this.#options;
     const failed = onFailure === undefined ? {} : { onFailure };
     try {
       while (!signal.aborted) {
         await retrying(this.#what, () => this.#once(), { signal, deadlineMs: Infinity, logger, ...failed });
       }
     } catch (error) {
-      if (signal.aborted && !isKind(error, 'integrity')) return;
-      decides?.acceptance.end(error);
-      throw error;
+      if (!signal.aborted || isKind(error, 'integrity')) throw error;
     }
   }
 

@@ -17,20 +17,39 @@ import type { ObjectStore } from './store.ts';
 /** One range read gets nearly every header. */
 const firstReadBytes = 4096;
 
+/** A segment as far as the first read of it went. */
+export interface SegmentStart {
+  decoded: DecodedHeader;
+  /** Its body as stored, not verified yet; null where that is longer than what was read. */
+  stored: Buffer | null;
+}
+
 /** Null when the object does not exist. Throws QZ3402, QZ3403 or QZ3405 naming it when it is damaged or another's. */
 export async function readSegmentHeader(
   store: ObjectStore,
   source: string,
   sequence: number,
 ): Promise<DecodedHeader | null> {
+  return (await readSegmentStart(store, source, sequence, firstReadBytes))?.decoded ?? null;
+}
+
+async function readSegmentStart(
+  store: ObjectStore,
+  source: string,
+  sequence: number,
+  firstBytes: number,
+): Promise<SegmentStart | null> {
   const key = segmentKey(source, sequence);
-  let bytes = await store.get(key, { start: 0, end: firstReadBytes });
+  let bytes = await store.get(key, { start: 0, end: firstBytes });
   if (bytes === null) return null;
   const needed = segmentHeaderBytes(openObject(bytes, 'segment', key), key) + envelopeBytes;
-  if (needed > bytes.length && bytes.length === firstReadBytes) {
+  if (needed > bytes.length && bytes.length === firstBytes) {
     bytes = (await store.get(key, { start: 0, end: needed })) ?? bytes;
   }
-  return inPlace(decodeSegmentHeader(openObject(bytes, 'segment', key), key), sequence, key);
+  const content = openObject(bytes, 'segment', key);
+  const decoded = inPlace(decodeSegmentHeader(content, key), sequence, key);
+  const stored = content.subarray(decoded.bytes.length);
+  return { decoded, stored: stored.length === decoded.header.storedBytes ? stored : null };
 }
 
 /** Header and verified raw body; null when the object does not exist. `known` is the header it must have. */
@@ -61,20 +80,34 @@ export async function* walkChain(
   last: DecodedHeader | null,
   signal: AbortSignal,
 ): AsyncGenerator<DecodedHeader> {
+  for await (const { decoded } of walkSegments(store, source, last, signal, firstReadBytes)) yield decoded;
+}
+
+/** The same with bodies, those that fit into `firstBytes` with all that is before them. */
+export async function* walkSegments(
+  store: ObjectStore,
+  source: string,
+  last: DecodedHeader | null,
+  signal: AbortSignal,
+  firstBytes: number,
+): AsyncGenerator<SegmentStart> {
   let previous = last;
   for (let count = 1; ; count = Math.min(2 * count, readsAtOnce)) {
     signal.throwIfAborted();
     const first = (previous?.header.sequence ?? -1) + 1;
-    const asked = Array.from({ length: count }, (_, index) => readSegmentHeader(store, source, first + index));
+    const asked = Array.from({ length: count }, (_, index) =>
+      readSegmentStart(store, source, first + index, firstBytes),
+    );
     // What fails behind the first missing one is of no interest.
     for (const outcome of await Promise.allSettled(asked)) {
       if (outcome.status === 'rejected') throw outcome.reason;
       const next = outcome.value;
       if (next === null) return;
-      const problem = linkProblem(previous, next);
-      if (problem !== null) throw damaged(segmentKey(source, next.header.sequence), problem);
+      const { decoded } = next;
+      const problem = linkProblem(previous, decoded);
+      if (problem !== null) throw damaged(segmentKey(source, decoded.header.sequence), problem);
       yield next;
-      previous = next;
+      previous = decoded;
     }
   }
 }

@@ -9,7 +9,7 @@ import type { ObjectStore } from './store.ts';
 
 const floorFormat = 1;
 
-/** Segments up to this one do not count where they stand; -1 while nothing was compacted. Throws QZ3417 when it is damaged. */
+/** Segments up to this one do not count where they stand; -1 while nothing was compacted. Throws QZ3422 when it is damaged. */
 export async function readFloor(store: ObjectStore, source: string): Promise<number> {
   const key = floorKey(source);
   const bytes = await store.get(key);
@@ -19,7 +19,7 @@ export async function readFloor(store: ObjectStore, source: string): Promise<num
   if (found?.format === floorFormat && typeof sequence === 'number' && Number.isSafeInteger(sequence) && sequence >= 0)
     return sequence;
   throw integrityError(
-    'QZ3417',
+    'QZ3422',
     `Object ${key} in ${store.url} is damaged: it does not say up to where the chain was compacted.`,
     'Nothing is acknowledged while it is so. Restore it from an earlier version of the object.',
     { details: { object: key } },

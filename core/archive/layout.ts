@@ -10,7 +10,7 @@ export function keyRecordKey(keyId: string): string {
 
 /** Objects that stay as they are in an encrypted archive: ids, numbers and times, by which it is found and its end is known. */
 export function isPlainKey(key: string): boolean {
-  return key === archiveKey || /^sources\/[^/]+\/tip\.json$/.test(key) || key.startsWith('probe/');
+  return key === archiveKey || /^sources\/[^/]+\/(tip\.json|floor)$/.test(key) || key.startsWith('probe/');
 }
 
 import { serviceKinds } from '../config/service-keys.ts';

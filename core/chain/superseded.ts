@@ -1,6 +1,9 @@
 /** Why a writer stops for good: the chain, in whichever store decides, is somebody else's by now. */
 import { integrityError, type QazynaError } from '../errors/error.ts';
 
+/** Another server is the source, or another agent writes for this one. */
+export const supersededCodes: readonly string[] = ['QZ3310', 'QZ3311'];
+
 interface Present {
   generation: number;
   sourceUuid: string;

@@ -4,9 +4,9 @@
  * that are further behind read again what they need: from the archive, or from the log by number.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { linkProblem, readSegmentHeader, stateAfter } from '../archive/chain.ts';
+import { type SegmentStart, stateAfter } from '../archive/chain.ts';
 import { segmentKey } from '../archive/layout.ts';
-import { type DecodedHeader, damaged } from '../archive/segment.ts';
+import { type DecodedHeader, openBody } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { eventServerId, eventSize, firstEventOffset, headerBytes, parseFormatDescription } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
@@ -23,12 +23,14 @@ import type { BinlogSource, HistoryReach, StreamFile } from '../stream/types.ts'
 import { type Archived, readArchived } from './archived.ts';
 import { LiveBytes } from './bytes.ts';
 import { beyondEnd, discarded, notReached, notYet, otherArchive, otherLog } from './errors.ts';
+import { FollowedArchive } from './followed-archive.ts';
 import type { LiveFile } from './live-file.ts';
 import { LivePath } from './path.ts';
 import { RecentBodies } from './recent.ts';
 import { Waiters } from './waiters.ts';
 
-const defaultPollMs = 250;
+/** A larger segment is read again by those who wait for it. */
+const recentBodyMax = 1024 * 1024;
 const defaultRefreshMs = 3_600_000;
 const idleTellMs = 1000;
 
@@ -40,8 +42,10 @@ export interface LiveOptions {
   /** Ends `run`, and every wait. */
   signal: AbortSignal;
   logger: Logger;
-  /** How often an archive that is followed is looked at. Default 250 ms. */
+  /** How often an archive that is followed is looked at. Default 100 ms. */
   pollMs?: number;
+  /** How long it may be silent before a missing segment is looked for. Default 15 s. */
+  gapAfterMs?: number;
   /** How often the archive is read anew, so that the log may forget what it holds by now. Default an hour. */
   refreshMs?: number;
   /** For tests: how much of what was just read is kept for those that wait. */
@@ -58,6 +62,7 @@ export class LiveSource implements BinlogSource {
   readonly #path: LivePath;
   readonly #bytes: LiveBytes;
   readonly #recent: RecentBodies;
+  readonly #followed: FollowedArchive;
   readonly #grown = new Waiters();
   readonly #leftBehind = new GtidSet();
   #serverVersion = '';
@@ -68,6 +73,8 @@ export class LiveSource implements BinlogSource {
   /** What the archive said when it held nothing. */
   #nothing: unknown = null;
   #isTroubled = false;
+  /** Rises with whatever is taken in. */
+  #version = 0;
   /** The last segment, where the archive is followed. */
   #lastSegment: DecodedHeader | null = null;
   #refreshing: Promise<void> | null = null;
@@ -81,6 +88,13 @@ export class LiveSource implements BinlogSource {
       recent: this.#recent,
       history: () => this.#archived?.history ?? null,
       refresh: (because) => this.#refresh(false, because),
+    });
+    const { store, sourceName, pollMs, gapAfterMs } = options;
+    this.#followed = new FollowedArchive({
+      ...{ store, sourceName, pollMs, gapAfterMs },
+      last: () => this.#lastSegment,
+      take: (next) => this.#takeSegment(next),
+      told: (trouble) => this.#told(trouble),
     });
     this.#path = new LivePath((file, limit) => this.#bytes.within(file, limit, this.#signal));
   }
@@ -108,6 +122,21 @@ export class LiveSource implements BinlogSource {
   get state(): ChainState {
     if (this.#state === null) throw new Error('the history has no state before its first claim');
     return this.#state;
+  }
+
+  /** The archive's newest segment that was taken in, where it is followed. */
+  get lastSegment(): DecodedHeader | null {
+    return this.#lastSegment;
+  }
+
+  /** Resolves with a higher number than `after` once more was taken in. Rejects when a signal aborts. */
+  async grown(after: number, signal: AbortSignal): Promise<number> {
+    const either = AbortSignal.any([signal, this.#signal]);
+    while (this.#version <= after) {
+      either.throwIfAborted();
+      await this.#grown.wait(idleTellMs, either);
+    }
+    return this.#version;
   }
 
   /** Resolves once an entry behind number `after` − 1 was taken in: `state.next > after`. Rejects when a signal aborts. */
@@ -209,9 +238,9 @@ export class LiveSource implements BinlogSource {
 
   /** To the end, or until the signal aborts. False: it has to be tried again, from where the archive leads by now. */
   async #readOn(follow: boolean, signal: AbortSignal): Promise<boolean> {
-    const { log, pollMs = defaultPollMs } = this.#options;
+    const { log } = this.#options;
     try {
-      if (log === null) await this.#takeSegments(follow ? pollMs : null, signal);
+      if (log === null) await this.#followed.read(follow, signal);
       else await this.#takeEntries(log, follow, signal);
       return true;
     } catch (error) {
@@ -271,7 +300,7 @@ export class LiveSource implements BinlogSource {
     this.#awaitsClaim = false;
     if (isCounted) await this.#takeEntry(landed.entry, known, after);
     this.#state = after;
-    this.#grown.wakeAll();
+    this.#hasGrown();
   }
 
   async #takeEntry(entry: Entry, before: ChainState | null, after: ChainState): Promise<void> {
@@ -290,30 +319,28 @@ export class LiveSource implements BinlogSource {
     this.#serverVersion = parseFormatDescription(body.subarray(0, eventSize(body, 0))).serverVersion;
   }
 
-  /** The archive's segments behind the last one known; with `pollMs`, looked for until the signal aborts. */
-  async #takeSegments(pollMs: number | null, signal: AbortSignal): Promise<void> {
-    const { store, sourceName } = this.#options;
-    while (!signal.aborted) {
-      const sequence = (this.#lastSegment?.header.sequence ?? -1) + 1;
-      const next = await readSegmentHeader(store, sourceName, sequence);
-      this.#told(null);
-      if (next !== null) await this.#takeSegment(next);
-      else if (pollMs === null) return;
-      else await sleep(pollMs, undefined, { signal });
-    }
+  async #takeSegment({ decoded, stored }: SegmentStart): Promise<void> {
+    const { header } = decoded;
+    const after = stateAfter(header);
+    this.#noteFork(this.#state, after);
+    const body = await this.#bodyOf(header, stored);
+    const file = await this.#path.take(header, after);
+    file?.segments.push(decoded);
+    if (file !== null && body !== null) this.#recent.add(file, header.start, body);
+    this.#state = after;
+    this.#lastSegment = decoded;
+    this.#hasGrown();
+    if (file !== null && header.start === firstEventOffset) await this.#noteServer([file]);
   }
 
-  async #takeSegment(next: DecodedHeader): Promise<void> {
-    const problem = linkProblem(this.#lastSegment, next);
-    if (problem !== null) throw damaged(segmentKey(this.#options.sourceName, next.header.sequence), problem);
-    const after = stateAfter(next.header);
-    this.#noteFork(this.#state, after);
-    const file = await this.#path.take(next.header, after);
-    file?.segments.push(next);
-    this.#state = after;
-    this.#lastSegment = next;
+  async #bodyOf(header: DecodedHeader['header'], stored: Buffer | null): Promise<Buffer | null> {
+    if (stored === null || header.rawBytes === 0 || header.rawBytes > recentBodyMax) return null;
+    return await openBody(header, stored, segmentKey(this.#options.sourceName, header.sequence));
+  }
+
+  #hasGrown(): void {
+    this.#version += 1;
     this.#grown.wakeAll();
-    if (file !== null && next.header.start === firstEventOffset) await this.#noteServer([file]);
   }
 
   #noteFork(before: ChainState | null, after: ChainState): void {
@@ -382,6 +409,6 @@ export class LiveSource implements BinlogSource {
       this.#lastSegment = last;
     }
     await this.#noteServer(this.#path.files);
-    this.#grown.wakeAll();
+    this.#hasGrown();
   }
 }
