@@ -5,13 +5,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Acceptance } from '../core/archive/acceptance.ts';
 import { readSegmentHeader } from '../core/archive/chain.ts';
-import { readFloor } from '../core/archive/floor.ts';
+import { belowFloor, readFloor } from '../core/archive/floor.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import { continuesAt, counts, fold } from '../core/chain/fold.ts';
 import { claimedByAnother, fencedIn } from '../core/chain/superseded.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { integrityError, isKind, QazynaError } from '../core/errors/error.ts';
-import { retrying } from '../core/errors/retry.ts';
+import { type RetryOptions, retrying } from '../core/errors/retry.ts';
 import { bringUp } from '../core/history/bring-up.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -66,6 +66,8 @@ export interface ShipperOptions {
   decides?: Deciding | null;
   /** The archive that decides: it holds what this one may lack of the logs before this one. */
   ahead?: ObjectStore | null;
+  /** First and longest wait after a passing fault; as in core/errors/retry.ts by default. */
+  delays?: { minDelayMs: number; maxDelayMs: number };
 }
 
 /** Runs until the signal aborts. Rejects with an integrity or configuration error; passing faults are retried for ever. */
@@ -93,15 +95,20 @@ class Shipper {
   }
 
   async run(): Promise<void> {
-    const { signal, logger, onFailure } = this.#options;
-    const failed = onFailure === undefined ? {} : { onFailure };
+    const { signal } = this.#options;
     try {
       while (!signal.aborted) {
-        await retrying(this.#what, () => this.#once(), { signal, deadlineMs: Infinity, logger, ...failed });
+        await retrying(this.#what, () => this.#once(), this.#retry(signal));
       }
     } catch (error) {
       if (!signal.aborted || isKind(error, 'integrity')) throw error;
     }
+  }
+
+  #retry(signal: AbortSignal): RetryOptions {
+    const { logger, onFailure, delays } = this.#options;
+    const told = onFailure === undefined ? {} : { onFailure };
+    return { signal, deadlineMs: Number.POSITIVE_INFINITY, logger, ...delays, ...told };
   }
 
   /** Until the signal aborts, another shipper wins, or a fault comes after something was shipped: then all is read anew. */
@@ -179,14 +186,12 @@ class Shipper {
   }
 
   #watchFloor(stop: AbortController): FloorWatch | null {
-    const { store, sourceName, signal, logger, decides, onFailure } = this.#options;
+    const { store, sourceName, signal, decides } = this.#options;
     if (!decides) return null;
-    const failed = onFailure === undefined ? {} : { onFailure };
-    const either = AbortSignal.any([signal, stop.signal]);
     return new FloorWatch({
       store,
       sourceName,
-      retry: { signal: either, logger, deadlineMs: Number.POSITIVE_INFINITY, ...failed },
+      retry: this.#retry(AbortSignal.any([signal, stop.signal])),
       onAccepted: (state) => decides.acceptance.reached(state),
       // What is in hand when everything ends is still put.
       onFailure: (error) => signal.aborted || stop.abort(error),
@@ -214,7 +219,7 @@ class Shipper {
 
   /** In the archive that decides nobody but the owner of this log may have gone on. `known`: where it stood before. */
   async #requireOurs(known: { sequence: number; state: ChainState | null }): Promise<void> {
-    const { log, store, decides } = this.#options;
+    const { log, store, sourceName, decides } = this.#options;
     if (!decides) return;
     const { state: archived, sequence } = this.#writer;
     if (sequence < known.sequence) throw this.#wentBack(known.sequence, sequence);
@@ -227,9 +232,11 @@ class Shipper {
     const isBehindClaim = owner !== null && !isOtherChain && archived.next >= owner.next;
     if ((isOtherChain && wasOurs) || (isBehindClaim && archived.writer !== owner.writer))
       throw claimedByAnother(store.url, archived);
+    if (isOtherChain) return;
     // What is read back is as good as what was answered for.
-    if (!isOtherChain && (await readFloor(store, this.#options.sourceName)) < sequence)
-      decides.acceptance.reached(archived);
+    const floor = await readFloor(store, sourceName);
+    if (floor >= sequence) throw belowFloor(store, sourceName, sequence, floor);
+    decides.acceptance.reached(archived);
   }
 
   async *#folded(from: number, start: ChainState | null, signal: AbortSignal): AsyncIterable<FoldedEntry> {

@@ -26,6 +26,8 @@ export interface PromotionOptions {
   beaten: (now: ChainState) => Error;
   /** How long an archive that cannot be reached is waited for; once a segment may have been put, for as long as it takes. */
   reachWithinMs: number;
+  /** First and longest wait after a passing fault. Defaults 100 ms and half a second. */
+  delays?: { minDelayMs: number; maxDelayMs: number };
   signal: AbortSignal;
   logger: Logger;
 }
@@ -46,16 +48,13 @@ class Promoter {
   }
 
   async run(): Promise<{ generation: number; gtids: GtidSet }> {
-    const { signal, logger, reachWithinMs, store, sourceName } = this.#options;
+    const { signal, logger, reachWithinMs, store, sourceName, delays = { maxDelayMs: 500 } } = this.#options;
     const what = `promoting in ${store.url}`;
-    const patience = { signal, logger, maxDelayMs: 500 };
-    await retrying(what, () => this.#readOn(), { ...patience, deadlineMs: reachWithinMs });
-    await retrying(what, () => this.#put(), { ...patience, deadlineMs: Number.POSITIVE_INFINITY });
+    const endless = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, ...delays };
+    await retrying(what, () => this.#readOn(), { ...endless, deadlineMs: reachWithinMs });
+    await retrying(what, () => this.#put(), endless);
     const { sequence, generation } = this.#last.header;
-    const floor = await retrying(what, () => readFloor(store, sourceName), {
-      ...patience,
-      deadlineMs: Number.POSITIVE_INFINITY,
-    });
+    const floor = await retrying(what, () => readFloor(store, sourceName), endless);
     if (floor >= sequence) throw belowFloor(store, sourceName, sequence, floor);
     return { generation, gtids: gtidsAfter(this.#last.header) };
   }

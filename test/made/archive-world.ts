@@ -1,0 +1,184 @@
+/**
+ * An archive as hostile as they come, run step by step by a scheduler that decides everything: when a put arrives (also long
+ * after nobody waits for it any more), which answer is lost, what is read when; and a compactor that raises the floor, then
+ * deletes below it. What stands in the chain's own place is remembered as the truth.
+ */
+
+import { linkProblem } from '../../core/archive/chain.ts';
+import { floorKey, segmentKey, sequenceOfKey } from '../../core/archive/layout.ts';
+import { openObject } from '../../core/archive/object.ts';
+import { decodeSegmentHeader, type SegmentHeader } from '../../core/archive/segment.ts';
+import type { ObjectInfo, ObjectStore } from '../../core/archive/store.ts';
+import { transientError } from '../../core/errors/error.ts';
+import type { Step } from './chain-worlds.ts';
+
+/** Rules that a test takes away, to see that its invariants notice. */
+export type BrokenArchive = 'ack-local' | 'no-floor' | 'put-anyway' | 'compact-all' | null;
+
+interface Put {
+  who: string;
+  key: string;
+  body: Buffer;
+  waiting: { resolve(outcome: 'created' | 'exists'): void; reject(error: Error): void } | null;
+}
+
+interface Read {
+  who: string;
+  run(): void;
+  fail(): void;
+}
+
+const lost = () => transientError('QZ4399', 'The answer was lost.', 'Look again.');
+const source = 'world';
+
+export class ArchiveWorld {
+  readonly source = source;
+  /** Headers that stand, or stood before compaction, in the chain's own place. */
+  readonly truth: SegmentHeader[] = [];
+  /** Why a reader of all of it would stop; null while none would. */
+  problem: string | null = null;
+  faults: number;
+  readonly #broken: BrokenArchive;
+  readonly #objects = new Map<string, Buffer>();
+  #compactions: number;
+  #floor = -1;
+  #puts: Put[] = [];
+  #reads: Read[] = [];
+
+  constructor(broken: BrokenArchive, faults: number, compactions: number) {
+    this.#broken = broken;
+    this.faults = faults;
+    this.#compactions = compactions;
+  }
+
+  get hasCompacted(): boolean {
+    return this.#floor >= 0;
+  }
+
+  /** What can happen now; those without a fault first. */
+  steps(): Step[] {
+    const honest: Step[] = this.#readers().map((who) => ({
+      label: `${who} reads`,
+      run: () => this.#answer(who, false),
+    }));
+    const faulty: Step[] = this.#readers().map((who) => ({
+      label: `${who} cannot read`,
+      run: () => this.#answer(who, true),
+    }));
+    for (const put of this.#puts) {
+      const what = `${put.who}'s ${put.key.slice(-4)}`;
+      honest.push({ label: `${what} is put`, run: () => this.#arrive(put, true) });
+      if (put.waiting === null) continue;
+      faulty.push({ label: `${what} is put, answer lost`, run: () => this.#arrive(put, false) });
+      faulty.push({ label: `${put.who} waits for ${what} no longer`, run: () => this.#forget(put) });
+    }
+    // The newest segment stays where it stands.
+    const upTo = this.truth.length - (this.#broken === 'compact-all' ? 1 : 2);
+    if (this.#compactions > 0 && upTo > this.#floor)
+      honest.push({ label: `the floor is raised to ${upTo}`, run: () => this.#raise(upTo) });
+    if (this.#deletable().length > 0) honest.push({ label: 'what is below is deleted', run: () => this.#delete() });
+    const counted = faulty.map(({ label, run }) => ({
+      label,
+      run: () => {
+        this.faults -= 1;
+        run();
+      },
+    }));
+    return this.faults > 0 ? [...honest, ...counted] : honest;
+  }
+
+  /** One actor's view of it. */
+  storeOf(who: string): ObjectStore {
+    const read = <T>(answer: () => T): Promise<T> =>
+      new Promise((resolve, reject) =>
+        this.#reads.push({ who, run: () => resolve(answer()), fail: () => reject(lost()) }),
+      );
+    return {
+      url: 'world',
+      probe: async () => undefined,
+      putIfAbsent: (key, parts) =>
+        new Promise((resolve, reject) =>
+          this.#puts.push({ who, key, body: Buffer.concat(parts), waiting: { resolve, reject } }),
+        ),
+      // Tips and indexes are derived, and decide nothing.
+      putIfMatch: async (key, _parts, _etag) => this.#info(key) ?? 'changed',
+      head: async (key) => this.#info(key),
+      get: (key, range) =>
+        read(() => {
+          if (this.#broken === 'no-floor' && key === floorKey(source)) return null;
+          const bytes = this.#objects.get(key);
+          return bytes === undefined
+            ? null
+            : Buffer.from(bytes.subarray(range?.start ?? 0, range?.end ?? bytes.length));
+        }),
+      list: (prefix, options) => this.#list(prefix, options?.after ?? ''),
+      remove: async () => undefined,
+    };
+  }
+
+  async *#list(prefix: string, after: string): AsyncIterable<ObjectInfo> {
+    for (const key of [...this.#objects.keys()].sort()) {
+      const info = this.#info(key);
+      if (key.startsWith(prefix) && key > after && info !== null) yield info;
+    }
+  }
+
+  #info(key: string): ObjectInfo | null {
+    const bytes = this.#objects.get(key);
+    return bytes === undefined ? null : { key, sizeBytes: bytes.length, etag: 'x' };
+  }
+
+  #readers(): string[] {
+    return [...new Set(this.#reads.map(({ who }) => who))];
+  }
+
+  /** All that one actor has asked for at once. */
+  #answer(who: string, fails: boolean): void {
+    const mine = this.#reads.filter((read) => read.who === who);
+    this.#reads = this.#reads.filter((read) => read.who !== who);
+    for (const read of mine) fails ? read.fail() : read.run();
+  }
+
+  #arrive(put: Put, answered: boolean): void {
+    this.#puts = this.#puts.filter((one) => one !== put);
+    const isFree = !this.#objects.has(put.key);
+    if (isFree) this.#place(put);
+    const outcome = isFree || this.#broken === 'put-anyway' ? 'created' : 'exists';
+    if (answered) put.waiting?.resolve(outcome);
+    else put.waiting?.reject(lost());
+  }
+
+  #forget(put: Put): void {
+    put.waiting?.reject(lost());
+    put.waiting = null;
+  }
+
+  #place({ key, body }: Put): void {
+    this.#objects.set(key, body);
+    const sequence = sequenceOfKey(key);
+    if (sequence > this.truth.length) this.problem ??= `segment ${sequence} was put beyond the end`;
+    if (sequence !== this.truth.length) return;
+    const next = decodeSegmentHeader(openObject(body, 'segment', key), key);
+    const before = sequence === 0 ? null : this.#last;
+    this.problem ??= linkProblem(before, next);
+    this.#last = next;
+    this.truth.push(next.header);
+  }
+
+  #last: ReturnType<typeof decodeSegmentHeader> | null = null;
+
+  #raise(floor: number): void {
+    this.#compactions -= 1;
+    this.#floor = floor;
+    this.#objects.set(floorKey(source), Buffer.from(JSON.stringify({ format: 1, sequence: floor })));
+  }
+
+  #deletable(): string[] {
+    const keys = Array.from({ length: this.#floor + 1 }, (_, sequence) => segmentKey(source, sequence));
+    return keys.filter((key) => this.#objects.has(key));
+  }
+
+  #delete(): void {
+    for (const key of this.#deletable()) this.#objects.delete(key);
+  }
+}
