@@ -1,5 +1,6 @@
 /** The whole history as growing files: any part of it archived, the rest in the log, read from anywhere while it grows. */
 import { describe, expect, test } from '@jest/globals';
+import { chainPrefix } from '../../core/archive/layout.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { transactionsIn } from '../../core/binlog/scanner.ts';
@@ -72,6 +73,13 @@ async function take(source: LiveSource, name: string, from: number, wanted = Inf
     if (left <= 0) break;
   }
   return Buffer.concat(parts);
+}
+
+async function poll(condition: () => boolean): Promise<void> {
+  for (const deadline = Date.now() + 10_000; !condition(); ) {
+    if (Date.now() > deadline) throw new Error('the condition never held');
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
 }
 
 function logOf({ chain }: Pick<Sample, 'chain'>, count = chain.entries.length): MadeLog {
@@ -181,6 +189,36 @@ describe('a live source', () => {
         }
       });
     }));
+
+  test('a segment that is missing in a followed archive is told of, and waited for', () =>
+    withStore((whole) =>
+      withStore(async (store) => {
+        const { chain } = makeSample();
+        await archive(whole, chain.folded, 2000);
+        const copy = async (keys: readonly string[]) => {
+          for (const key of keys) await store.putIfAbsent(key, [(await whole.get(key)) ?? Buffer.alloc(0)]);
+        };
+        const keys: string[] = [];
+        for await (const { key } of whole.list(chainPrefix(madeSource))) keys.push(key);
+        const [missing = '', ...later] = keys.slice(5);
+        await copy(keys.slice(0, 5));
+        const told: (QazynaError | null)[] = [];
+        const onTrouble = (error: QazynaError | null) => told.push(error);
+        await open(
+          store,
+          null,
+          async (source) => {
+            await copy(later);
+            await poll(() => told.at(-1)?.code === 'QZ4415');
+            expect(told.at(-1)?.message).toContain('segments 5 to 5');
+            await copy([missing]);
+            await source.changed(chain.entries.length - 1, never);
+            await poll(() => told.at(-1) === null);
+          },
+          { onTrouble, gapAfterMs: 50 },
+        );
+      }),
+    ));
 
   test('what the log forgets is read from the archive, which is opened anew', () =>
     withStore(async (store) => {
