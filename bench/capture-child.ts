@@ -4,15 +4,14 @@
  * its own. Prints one JSON object. Without arguments it only loads.
  */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
 import { LocalLog } from '../core/log/local/log.ts';
-import type { ChainLog } from '../core/log/types.ts';
-import { createLogger, silentLogger } from '../core/logging/logger.ts';
+import { createLogger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
+import { openBenchTopic } from './bench-topic.ts';
 import { StallMeter } from './stall-meter.ts';
 
 const warmUpMs = 1000;
@@ -48,7 +47,7 @@ async function main(
   const connection = await connectMysql(endpoint, stop.signal);
   const { serverUuid } = await readSourceFacts(connection);
   await connection.close();
-  const log = brokers.length === 0 ? await LocalLog.open({ dir, logger }) : await openTopic(brokers, dir, stop.signal);
+  const log = brokers.length === 0 ? await LocalLog.open({ dir, logger }) : await openBenchTopic(brokers, dir);
   const { state, next } = await log.checkpoint();
   const writer = await ChainWriter.open(log, {
     signal: stop.signal,
@@ -81,24 +80,6 @@ async function main(
   await log.close();
   const { ownMs, wallMs } = stall;
   return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes, ownStallMs: ownMs, stallMs: wallMs };
-}
-
-async function openTopic(brokers: readonly string[], dir: string, signal: AbortSignal): Promise<ChainLog> {
-  // Only where it is needed, as the program does: an agent with a local log never loads it.
-  const { KafkaLog } = await import('../core/log/kafka/log.ts');
-  return await KafkaLog.open({
-    brokers,
-    topic: `bench-${process.pid}`,
-    retentionMs: 24 * 3_600_000,
-    clientId: 'bench',
-    acknowledges: false,
-    maxBytes: 0,
-    states: () => Promise.resolve([]),
-    stateFile: join(dir, 'topic.json'),
-    create: true,
-    logger: silentLogger(),
-    signal,
-  });
 }
 
 function peakRss(): number {

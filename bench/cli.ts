@@ -16,6 +16,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   memory: () => import('./memory.ts'),
   overhead: () => import('./overhead.ts'),
   replay: () => import('./replay.ts'),
+  rpo0: () => import('./rpo0.ts'),
   snapshot: () => import('./snapshot.ts'),
   switchover: () => import('./switchover.ts'),
 };
