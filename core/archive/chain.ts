@@ -7,6 +7,7 @@ import {
   type DecodedHeader,
   damaged,
   decodeSegmentHeader,
+  firstSequence,
   openBody,
   openSegment,
   type SegmentHeader,
@@ -144,16 +145,17 @@ export function stateAfter(header: SegmentHeader): ChainState {
 /** Why `next` cannot follow `previous` (null: nothing comes before), or null when it can. Without "its" subject. */
 export function linkProblem(previous: DecodedHeader | null, next: DecodedHeader): string | null {
   const to = next.header;
+  const first = firstSequence(next);
   if (previous === null) {
-    if (to.sequence !== 0) return `segment ${to.sequence} has nothing before it`;
+    if (first !== 0) return `segment ${first} has nothing before it`;
     return next.header.previousSha256.every((byte) => byte === 0)
       ? null
       : 'segment 0 claims to have a segment before it';
   }
   const from = previous.header;
-  if (to.sequence !== from.sequence + 1) return `segment ${to.sequence} does not follow ${from.sequence}`;
+  if (first !== from.sequence + 1) return `segment ${first} does not follow ${from.sequence}`;
   if (!to.previousSha256.equals(previous.sha256))
-    return `segment ${to.sequence} was not written after this segment ${from.sequence}`;
+    return `segment ${first} was not written after this segment ${from.sequence}`;
   if (to.archiveChainId !== from.archiveChainId) return `segment ${to.sequence} is of another chain`;
   // A log that was lost is followed by a new one, whose first entry says where the old history stood.
   const isNewLog = to.logChainId !== from.logChainId;

@@ -8,6 +8,7 @@ import { parseObject } from './open.ts';
 import type { ObjectStore } from './store.ts';
 
 const floorFormat = 1;
+const attemptsMax = 10;
 
 /** Segments up to this one do not count where they stand; -1 while nothing was compacted. Throws QZ3422 when it is damaged. */
 export async function readFloor(store: ObjectStore, source: string): Promise<number> {
@@ -24,6 +25,17 @@ export async function readFloor(store: ObjectStore, source: string): Promise<num
     'Nothing is acknowledged while it is so. Restore it from an earlier version of the object.',
     { details: { object: key } },
   );
+}
+
+/** Raises the floor to `sequence` unless it is there or above already. Never lowers it. */
+export async function raiseFloor(store: ObjectStore, source: string, sequence: number): Promise<void> {
+  const body = [Buffer.from(`${JSON.stringify({ format: floorFormat, sequence })}\n`)];
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    // The etag is read first: a floor that changes in between fails the comparison, and is read again.
+    const info = await store.head(floorKey(source));
+    if (info !== null && (await readFloor(store, source)) >= sequence) return;
+    if ((await store.putIfMatch(floorKey(source), body, info?.etag ?? null)) !== 'changed') return;
+  }
 }
 
 /** A segment that was put where compaction had been already: it is in no history. */

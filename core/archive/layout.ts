@@ -45,6 +45,15 @@ export function floorKey(source: string): string {
   return `sources/${source}/floor`;
 }
 
+export function compactedPrefix(source: string): string {
+  return `sources/${source}/compacted/`;
+}
+
+/** Several segments in one: sequences `first` to `last`, both included. */
+export function compactedKey(source: string, first: number, last: number): string {
+  return `${compactedPrefix(source)}${digits(first)}-${digits(last)}`;
+}
+
 /** The number a chain key ends in, or -1 when it is no chain key. */
 export function sequenceOfKey(key: string): number {
   const match = /\/chain\/(\d{20})$/.exec(key);
@@ -54,7 +63,15 @@ export function sequenceOfKey(key: string): number {
 
 /** The range an index key names, or null when it is no index key. */
 export function rangeOfIndexKey(key: string): { first: number; last: number } | null {
-  const match = /\/index\/(\d{20})-(\d{20})$/.exec(key);
+  return rangeOf(/\/index\/(\d{20})-(\d{20})$/.exec(key));
+}
+
+/** The same of a key of compacted segments. */
+export function rangeOfCompactedKey(key: string): { first: number; last: number } | null {
+  return rangeOf(/\/compacted\/(\d{20})-(\d{20})$/.exec(key));
+}
+
+function rangeOf(match: RegExpExecArray | null): { first: number; last: number } | null {
   if (match === null) return null;
   const range = { first: Number(match[1]), last: Number(match[2]) };
   return Number.isSafeInteger(range.last) && range.first <= range.last ? range : null;

@@ -10,7 +10,7 @@ export const envelopeBytes = 16;
 const envelopeVersion = 1;
 const plain = 0;
 
-export const objectTypes = { segment: 1, segmentIndex: 2, pack: 3, snapshotManifest: 4 } as const;
+export const objectTypes = { segment: 1, segmentIndex: 2, pack: 3, snapshotManifest: 4, compacted: 5 } as const;
 export type ObjectType = keyof typeof objectTypes;
 
 /** Body parts of a whole object: the envelope, then the content. */

@@ -1,6 +1,8 @@
 /** Where an archive's chain ends: what a shipper goes on from. Read from the archive itself, never kept beside it. */
 import { integrityError, isKind, transientError } from '../errors/error.ts';
 import { readSegmentHeader, walkChain } from './chain.ts';
+import { listCompacted, readCompactedHeader } from './compacted.ts';
+import { readFloor } from './floor.ts';
 import { chainPrefix, indexKey, indexPrefix, indexSpan, rangeOfIndexKey, segmentKey, sequenceOfKey } from './layout.ts';
 import type { DecodedHeader } from './segment.ts';
 import { openIndex } from './segment-index.ts';
@@ -24,8 +26,8 @@ const looksAtHole = 5;
 export async function findChainEnd(store: ObjectStore, source: string, signal: AbortSignal): Promise<ChainEnd> {
   const tip = await readTip(store, source);
   const indexed = await lastIndexed(store, source, tip?.sequence ?? -1, signal);
-  const unindexed: DecodedHeader[] = [];
-  let last = indexed;
+  let unindexed: DecodedHeader[] = [];
+  let last = indexed ?? (await lastCompacted(store, source, signal));
   for (let looks = 0; ; ) {
     for await (const next of walkChain(store, source, last, signal)) {
       unindexed.push(next);
@@ -40,6 +42,13 @@ export async function findChainEnd(store: ObjectStore, source: string, signal: A
     }
     // Somebody else has added it since: that is no hole, however often it happens.
     if (beyond === missing) continue;
+    // Nor what was compacted meanwhile.
+    const compacted = (await readFloor(store, source)) >= missing ? await lastCompacted(store, source, signal) : null;
+    if (compacted !== null && compacted.header.sequence >= missing) {
+      last = compacted;
+      unindexed = [];
+      continue;
+    }
     looks += 1;
     if (looks === looksAtHole) throw hole(store, source, missing, beyond - 1);
   }
@@ -68,6 +77,21 @@ export function lacking(store: ObjectStore, source: string, { first, last }: Mis
     'Bring the missing objects back, or follow another archive; it goes on by itself once they are there. `qazyna windows` shows every gap.',
     { details: { firstSequence: first, lastSequence: last } },
   );
+}
+
+/** What stands at the compaction floor; null where nothing was compacted, or it cannot be read: the walk then says what is missing. */
+async function lastCompacted(store: ObjectStore, source: string, signal: AbortSignal): Promise<DecodedHeader | null> {
+  const floor = await readFloor(store, source);
+  if (floor < 0) return null;
+  const ranges = (await listCompacted(store, source, signal)).filter(({ last }) => last === floor);
+  for (const range of ranges) {
+    const decoded = await readCompactedHeader(store, source, range).catch((error: unknown) => {
+      if (!isKind(error, 'integrity')) throw error;
+      return null;
+    });
+    if (decoded !== null) return decoded;
+  }
+  return null;
 }
 
 /** The last header that an index object near the tip holds. A damaged or missing one only costs a longer walk. */

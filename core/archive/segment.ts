@@ -74,6 +74,13 @@ export interface DecodedHeader {
   sha256: Buffer;
   /** The header as it stands in the object, behind the envelope. */
   bytes: Buffer;
+  /** Of several segments made into one: the first one's sequence (`header.sequence` is the last one's). Null: as it was put. */
+  compactedFrom: number | null;
+}
+
+/** The first sequence number that it covers. */
+export function firstSequence({ header, compactedFrom }: DecodedHeader): number {
+  return compactedFrom ?? header.sequence;
 }
 
 export interface SealedBody {
@@ -134,11 +141,11 @@ async function decompress(header: SegmentHeader, stored: Buffer, object: string)
 /** The parts of the whole object, and what the next segment must carry as `previousSha256`. */
 export function sealSegment(header: SegmentHeader, stored: Buffer): { body: Uint8Array[]; decoded: DecodedHeader } {
   const bytes = encodeSegmentHeader(header);
-  const decoded = { header, sha256: hash('sha256', bytes, 'buffer'), bytes };
+  const decoded = { header, sha256: hash('sha256', bytes, 'buffer'), bytes, compactedFrom: null };
   return { body: sealObject('segment', [bytes, stored]), decoded };
 }
 
-/** Size of the whole object in its store. */
+/** Size of the whole segment object in its store. */
 export function segmentObjectBytes(decoded: DecodedHeader): number {
   return envelopeBytes + decoded.bytes.length + decoded.header.storedBytes;
 }
@@ -234,7 +241,7 @@ export function decodeSegmentHeader(content: Buffer, object: string): DecodedHea
   const header = { ...readFixed(bytes, object), ...readVariable(bytes.subarray(0, crcAt), object) };
   const problem = boundsProblem(header);
   if (problem !== null) throw damaged(object, problem);
-  return { header, sha256: hash('sha256', bytes, 'buffer'), bytes };
+  return { header, sha256: hash('sha256', bytes, 'buffer'), bytes, compactedFrom: null };
 }
 
 function readFixed(bytes: Buffer, object: string) {

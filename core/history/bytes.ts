@@ -1,6 +1,6 @@
 /** Raw bytes of archived binlog files, each segment verified before any of it is served. */
 import { readSegment } from '../archive/chain.ts';
-import { segmentKey } from '../archive/layout.ts';
+import { objectKeyOf, readCompacted, readCovered } from '../archive/compacted.ts';
 import { damaged } from '../archive/segment.ts';
 import { configurationError, integrityError } from '../errors/error.ts';
 import type { ArchiveHistory } from './open.ts';
@@ -40,7 +40,8 @@ export async function* readFileBytes(
 ): AsyncIterable<Buffer> {
   const wanted = file.segments.filter(({ header }) => header.end > from && header.start < to);
   let position = from;
-  const fetchAt = (index: number) => (index < wanted.length ? handled(fetchBody(history, file, index, wanted)) : null);
+  const fetchAt = (index: number) =>
+    index < wanted.length ? handled(fetchBody(history, file, index, wanted, signal)) : null;
   let ahead = fetchAt(0);
   for (const [index, { header }] of wanted.entries()) {
     if (header.start > position) throw bytesMissing(history, file, position, header.start);
@@ -66,13 +67,20 @@ async function fetchBody(
   file: HistoryFile,
   index: number,
   wanted: HistoryFile['segments'],
+  signal: AbortSignal,
 ): Promise<Buffer> {
   const decoded = wanted[index];
   if (decoded === undefined) throw new Error(`segment ${index} of ${file.file} was asked for`);
-  const { sequence } = decoded.header;
-  const found = await readSegment(history.store, history.sourceName, sequence, decoded);
-  if (found !== null) return found.raw;
-  throw damaged(segmentKey(history.sourceName, sequence), 'it was deleted after the history had been opened');
+  const { store, sourceName } = history;
+  const { header, compactedFrom } = decoded;
+  const found =
+    compactedFrom === null
+      ? await readSegment(store, sourceName, header.sequence, decoded)
+      : await readCompacted(store, sourceName, { first: compactedFrom, last: header.sequence });
+  // Compaction may have put it into another object since.
+  const raw = found?.raw ?? (await readCovered(store, sourceName, decoded, signal));
+  if (raw !== null) return raw;
+  throw damaged(objectKeyOf(sourceName, decoded), 'it was deleted after the history had been opened');
 }
 
 function bytesMissing(history: ArchiveHistory, file: HistoryFile, from: number, to: number) {

@@ -3,7 +3,21 @@
  * checks that nothing is missing between two neighbours, and names what is: damage never hides, and never passes for history.
  */
 import { linkProblem, readSegmentHeader } from '../archive/chain.ts';
-import { chainPrefix, indexPrefix, rangeOfIndexKey, segmentKey, sequenceOfKey } from '../archive/layout.ts';
+import {
+  type CompactedRange,
+  chainObjectBytes,
+  listCompacted,
+  readCompactedHeader,
+  widest,
+} from '../archive/compacted.ts';
+import {
+  chainPrefix,
+  compactedKey,
+  indexPrefix,
+  rangeOfIndexKey,
+  segmentKey,
+  sequenceOfKey,
+} from '../archive/layout.ts';
 import { type DecodedHeader, segmentObjectBytes } from '../archive/segment.ts';
 import { openIndex } from '../archive/segment-index.ts';
 import type { ObjectStore } from '../archive/store.ts';
@@ -45,7 +59,9 @@ export class ArchiveHistory {
     const tip = await tolerate(() => readTip(store, sourceName), notes);
     const known = await readIndexes(store, sourceName, options.signal, notes);
     const sizes = await listChain(store, sourceName, options.signal);
-    const slots = await readSlots({ store, sourceName, known, sizes, tip, signal: options.signal });
+    // Listed last: what was compacted since the chain was listed is then found here, so that no moment shows a hole.
+    const ranges = widest(await listCompacted(store, sourceName, options.signal));
+    const slots = await readSlots({ store, sourceName, known, sizes, ranges, tip, signal: options.signal });
     if (slots.length === 0) throw await unknownSource(store, sourceName);
     for (const note of notes) options.logger.warn(note, { component: 'history', source: sourceName });
     return new ArchiveHistory(store, sourceName, itemsOf(slots, tip), notes);
@@ -73,8 +89,10 @@ export async function listSources(store: ObjectStore): Promise<string[]> {
   }
 }
 
-/** What is known of one sequence number: its header, or why there is none. A lost object's header may be known anyway. */
+/** What is known of one object: its header, or why there is none. A lost object's header may be known anyway. */
 interface Slot {
+  /** Sequence numbers that it covers, both included; the same but for compacted ones. */
+  first: number;
   sequence: number;
   decoded: DecodedHeader | null;
   problem: string | null;
@@ -85,6 +103,7 @@ interface Reading {
   sourceName: string;
   known: Map<number, DecodedHeader>;
   sizes: Map<number, number>;
+  ranges: readonly CompactedRange[];
   tip: Tip | null;
   signal: AbortSignal;
 }
@@ -131,18 +150,30 @@ async function listChain(store: ObjectStore, source: string, signal: AbortSignal
 }
 
 async function readSlots(reading: Reading): Promise<Slot[]> {
-  const { known, sizes, tip, signal } = reading;
+  const { known, sizes, ranges, tip, signal } = reading;
   let last = tip?.sequence ?? -1;
   for (const sequence of known.keys()) last = Math.max(last, sequence);
   for (const sequence of sizes.keys()) last = Math.max(last, sequence);
+  const wanted: (CompactedRange | number)[] = [];
+  let next = 0;
+  for (const range of ranges) {
+    while (next < range.first) wanted.push(next++);
+    wanted.push(range);
+    next = range.last + 1;
+  }
+  while (next <= last) wanted.push(next++);
   const slots: Slot[] = [];
-  for (let first = 0; first <= last; first += readsAtOnce) {
+  for (let at = 0; at < wanted.length; at += readsAtOnce) {
     signal.throwIfAborted();
-    const count = Math.min(readsAtOnce, last - first + 1);
-    slots.push(...(await Promise.all(Array.from({ length: count }, (_, index) => readSlot(reading, first + index)))));
+    const batch = wanted.slice(at, at + readsAtOnce);
+    slots.push(
+      ...(await Promise.all(
+        batch.map((one) => (typeof one === 'number' ? readSlot(reading, one) : readCompactedSlot(reading, one))),
+      )),
+    );
   }
   // A listing may be stale: what was put since is found by asking for it.
-  for (let sequence = last + 1; ; sequence += 1) {
+  for (let sequence = next; ; sequence += 1) {
     signal.throwIfAborted();
     const slot = await readSlot(reading, sequence);
     if (slot.decoded === null && slot.problem === missing) return slots;
@@ -150,9 +181,28 @@ async function readSlots(reading: Reading): Promise<Slot[]> {
   }
 }
 
+async function readCompactedSlot({ store, sourceName }: Reading, range: CompactedRange): Promise<Slot> {
+  const slot = { first: range.first, sequence: range.last };
+  try {
+    const decoded = await readCompactedHeader(store, sourceName, range);
+    if (decoded === null) return { ...slot, decoded, problem: missing };
+    const expected = chainObjectBytes(decoded);
+    if (range.sizeBytes === expected) return { ...slot, decoded, problem: null };
+    const key = compactedKey(sourceName, range.first, range.last);
+    return { ...slot, decoded, problem: `object ${key} has ${range.sizeBytes} bytes, not ${expected}` };
+  } catch (error) {
+    if (!isKind(error, 'integrity')) throw error;
+    return { ...slot, decoded: null, problem: error.message.replace(/\.$/, '') };
+  }
+}
+
 const missing = 'the object is missing';
 
 async function readSlot(reading: Reading, sequence: number): Promise<Slot> {
+  return { first: sequence, ...(await readSegmentSlot(reading, sequence)) };
+}
+
+async function readSegmentSlot(reading: Reading, sequence: number): Promise<Omit<Slot, 'first'>> {
   const { store, sourceName, known, sizes } = reading;
   const indexed = known.get(sequence);
   const key = segmentKey(sourceName, sequence);
@@ -184,7 +234,7 @@ function itemsOf(slots: Slot[], tip: Tip | null): HistoryItem[] {
   for (const slot of slots) {
     if (slot.problem === null && slot.decoded !== null) {
       const before: DecodedHeader | null = previous?.problem === null ? previous.decoded : null;
-      if (before !== null || slot.sequence === 0) {
+      if (before !== null || slot.first === 0) {
         const problem = linkProblem(before, slot.decoded);
         if (problem !== null) (before === null ? slot : (previous ?? slot)).problem = problem;
       }
@@ -208,7 +258,7 @@ function extendGap(items: HistoryItem[], slot: Slot): void {
   }
   items.push({
     type: 'gap',
-    firstSequence: slot.sequence,
+    firstSequence: slot.first,
     lastSequence: slot.sequence,
     fromMicros: 0,
     throughMicros: 0,
@@ -226,7 +276,8 @@ function withInstants(
 ): HistoryGap {
   const before = items[index - 1];
   const after = items[index + 1];
-  const inside = slots.slice(gap.firstSequence, gap.lastSequence + 1).flatMap((slot) => slot.decoded ?? []);
+  const within = slots.filter(({ first, sequence }) => first >= gap.firstSequence && sequence <= gap.lastSequence);
+  const inside = within.flatMap((slot) => slot.decoded ?? []);
   const fromMicros = before?.type === 'segment' ? before.decoded.header.chainLastCommitMicros : 0;
   let throughMicros = inside.at(-1)?.header.chainLastCommitMicros ?? 0;
   if (after?.type === 'segment' && inside.at(-1)?.header.sequence !== gap.lastSequence) {
