@@ -20,8 +20,11 @@ const pollMs = 200;
 /** So many tries in a row, each with a wait, before what stops the applier or the server counts as broken. */
 const triesMax = 4;
 const retryWaitMs = 1000;
-/** ER_SOURCE_FATAL_ERROR_READING_BINLOG: what the replica needs is not there, or it is ahead. */
-const fatalReading = 1236;
+/**
+ * What the replica needs is not there, or it is ahead: ER_SOURCE_FATAL_ERROR_READING_BINLOG, as it is sent, and
+ * ER_SERVER_SOURCE_FATAL_ERROR_READING_BINLOG, as replicas since 8.0 note it (share/messages_to_error_log.txt).
+ */
+const fatalReading = new Set([1236, 13114]);
 /** ER_DISK_FULL, ER_ERROR_ON_WRITE, ER_RECORD_FILE_FULL (share/messages_to_clients.txt). */
 const noRoomErrors = new Set([1021, 1026, 1114]);
 
@@ -63,6 +66,7 @@ class Follower {
   readonly #options: FollowOptions;
   #failedStarts = 0;
   #failedApplies = 0;
+  #refusals = 0;
   #lastExecuted = new GtidSet();
 
   constructor(options: FollowOptions) {
@@ -131,11 +135,15 @@ class Follower {
     const errant = facts.executed.subtract(chain().gtids);
     if (!errant.isEmpty)
       throw beyondRepair('QZ3720', `it has executed ${errant}, which is in no history: somebody wrote to it`);
-    if (facts.executed.count > this.#lastExecuted.count) this.#failedApplies = 0;
+    if (facts.executed.count > this.#lastExecuted.count) {
+      this.#failedApplies = 0;
+      this.#refusals = 0;
+    }
     this.#lastExecuted = facts.executed;
-    if (facts.receiverErrno === fatalReading && facts.receiver === 'stopped')
-      throw beyondRepair('QZ3723', `the history that it needs is not there (${facts.receiverError})`);
     if (facts.receiver === 'stopped') {
+      if (fatalReading.has(facts.receiverErrno)) this.#refusals += 1;
+      if (this.#refusals >= triesMax)
+        throw beyondRepair('QZ3723', `the history that it needs is not there (${facts.receiverError})`);
       logger.warn(`the standby's receiver stopped: ${facts.receiverError || 'no reason given'}`);
       await sleep(retryWaitMs);
       await connection.query('START REPLICA IO_THREAD');

@@ -29,7 +29,6 @@ const commonSettings: Record<string, string> = {
   'process.roles': 'broker,controller',
   'controller.listener.names': 'CONTROLLER',
   'inter.broker.listener.name': 'INTERNAL',
-  'listener.security.protocol.map': 'CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT',
   'offsets.topic.num.partitions': '1',
   'transaction.state.log.num.partitions': '1',
   'group.initial.rebalance.delay.ms': '0',
@@ -43,12 +42,17 @@ const commonSettings: Record<string, string> = {
   'file.delete.delay.ms': '100',
 };
 
-interface BrokerPorts {
+interface ClientPort {
   /** Where clients connect, as it is told to them: a proxy may stand there. */
   advertised: number;
   client: number;
+}
+
+interface BrokerPorts extends ClientPort {
   internal: number;
   controller: number;
+  /** Of further ways. */
+  ways?: ClientPort[];
 }
 
 export interface KafkaLabOptions {
@@ -61,6 +65,8 @@ export interface KafkaLabOptions {
   secure?: boolean;
   /** Asked with each broker's port before anything is started. */
   advertise?: Advertise;
+  /** Further ways to the brokers, each a listener of its own: who comes by one stays on it, so that it can be cut alone. */
+  ways?: readonly Advertise[];
   /** What was used before in this folder: ports are worth keeping. */
   ports?: readonly BrokerPorts[];
   /** Whether `broker 1` and so on was started before, by whomever, and still runs: such a one is left alone. */
@@ -110,6 +116,11 @@ export class KafkaLab implements AsyncDisposable {
   /** What a client needs to begin with. */
   get bootstrap(): string[] {
     return this.ports.map(({ advertised }) => `${host}:${advertised}`);
+  }
+
+  /** The same, for who comes by a way of its own. */
+  bootstrapOf(way: number): string[] {
+    return this.ports.map(({ ways = [] }) => `${host}:${ways[way]?.advertised}`);
   }
 
   /** kill -9, or another signal; resolves when it has ended. SIGSTOP and SIGCONT only send. */
@@ -188,13 +199,20 @@ export class KafkaLab implements AsyncDisposable {
       throw await failure(`the storage of ${nameOf(index)} could not be made`, join(folder, 'format.log'));
   }
 
-  #placed({ client, advertised, internal, controller }: BrokerPorts, index: number): Record<string, string> {
+  #placed({ internal, controller, ways = [], ...first }: BrokerPorts, index: number): Record<string, string> {
     const replicas = String(Math.min(3, this.ports.length));
+    const listeners = [
+      { name: 'CLIENT', ...first },
+      { name: 'INTERNAL', client: internal, advertised: internal },
+      ...ways.map((port, way) => ({ name: `WAY${way}`, ...port })),
+    ];
+    const each = (text: (one: (typeof listeners)[number]) => string) => listeners.map(text).join(',');
     return {
       'node.id': String(index + 1),
-      'controller.quorum.voters': this.ports.map((each, at) => `${at + 1}@${host}:${each.controller}`).join(','),
-      listeners: `CLIENT://${host}:${client},INTERNAL://${host}:${internal},CONTROLLER://${host}:${controller}`,
-      'advertised.listeners': `CLIENT://${host}:${advertised},INTERNAL://${host}:${internal}`,
+      'controller.quorum.voters': this.ports.map((other, at) => `${at + 1}@${host}:${other.controller}`).join(','),
+      'listener.security.protocol.map': `CONTROLLER:PLAINTEXT,${each(({ name }) => `${name}:PLAINTEXT`)}`,
+      listeners: `CONTROLLER://${host}:${controller},${each(({ name, client }) => `${name}://${host}:${client}`)}`,
+      'advertised.listeners': each(({ name, advertised }) => `${name}://${host}:${advertised}`),
       'log.dirs': join(this.#folder(index), 'data'),
       'offsets.topic.replication.factor': replicas,
       'transaction.state.log.replication.factor': replicas,
@@ -280,7 +298,7 @@ function isAlive(child: ChildProcess | null): boolean {
 
 /** Those of before, but for a port that somebody has by now. */
 async function choosePorts(
-  { brokers, ports: before, advertise }: KafkaLabOptions,
+  { brokers, ports: before, advertise, ways = [] }: KafkaLabOptions,
   isMissing: (index: number) => boolean,
 ): Promise<BrokerPorts[]> {
   const ports: BrokerPorts[] = [];
@@ -291,8 +309,14 @@ async function choosePorts(
   }
   for (const own of ports) {
     own.advertised = (await advertise?.(own.client, own.advertised || undefined)) ?? own.client;
+    if (ways.length > 0) own.ways = await Promise.all(ways.map(openWay));
   }
   return ports;
+}
+
+async function openWay(advertise: Advertise): Promise<ClientPort> {
+  const client = await labPort();
+  return { client, advertised: await advertise(client) };
 }
 
 async function areFree({ client, internal, controller }: BrokerPorts): Promise<boolean> {

@@ -23,6 +23,10 @@ export interface StandbyHostOptions {
   name?: string;
   /** Where the primary is by now, when that is not the lab's own server. */
   primaryPort?: number;
+  /** Further lines of the section `standby`. */
+  more?: readonly string[];
+  /** Its own way to the brokers (KafkaLab.bootstrapOf). */
+  brokers?: readonly string[];
 }
 
 export class StandbyHost {
@@ -30,30 +34,49 @@ export class StandbyHost {
   readonly configFile: string;
   readonly port: number;
   readonly httpPort: number;
+  /** Of its stream server. */
+  readonly streamPort: number;
   readonly #environment: NodeJS.ProcessEnv;
   #child: ChildProcess | null = null;
   #stderr = '';
 
-  private constructor(dir: string, name: string, port: number, httpPort: number, environment: NodeJS.ProcessEnv) {
+  private constructor(
+    dir: string,
+    name: string,
+    [port, httpPort, streamPort]: [number, number, number],
+    environment: NodeJS.ProcessEnv,
+  ) {
     this.dir = join(dir, name);
     this.configFile = join(dir, `${name}.yaml`);
     this.port = port;
     this.httpPort = httpPort;
+    this.streamPort = streamPort;
     this.#environment = environment;
   }
 
   /** Writes its configuration; nothing is started yet. */
   static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
-    const { name = 'standby', primaryPort = lab.mysql.port } = options;
-    const host = new StandbyHost(lab.dir, name, await freePort(), await freePort(), options.environment ?? {});
-    const failover = options.failover === undefined ? '' : `  failover: ${options.failover}\n`;
+    const { name = 'standby', primaryPort = lab.mysql.port, brokers } = options;
+    const ports: [number, number, number] = [await freePort(), await freePort(), await freePort()];
+    const host = new StandbyHost(lab.dir, name, ports, options.environment ?? {});
     const text = (await readFile(lab.configFile, 'utf8'))
       .replace(`127.0.0.1:${lab.httpPort}`, `127.0.0.1:${host.httpPort}`)
       .replace(`${lab.dir}/state`, `${lab.dir}/${name}-state`)
       .replace(`${lab.dir}/log`, `${lab.dir}/${name}-log`)
       .replace(`${lab.dir}/scratch`, `${lab.dir}/${name}-scratch`)
-      .replace(`port: ${lab.mysql.port}`, `port: ${primaryPort}`);
-    const standby = `standby:\n  dir: ${host.dir}\n  bind: "127.0.0.1:${host.port}"\n  archive: onsite\n  listen: "127.0.0.1:${await freePort()}"\n${failover}`;
+      .replace(`port: ${lab.mysql.port}`, `port: ${primaryPort}`)
+      .replace(/brokers: \[.*?\]/, (before) =>
+        brokers === undefined ? before : `brokers: ${JSON.stringify(brokers)}`,
+      );
+    const lines = [
+      `dir: ${host.dir}`,
+      `bind: "127.0.0.1:${host.port}"`,
+      'archive: onsite',
+      `listen: "127.0.0.1:${host.streamPort}"`,
+      ...(options.failover === undefined ? [] : [`failover: ${options.failover}`]),
+      ...(options.more ?? []),
+    ];
+    const standby = `standby:\n${lines.map((line) => `  ${line}\n`).join('')}`;
     await writeFile(host.configFile, text + standby);
     await mkdir(`${lab.dir}/${name}-scratch`, { recursive: true });
     return host;

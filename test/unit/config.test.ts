@@ -183,6 +183,22 @@ describe('a good configuration', () => {
     expect(() => parseConfig(file, text)).toThrow(/names nowhere, which is no archive of this file/);
   });
 
+  test('its server cannot be given a server_id, or anything else that it is promised by', () => {
+    const parse = (options: string) =>
+      parseConfig(file, `${shared}standby: { dir: /s, server_options: { ${options} } }\n`);
+    expect(parse('innodb-buffer-pool-size: 8G, port-open-timeout: 3').standby?.serverOptions).toEqual({
+      'innodb-buffer-pool-size': '8G',
+      'port-open-timeout': 3,
+    });
+    for (const option of [
+      'server-id: 7',
+      'server_id: 7',
+      'skip-log-bin: true',
+      'loose_rpl_semi_sync_source_enabled: false',
+    ])
+      expect(() => parse(option)).toThrow(/must be left out: qazyna sets it itself/);
+  });
+
   test('hooks that would be told to point at every address are refused; advertise says where to', () => {
     const hooks = 'failover: { hooks: [["/bin/true"]] }';
     const bound = `${shared}standby: { dir: /s, bind: "0.0.0.0:3306", ${hooks}`;
