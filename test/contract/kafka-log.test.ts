@@ -5,6 +5,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { ChainState, Entry } from '../../core/chain/types.ts';
+import { BrokerFault, type Brokers, type FetchOptions, type TopicPlan } from '../../core/log/kafka/brokers.ts';
 import { KafkaLog } from '../../core/log/kafka/log.ts';
 import { ThreadBrokers } from '../../core/log/kafka/thread-brokers.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
@@ -142,7 +143,79 @@ describe('Kafka log: reaching the brokers', () => {
     }));
 });
 
+/**
+ * Real brokers. A read is answered once there is something; the next look at where the topic ends can be made to fail, and
+ * what is read for comparing can be held back.
+ */
+class HeldBrokers implements Brokers {
+  readonly #real: Brokers;
+  failsOnce = false;
+  comparing: Promise<void> = Promise.resolve();
+
+  constructor(real: Brokers) {
+    this.#real = real;
+  }
+
+  describe(topic: string) {
+    return this.#real.describe(topic);
+  }
+
+  create(topic: string, plan: TopicPlan) {
+    return this.#real.create(topic, plan);
+  }
+
+  async bounds(topic: string) {
+    if (!this.failsOnce) return await this.#real.bounds(topic);
+    this.failsOnce = false;
+    throw new BrokerFault('timed-out', 'the test says so');
+  }
+
+  append(topic: string, values: Uint8Array<ArrayBuffer>[]) {
+    return this.#real.append(topic, values);
+  }
+
+  async fetch(topic: string, from: number, options: FetchOptions) {
+    let fetched = await this.#real.fetch(topic, from, options);
+    while (options.lane.startsWith('read') && fetched.records.length === 0)
+      fetched = await this.#real.fetch(topic, from, options);
+    if (options.lane === 'check') await this.comparing;
+    return fetched;
+  }
+
+  leave(lane: string) {
+    return this.#real.leave(lane);
+  }
+
+  close() {
+    return this.#real.close();
+  }
+}
+
 describe('Kafka log: what is read', () => {
+  test('a record that comes while the last one is compared after a fault is no other record in its place', () =>
+    withTopic(cluster.bootstrap, async (place) => {
+      const client = new HeldBrokers(threadBrokers(place));
+      const log = await openKafkaLog(place, { client });
+      const entries = made(3);
+      await log.append(entries.slice(0, 2));
+      const reading = log.read(0, { follow: true, signal: AbortSignal.timeout(30_000) })[Symbol.asyncIterator]();
+      for (const landed of [0, 1]) expect((await reading.next()).value).toMatchObject({ landed });
+      // Its fetch is under way from here on, and hears of the third one before the comparison is answered.
+      const third = reading.next();
+      client.failsOnce = true;
+      await expect(log.bounds()).rejects.toMatchObject({ kind: 'transient' });
+      const held = Promise.withResolvers<void>();
+      client.comparing = held.promise;
+      const bounds = log.bounds();
+      const other = await openKafkaLog(place, { stateFile: join(place.dir, 'other.json') });
+      await other.append(entries.slice(2));
+      await other.close();
+      expect((await third).value).toMatchObject({ landed: 2 });
+      held.resolve();
+      expect(await bounds).toEqual({ first: 0, next: 3 });
+      await log.close();
+    }));
+
   test('a record that no qazyna wrote is refused by its offset', () =>
     withKafkaLog(cluster.bootstrap, async (log, { topic, brokers }) => {
       await log.append(made(3));

@@ -155,6 +155,8 @@ export class TopicView {
   async #verify(): Promise<void> {
     if (!this.#isSuspect) return;
     const at = this.#next - 1;
+    // Of that record: while it is fetched, later ones may come to be known.
+    const mark = this.#mark;
     const { first } = at < 0 ? { first: 0 } : await this.#ask('look at', ({ bounds }) => bounds);
     // What was deleted by age cannot be compared, and needs not be.
     if (at >= first) {
@@ -162,7 +164,7 @@ export class TopicView {
       const record = records.find(({ offset }) => offset === at);
       // Not shown yet: nothing against it so far.
       if (record === undefined) return;
-      if (markOf(record.value) !== this.#mark) throw this.#replaced(at);
+      if (markOf(record.value) !== mark) throw this.#replaced(at);
     }
     this.#isSuspect = false;
   }
