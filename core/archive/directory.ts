@@ -11,6 +11,7 @@ import { crashPoint } from '../errors/crash-points.ts';
 import { configurationError } from '../errors/error.ts';
 import { lockFile } from './file-lock.ts';
 import { checkKey, checkPrefix } from './key.ts';
+import { give, type Owner, ownerOf } from './owner.ts';
 import type { ObjectInfo, ObjectStore } from './store.ts';
 import { errorCode, errorText, notAnObject, storeError } from './store-error.ts';
 
@@ -34,7 +35,7 @@ export async function openDirectoryStore(root: string, options: { create: boolea
       { cause: error },
     );
   }
-  const store = new DirectoryStore(root, url);
+  const store = new DirectoryStore(root, url, await ownerOf(root));
   await store.sweep();
   return store;
 }
@@ -42,12 +43,15 @@ export async function openDirectoryStore(root: string, options: { create: boolea
 export class DirectoryStore implements ObjectStore {
   readonly url: string;
   readonly #root: string;
+  readonly #owner: Owner | null;
   /** Folders whose own names are known to be durable. */
   readonly #durable = new Set<string>();
   #counter = 0;
 
-  constructor(root: string, url: string) {
+  /** `owner`: who is given what is made here; null when that is ourselves. */
+  constructor(root: string, url: string, owner: Owner | null) {
     this.#root = root;
+    this.#owner = owner;
     this.url = url;
   }
 
@@ -99,7 +103,7 @@ export class DirectoryStore implements ObjectStore {
     }
     return await this.#guard('replace', key, async () => {
       const path = await this.#pathForWriting(key);
-      await using _lock = await lockFile(join(this.#root, lockName));
+      await using _lock = await this.#lock();
       if ((await this.#infoAt(path, key))?.etag !== etag) return 'changed';
       const temporary = await this.#writeTemporary(body);
       try {
@@ -256,7 +260,7 @@ export class DirectoryStore implements ObjectStore {
     for (const name of parts.slice(0, -1)) {
       const above = path;
       path = join(path, name);
-      await mkdir(path).catch(ignore('EEXIST'));
+      await this.#makeFolder(path);
       if (!(await lstat(path)).isDirectory()) throw notAnObject(this.url, key);
       if (this.#durable.has(path)) continue;
       await syncFolder(above);
@@ -265,14 +269,32 @@ export class DirectoryStore implements ObjectStore {
     return join(this.#root, key);
   }
 
+  /** Unless it is there. */
+  async #makeFolder(path: string): Promise<void> {
+    const isNew = await mkdir(path).then(() => true, ignore('EEXIST'));
+    if (isNew !== true || this.#owner === null) return;
+    const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+    await give(handle, this.#owner).finally(() => handle.close());
+  }
+
+  async #lock(): Promise<AsyncDisposable> {
+    const path = join(this.#root, lockName);
+    if (this.#owner !== null) {
+      const handle = await open(path, 'wx', 0o640).catch(ignore('EEXIST'));
+      if (handle) await give(handle, this.#owner).finally(() => handle.close());
+    }
+    return await lockFile(path);
+  }
+
   /** Durable bytes under a name nobody reads; removed again when writing them fails. */
   async #writeTemporary(body: readonly Uint8Array[]): Promise<string> {
     const folder = join(this.#root, temporaryFolder);
-    await mkdir(folder).catch(ignore('EEXIST'));
+    await this.#makeFolder(folder);
     this.#counter += 1;
     const path = join(folder, `${bootId}-${process.pid}-${this.#counter}-${randomBytes(4).toString('hex')}`);
     const handle = await open(path, 'wx', 0o640);
     try {
+      if (this.#owner !== null) await give(handle, this.#owner);
       for (const part of body) await writeAll(handle, part);
       await handle.sync();
       return path;
@@ -333,9 +355,10 @@ async function syncFolder(path: string): Promise<void> {
   }
 }
 
-function ignore(code: string): (error: unknown) => void {
+function ignore(code: string): (error: unknown) => undefined {
   return (error) => {
     if (errorCode(error) !== code) throw error;
+    return undefined;
   };
 }
 

@@ -1,6 +1,6 @@
 /** The folder backend against the contract, and what only a folder can suffer. */
 import { spawn } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import { chown, lstat, mkdir, mkdtemp, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -94,6 +94,43 @@ describe('directory: hostile folders', () => {
           .map((file) => file.name)
           .sort(),
       );
+    }));
+});
+
+const asRoot = process.getuid?.() === 0 ? describe : describe.skip;
+
+asRoot('directory: as root in the folder of another account', () => {
+  const nobody = 65_534;
+  const within = (work: (folder: string, outside: string) => Promise<void>) =>
+    inFolder(async (above) => {
+      const [folder, outside] = [join(above, 'archive'), join(above, 'outside')];
+      for (const path of [folder, outside]) await mkdir(path);
+      await chown(folder, nobody, nobody);
+      await work(folder, outside);
+    });
+
+  test('everything that is made belongs to that account, which goes on with it', () =>
+    within(async (folder) => {
+      const store = await openDirectoryStore(folder, { create: true });
+      await store.probe();
+      await store.putIfAbsent('a/b/c', [Buffer.from('one')]);
+      const etag = (await store.head('a/b/c'))?.etag ?? '';
+      await store.putIfMatch('a/b/c', [Buffer.from('two')], etag);
+      const made = await readdir(folder, { recursive: true });
+      expect(made.sort()).toEqual(['.lock', '.tmp', 'a', 'a/b', 'a/b/c', 'probe']);
+      for (const name of made) {
+        const { uid, gid } = await lstat(join(folder, name));
+        expect([name, uid, gid]).toEqual([name, nobody, nobody]);
+      }
+    }));
+
+  test('nothing outside is given away when that account leads us out by a symlink', () =>
+    within(async (folder, outside) => {
+      await symlink(outside, join(folder, '.tmp'));
+      const store = await openDirectoryStore(folder, { create: true });
+      const put = store.putIfAbsent('a', [Buffer.from('one')]);
+      await expect(put).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3401' });
+      expect(await readdir(outside)).toEqual([]);
     }));
 });
 
