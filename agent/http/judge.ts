@@ -169,6 +169,9 @@ function snapshotAttention(status: StatusSnapshot): Attention[] {
   ];
 }
 
+/** A source where nothing happens says so every second (agent/capture). */
+const currentWithinMs = 5000;
+
 /** Counts only what is declared to outlive the host; says so when nothing is. */
 function ifHostVanished(status: StatusSnapshot): string {
   const start = 'If this host vanished now you would lose';
@@ -205,7 +208,10 @@ function loss(status: StatusSnapshot, archives: readonly ArchiveStatus[]): strin
   const behind = ageMs(status, known.through);
   if (behind === null)
     return `what came after its snapshot of ${formatInstant(known.archive.snapshotMicros)}: ${known.archive.name} holds no history yet.`;
-  const idle = status.log !== null && known.archive.lastCommitMicros >= status.log.lastCommitMicros;
+  const { log } = status;
+  // A log that is itself behind the present has not seen what came since.
+  const isLogCurrent = log !== null && (lagMs(status, log) ?? Number.POSITIVE_INFINITY) <= currentWithinMs;
+  const idle = isLogCurrent && known.archive.lastCommitMicros >= log.lastCommitMicros;
   const seen = idle ? ', and no commit since then has been seen' : '';
   return `at most the last ${formatDuration(behind)}: ${known.archive.name} holds everything up to ${formatInstant(known.through)}${seen}.`;
 }

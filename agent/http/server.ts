@@ -69,7 +69,7 @@ function listening(server: Server, { host, port }: { host: string; port: number 
         configurationError(
           'QZ2901',
           `http.listen cannot be used: ${host}:${port} (${error.code ?? error.message}).`,
-          'Another agent may be running on this host; else choose a free port above 1023 on an address of this host.',
+          'Another agent or shipper may be running on this host: choose a free port above 1023 on an address of this host, for a shipper by --listen.',
           { cause: error },
         ),
       );

@@ -94,6 +94,17 @@ describe('all is well', () => {
     expect(report(status()).wellBeing).toBe('well');
   });
 
+  test('but a log that nothing could be appended to does not say that no commit came', () => {
+    const stuck = status({
+      log: {
+        ...(status().log ?? never()),
+        completeThroughMicros: now - 30 * second,
+        lastCommitMicros: now - 30 * second,
+      },
+    });
+    expect(judge(stuck).ifHostVanished).toMatch(/holds everything up to 2026-11-23T10:14:58.000000Z\.$/);
+  });
+
   test('a source that is idle for hours is not behind', () => {
     const idle = status({ log: null, ...archives({ lastCommitMicros: now - 9 * hour }) });
     expect(judge(idle).attention).toEqual([]);
