@@ -23,8 +23,7 @@ export interface TellerOptions {
 }
 
 export class StatusTeller {
-  /** Null until it is open. */
-  log: ChainLog | null = null;
+  #log: ChainLog | null = null;
   /** Null until it runs, and where none does. */
   agent: Agent | null = null;
   readonly #options: TellerOptions;
@@ -35,9 +34,16 @@ export class StatusTeller {
     this.#options = options;
   }
 
+  /** Null until it is open, and once it is let go of. */
+  set log(log: ChainLog | null) {
+    this.#log = log;
+    if (log === null) this.#lastLog = null;
+  }
+
   async status(): Promise<StatusSnapshot> {
     const { from, config, workers, alarms, services = [] } = this.#options;
-    const { log, agent } = this;
+    const { agent } = this;
+    const log = this.#log;
     if (log !== null) await Promise.race([this.#lookAt(log), sleep(lookMs, undefined, { ref: false })]);
     const next = Math.max(this.#lastLog?.next ?? 0, agent?.chain?.next ?? 0);
     const { lastCommitMicros = 0, completeThroughMicros = 0 } = this.#lastLog ?? {};

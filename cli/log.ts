@@ -4,11 +4,12 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { errorCode } from '../core/archive/store-error.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import type { Config, KafkaLogConfig } from '../core/config/config.ts';
+import type { Config, KafkaLogConfig, LocalLogConfig } from '../core/config/config.ts';
 import { readSecret, secretPlace } from '../core/config/secrets.ts';
 import { configurationError, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { KafkaLogOptions } from '../core/log/kafka/log.ts';
+import type { LocalLog } from '../core/log/local/log.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 
@@ -34,10 +35,7 @@ export async function openLog(options: OpenLogOptions): Promise<ChainLog> {
   const { config, logger, signal, onTrouble } = options;
   const { log } = config;
   // Only the one that is asked for is loaded: a client of Kafka takes a tenth of a second and some MB.
-  if (log.kind === 'local') {
-    const { LocalLog } = await import('../core/log/local/log.ts');
-    return await LocalLog.open({ dir: log.dir, maxBytes: log.maxSizeBytes, logger });
-  }
+  if (log.kind === 'local') return await openLocalLog(log, logger);
   const { KafkaLog } = await import('../core/log/kafka/log.ts');
   const place = await kafkaOptions(log, options);
   const open = async () => await KafkaLog.open(place).catch((error: unknown) => notYet(error, options));
@@ -49,6 +47,11 @@ export async function openLog(options: OpenLogOptions): Promise<ChainLog> {
   });
   onTrouble(null);
   return opened;
+}
+
+export async function openLocalLog({ dir, maxSizeBytes }: LocalLogConfig, logger: Logger): Promise<LocalLog> {
+  const { LocalLog } = await import('../core/log/local/log.ts');
+  return await LocalLog.open({ dir, maxBytes: maxSizeBytes, logger });
 }
 
 /** A daemon that is started before the agent's first start waits for the topic that the agent makes. */

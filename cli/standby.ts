@@ -1,15 +1,15 @@
 /** `qazyna standby`: one host of a pair, from its log and archives to the roles it plays (standby/pair.ts). */
 import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { Agent } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import type { StandbyStatus } from '../agent/http/status.ts';
-import { PrimaryWatch } from '../agent/primary-watch.ts';
+import type { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
-import { type Config, mysqlOf, type StandbyConfig } from '../core/config/config.ts';
+import { type Config, decidingArchive, mysqlOf, type StandbyConfig } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
 import { exitCodes, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
@@ -21,21 +21,16 @@ import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import { startStreamServer } from '../core/stream/server.ts';
 import { type ControlVerb, serveControl } from '../standby/control.ts';
+import { decideInArchive, decideInLog } from '../standby/decide.ts';
 import { watchPrimary } from '../standby/failover.ts';
 import { beyondHistory } from '../standby/loss.ts';
 import { Pair } from '../standby/pair.ts';
 import { switchOver } from '../standby/switchover.ts';
-import {
-  type ArchiveWorker,
-  chainsOf,
-  openArchives,
-  openWorkers,
-  requireKeys,
-  whereHistoryStands,
-} from './archive-worker.ts';
-import { gatherFor } from './daemon.ts';
+import { ArchiveWatch } from './archive-watch.ts';
+import { type ArchiveWorker, chainsOf, openArchives, openWorkers, requireKeys } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
-import { openLog } from './log.ts';
+import { openLog, stateFolder } from './log.ts';
+import { PairCapture } from './pair-capture.ts';
 import { PairRoles } from './pair-roles.ts';
 import type { PromotionAnswer } from './promote.ts';
 import { standbyOf } from './standby-config.ts';
@@ -50,7 +45,7 @@ export function addStandby(program: Command, frame: Frame): void {
     usage: 'standby',
     summary: 'keep a MySQL server warm that takes over when the primary is gone; on each of the two hosts of a pair',
     about:
-      'Fills its own server from the newest snapshot, keeps it a replica of the log, and serves any other stock replica. Where the log names its server as the source, it is the primary: it captures, and takes writes. SIGTERM ends it, and leaves its server running.',
+      'Fills its own server from the newest snapshot, keeps it a replica of the history, and serves any other stock replica. Where the chain (the Kafka log, or without one the archive that commits wait for) names its server as the source, it is the primary: it captures, and takes writes. SIGTERM ends it, and leaves its server running.',
     examples: [
       ['standby', 'With the configuration at its usual place; its section `standby` says where the server is'],
     ],
@@ -82,6 +77,7 @@ class PairDaemon {
   readonly #notifier: ServiceNotifier;
   readonly #alarms: Alarms;
   readonly #workers: readonly ArchiveWorker[];
+  readonly #archives: ArchiveWatch;
   readonly #teller: StatusTeller;
   #pair: Pair | null = null;
   #live: LiveSource | null = null;
@@ -108,6 +104,7 @@ class PairDaemon {
     this.#notifier = notifier;
     this.#alarms = new Alarms(context.logger);
     this.#workers = openWorkers(config, { archives: config.archives, role }, this.#alarms, context.logger);
+    this.#archives = new ArchiveWatch(this.#workers);
     const standbyStatus = () => this.#standbyStatus();
     this.#teller = new StatusTeller({
       from: 'standby',
@@ -127,22 +124,27 @@ class PairDaemon {
     logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
     // The service does what it can: nothing that is ordered after it should wait for brokers or archives.
     void this.#notifier.ready();
-    const log = opened.adopt(await this.#openLog(), (one) => one.close());
+    // With local logs each host has its own, and holds it only while its server is captured.
+    const log = this.#isShared ? opened.adopt(await this.#openLog(), (one) => one.close()) : null;
+    if (log === null) await mkdir(stateFolder(this.#config, role), { recursive: true, mode: 0o750 });
     this.#teller.log = log;
     await openArchives(this.#workers, signal);
     const stop = new AbortController();
-    const either = AbortSignal.any([signal, stop.signal]);
-    const watching = Promise.all(this.#workers.map((worker) => worker.watch(either)));
+    this.#archives.start();
     try {
       await this.#serve(log, opened, stop);
     } finally {
       void this.#notifier.stopping();
       stop.abort(new Error('the daemon is stopping'));
-      await watching;
+      await this.#archives.stop();
     }
   }
 
-  async #serve(log: ChainLog, opened: AsyncDisposableStack, stop: AbortController): Promise<void> {
+  get #isShared(): boolean {
+    return this.#config.log.kind === 'kafka';
+  }
+
+  async #serve(log: ChainLog | null, opened: AsyncDisposableStack, stop: AbortController): Promise<void> {
     const { logger } = this.#context;
     const signal = AbortSignal.any([this.#context.signal, stop.signal]);
     const live = opened.adopt(await this.#openLive(log, signal), (one) => one.close());
@@ -203,11 +205,11 @@ class PairDaemon {
   }
 
   /** Waits for a history to begin: a standby may be started before the first agent. */
-  async #openLive(log: ChainLog, signal: AbortSignal): Promise<LiveSource> {
+  async #openLive(log: ChainLog | null, signal: AbortSignal): Promise<LiveSource> {
     const { logger } = this.#context;
-    const store = this.#archive().store;
-    const shared = this.#config.log.kind === 'kafka' ? log : null;
-    const options = { log: shared, store, sourceName: this.#config.source.name, signal, logger };
+    const { store } = this.#archive(decidingArchive(this.#config) ?? this.#standby.archive);
+    const onTrouble = (error: QazynaError | null) => this.#onAlarm('history', error);
+    const options = { log, store, sourceName: this.#config.source.name, onTrouble, signal, logger };
     const open = () =>
       LiveSource.open(options).catch((error: unknown) => {
         if (!isKind(error, 'configuration') || error.code !== 'QZ2410') throw error;
@@ -247,67 +249,42 @@ class PairDaemon {
     return { host, port: stream.port, ...credentials };
   }
 
-  async #openPair(log: ChainLog, live: LiveSource, stream: ReplicaSource, signal: AbortSignal): Promise<Pair> {
+  async #openPair(log: ChainLog | null, live: LiveSource, stream: ReplicaSource, signal: AbortSignal): Promise<Pair> {
     const { logger, environment, progress } = this.#context;
+    const { name } = this.#config.source;
+    const decides = decidingArchive(this.#config) ?? this.#standby.archive;
+    const capture = new PairCapture({
+      config: this.#config,
+      shared: log,
+      workers: this.#workers,
+      watch: this.#archives,
+      live,
+      teller: this.#teller,
+      alarms: this.#alarms,
+      onWatch: (watch) => {
+        this.#watch = watch;
+      },
+      logger,
+    });
     const { mysqldPath, osUser } = this.#standby;
     const onFill = fillProgress(progress);
     return new Pair({
       config: this.#standby,
-      sourceName: this.#config.source.name,
-      log,
+      sourceName: name,
+      decide: log === null ? decideInArchive(this.#archive(decides).store, name, live) : decideInLog(log),
       live,
-      store: this.#archive().store,
+      store: this.#archive(this.#standby.archive).store,
       stream,
       mysqld: await Mysqld.find(mysqldPath ?? undefined, environment),
       osUser: osUser ?? (await defaultOsUser()),
       semiSync: this.#config.source.acknowledgeAfter !== 'none',
-      capture: (endpoint, hooks) => this.#capture(log, endpoint, hooks),
+      capture: (endpoint, hooks) => capture.run(endpoint, hooks),
       onAlarm: (topic, error) => this.#onAlarm(topic, error),
       onFill,
       environment,
       signal,
       logger,
     });
-  }
-
-  /** The primary's agent. */
-  async #capture(
-    log: ChainLog,
-    endpoint: MysqlEndpoint,
-    { onAttached, signal }: { onAttached: () => void; signal: AbortSignal },
-  ): Promise<void> {
-    const { logger } = this.#context;
-    const { source, snapshots } = this.#config;
-    const agent = new Agent({
-      sourceName: source.name,
-      endpoint,
-      start: 'current',
-      gather: gatherFor(this.#config),
-      isLogShared: this.#config.log.kind === 'kafka',
-      acknowledges: this.#config.source.acknowledgeAfter === 'log',
-      acceptance: null,
-      log,
-      archives: this.#workers,
-      continued: await whereHistoryStands(log, chainsOf(this.#workers)),
-      snapshots: { ...snapshots, scratchDir: snapshots.scratchDir ?? '' },
-      onAttached,
-      alarms: this.#alarms,
-      logger,
-      signal,
-    });
-    this.#teller.agent = agent;
-    const needsLog = source.acknowledgeAfter !== 'none';
-    const acceptedAtMs = () => (needsLog ? agent.acceptedAtMs : null);
-    this.#watch = new PrimaryWatch({ endpoint, chain: () => agent.chain, acceptedAtMs, logger });
-    const watched = new AbortController();
-    void this.#watch.run(watched.signal);
-    try {
-      await agent.run();
-    } finally {
-      watched.abort();
-      this.#watch = null;
-      this.#teller.agent = null;
-    }
   }
 
   async #ask(
@@ -355,11 +332,10 @@ class PairDaemon {
   }
 
   async #watchGrowth(live: LiveSource, signal: AbortSignal): Promise<void> {
-    let next = live.state.next;
-    while (!signal.aborted) {
-      const state = await live.changed(next, signal).catch(() => null);
-      if (state === null) break;
-      next = state.next;
+    for (let version = 0; !signal.aborted; ) {
+      const grown = await live.grown(version, signal).catch(() => null);
+      if (grown === null) break;
+      version = grown;
       this.#grewAtMs = performance.now();
       await sleep(statusPollMs / 4, undefined, { signal }).catch(() => undefined);
     }
@@ -378,8 +354,8 @@ class PairDaemon {
     };
   }
 
-  #archive(): ArchiveWorker {
-    const worker = this.#workers.find(({ name }) => name === this.#standby.archive);
+  #archive(named: string): ArchiveWorker {
+    const worker = this.#workers.find(({ name }) => name === named);
     if (worker === undefined) throw new Error('the configuration was checked');
     return worker;
   }

@@ -14,12 +14,12 @@ import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import { EventTracker } from '../core/live/event-tracker.ts';
 import type { LiveSource } from '../core/live/live-source.ts';
-import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
 import type { Mysqld } from '../core/mysql/mysqld.ts';
 import { recordEvents } from '../core/restore/events.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
+import type { Decide } from './decide.ts';
 import { saveErrant } from './errant.ts';
 import { holdsMore, notNow, notVouchedFor, waitForSnapshot } from './errors.ts';
 import { type FollowStatus, follow } from './follow.ts';
@@ -36,7 +36,8 @@ const wasPrimary = 'it was the primary';
 export interface PairOptions {
   config: StandbyConfig;
   sourceName: string;
-  log: ChainLog;
+  /** The store whose order says who the source is. */
+  decide: Decide;
   live: LiveSource;
   /** The archive it is filled from. */
   store: ObjectStore;
@@ -294,15 +295,15 @@ export class Pair {
   }
 
   async #promoteAsked(asked: Asked, stop: AbortController, following: Promise<void>): Promise<boolean> {
-    const { log, signal, logger, live } = this.#options;
+    const { decide, signal, logger, live } = this.#options;
     const { request, decidedAt } = asked;
     const journal = this.#requireJournal();
     this.#role = 'promoting';
     try {
       const to = this.#follow?.serverUuid ?? '';
       await journal.begin({ kind: request.kind, reason: request.reason, from: decidedAt.sourceUuid, to });
-      request.onStep('asking the log to make this server the source');
-      await win({ log, journal, decidedAt, signal, logger });
+      request.onStep('asking the chain to make this server the source');
+      await win({ decide, journal, decidedAt, signal, logger });
       request.onStep(`won: generation ${journal.record?.generation}; the old primary can acknowledge nothing any more`);
       await this.#finish(stop, following, request.onStep);
       return true;

@@ -10,18 +10,19 @@ import { errorCode } from '../core/archive/store-error.ts';
 import { GtidSet } from '../core/binlog/gtid-set.ts';
 import { replaceFile } from '../core/bytes/durable-file.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import { ChainWriter } from '../core/chain/writer.ts';
 import { crashPoint } from '../core/errors/crash-points.ts';
 import { configurationError, integrityError } from '../core/errors/error.ts';
-import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
 import { type EventsOptions, giveEventsTheirStatus } from '../core/restore/events.ts';
 import { forgetSource } from '../core/restore/replication.ts';
+import type { Decide } from './decide.ts';
 import { executedBy } from './server.ts';
 
 const journalName = 'promotion.json';
 const statementTimeoutMs = 600_000;
+/** Of an entry's note. */
+const noteMaxBytes = 1024;
 
 /** In this order; the first one is written before anything happens, the last one ends the journal. */
 export const promotionSteps = ['asked', 'won', 'drained', 'detached', 'attached', 'writable', 'announced'] as const;
@@ -110,31 +111,33 @@ export class PromotionJournal {
 }
 
 export interface WinOptions {
-  log: ChainLog;
+  decide: Decide;
   journal: PromotionJournal;
-  /** The history's state when this was decided: another source by now means that somebody else was first. */
+  /** The history's state when this was asked for. */
   decidedAt: ChainState;
   signal: AbortSignal;
   logger: Logger;
 }
 
-/**
- * Appends the promotion. From the moment it is accepted the old source's agent can acknowledge nothing any more. Throws
- * QZ3724 when somebody else has promoted, and what ChainWriter throws.
- */
-export async function win({ log, journal, decidedAt, signal, logger }: WinOptions): Promise<void> {
+/** Makes this server the source, in the store that decides. Throws QZ3724 when somebody else was first. */
+export async function win({ decide, journal, decidedAt, signal, logger }: WinOptions): Promise<void> {
   const { record } = journal;
   if (record === null) throw new Error('a promotion is journaled before it is won');
-  const { state, next } = await log.checkpoint();
-  const options = { signal, logger, base: state, first: next, sourceUuid: '', continued: null };
-  const writer = await ChainWriter.open(log, options);
-  const before = writer.state;
-  if (before.sourceUuid !== decidedAt.sourceUuid || before.generation !== decidedAt.generation) throw beaten(before);
-  crashPoint('promotion:claimed');
-  await writer.appendPromotion({ reason: `${record.kind}: ${record.reason}`, sourceUuid: record.to });
-  const { generation, gtids } = writer.state;
+  const wish = { decidedAt, sourceUuid: record.to, reason: noteOf(record) };
+  const { generation, target } = await decide(wish, { signal, logger });
   logger.info(`won: this server is the source of generation ${generation}`, { from: record.from, to: record.to });
-  await journal.reach('won', { generation, target: gtids.toString() });
+  await journal.reach('won', { generation, target: target.toString() });
+}
+
+/** As much of it as an entry holds. */
+function noteOf({ kind, reason }: PromotionRecord): string {
+  const whole = Buffer.from(`${kind}: ${reason}`);
+  return whole.length <= noteMaxBytes
+    ? whole.toString()
+    : whole
+        .subarray(0, noteMaxBytes - 3)
+        .toString()
+        .replace(/\ufffd*$/, '…');
 }
 
 export interface DrainOptions {
@@ -200,13 +203,5 @@ function executedMore(beyond: GtidSet) {
     'QZ3725',
     `This server has executed ${beyond}, which the history before its promotion does not hold.`,
     'It must not become the primary as it is: fill it anew (`qazyna rejoin --reseed`), and promote again.',
-  );
-}
-
-function beaten(now: ChainState) {
-  return integrityError(
-    'QZ3724',
-    `Somebody else was first: the log is at generation ${now.generation} of the source ${now.sourceUuid}.`,
-    'Look at `qazyna status`: another standby was promoted, or a new timeline was begun.',
   );
 }

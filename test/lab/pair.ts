@@ -27,6 +27,8 @@ export interface StandbyHostOptions {
   more?: readonly string[];
   /** Its own way to the brokers (KafkaLab.bootstrapOf). */
   brokers?: readonly string[];
+  /** What it is filled from. Default `onsite`. */
+  archive?: string;
 }
 
 export class StandbyHost {
@@ -56,7 +58,7 @@ export class StandbyHost {
 
   /** Writes its configuration; nothing is started yet. */
   static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
-    const { name = 'standby', primaryPort = lab.mysql.port, brokers } = options;
+    const { name = 'standby', primaryPort = lab.mysql.port, archive = 'onsite', brokers } = options;
     const ports: [number, number, number] = [await freePort(), await freePort(), await freePort()];
     const host = new StandbyHost(lab.dir, name, ports, options.environment ?? {});
     const text = (await readFile(lab.configFile, 'utf8'))
@@ -71,7 +73,7 @@ export class StandbyHost {
     const lines = [
       `dir: ${host.dir}`,
       `bind: "127.0.0.1:${host.port}"`,
-      'archive: onsite',
+      `archive: ${archive}`,
       `listen: "127.0.0.1:${host.streamPort}"`,
       ...(options.failover === undefined ? [] : [`failover: ${options.failover}`]),
       ...(options.more ?? []),

@@ -9,9 +9,9 @@ import { runsTo, segmentsOf } from '../../core/history/path.ts';
 import { transactionsOf } from '../../core/history/scan.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { archive, madeSource, never, openHistory, withStore } from '../made/archive.ts';
+import { seed } from '../made/drawn.ts';
 import { expectAll, makeSample } from '../made/sample.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
 const options = { sourceName: madeSource, signal: never, logger: silentLogger() };
 const otherUuid = '99999999-8888-7777-6666-555555555555';
 

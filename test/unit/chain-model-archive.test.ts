@@ -16,9 +16,9 @@ import { silentLogger } from '../../core/logging/logger.ts';
 import { runShipper } from '../../shipper/shipper.ts';
 import { ArchiveWorld, type BrokenArchive } from '../made/archive-world.ts';
 import type { Step } from '../made/chain-worlds.ts';
+import { seed } from '../made/drawn.ts';
 import { HostLog } from '../made/host-log.ts';
 
-const seed = Number(process.env.QAZYNA_TEST_SEED ?? Date.now() % 2 ** 31);
 const source = '00000000-0000-0000-0000-00000000000a';
 const standbys = ['00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-00000000000c'];
 const eventBytes = 10;

@@ -3,8 +3,8 @@
  * (written, fdatasync'd) when its promise resolves. A failed append is taken back before the next one: the file is cut to what
  * was durable before, because after a failed sync the kernel may show bytes that never reached the disk (fsync(2), NOTES).
  */
-import { type FileHandle, mkdir, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { type FileHandle, mkdir, open, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { lockFile } from '../../archive/file-lock.ts';
 import { encodeEntry, packBody } from '../../chain/entry.ts';
 import { fold } from '../../chain/fold.ts';
@@ -265,6 +265,26 @@ export class LocalLog implements ChainLog {
   /** Nothing is deleted here but by release(). */
   async headroom(): Promise<null> {
     return null;
+  }
+
+  /** Begins anew as an empty log. What it held is moved into the folder `aside`, or deleted; oldest first, so that a crash leaves a log. */
+  async beginAnew(aside: string | null): Promise<void> {
+    try {
+      await this.#handle?.close();
+      this.#handle = null;
+      if (aside !== null) await mkdir(aside, { recursive: true, mode: 0o750 });
+      for (const { path } of this.#files) {
+        if (aside === null) await rm(path, { force: true });
+        else await rename(path, join(aside, basename(path)));
+        await syncFolder(this.#dir);
+      }
+      if (aside !== null) await syncFolder(aside);
+      this.#files = [];
+      this.#state = null;
+      this.#next = 0;
+    } catch (error) {
+      throw ioError(this.#dir, 'write', error);
+    }
   }
 
   async usage(): Promise<{ bytes: number; maxBytes: number }> {
