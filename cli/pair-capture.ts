@@ -67,7 +67,7 @@ export class PairCapture {
     const agent = await this.#agent(into, endpoint, hooks);
     shipping.agent = agent;
     const stop = new AbortController();
-    const working = shipping.run(log, stop.signal);
+    const working = shipping.run(log, stop.signal, live.lastSegment);
     try {
       await this.#capture(agent, endpoint);
       await drained(agent.chain?.next ?? 0, workers);

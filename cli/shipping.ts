@@ -4,6 +4,7 @@
  */
 import type { Agent } from '../agent/agent.ts';
 import { Acceptance } from '../core/archive/acceptance.ts';
+import type { DecodedHeader } from '../core/archive/segment.ts';
 import { type Config, decidingArchive } from '../core/config/config.ts';
 import { gatedLog } from '../core/log/gated.ts';
 import type { ChainLog } from '../core/log/types.ts';
@@ -29,25 +30,26 @@ export class Shipping {
     return this.acceptance !== null && this.#config.source.acknowledgeAfter !== 'none';
   }
 
-  /** Until the signal aborts; resolves with what ended each archive's work (null: the signal). Never rejects. */
-  async run(log: ChainLog, signal: AbortSignal): Promise<unknown[]> {
+  /** `known`: a segment of the archive that decides, just seen here. Until the signal aborts; resolves with what ended each archive's work (null: the signal). Never rejects. */
+  async run(log: ChainLog, signal: AbortSignal, known: DecodedHeader | null = null): Promise<unknown[]> {
     const accepted = this.acceptance !== null && this.#isAwaited ? gatedLog(log, this.acceptance) : log;
     const ahead = this.#workers.find(({ name }) => name === this.acceptance?.archive)?.store ?? null;
     return await Promise.all(
       this.#workers.map((worker) =>
         worker.store === ahead
-          ? worker.ship(log, signal, this.#decidingPart())
+          ? worker.ship(log, signal, this.#decidingPart(known))
           : worker.ship(accepted, signal, { decides: null, ahead }),
       ),
     );
   }
 
-  #decidingPart(): ShipperPart {
+  #decidingPart(known: DecodedHeader | null): ShipperPart {
     if (this.acceptance === null) return { decides: null, ahead: null };
     const decides = {
       acceptance: this.acceptance,
       atOnce: this.#isAwaited,
       owner: () => this.agent?.claim ?? null,
+      known,
     };
     return { decides, ahead: null };
   }

@@ -3,7 +3,7 @@
  * Nothing is kept but what the archive itself says; after any doubt, resume() reads it again.
  */
 import { randomBytes } from 'node:crypto';
-import { stateAfter } from '../core/archive/chain.ts';
+import { stateAfter, walkChain } from '../core/archive/chain.ts';
 import { indexKey, indexSpan, segmentKey } from '../core/archive/layout.ts';
 import { findChainEnd } from '../core/archive/resume.ts';
 import { type DecodedHeader, sealBody, sealSegment } from '../core/archive/segment.ts';
@@ -44,11 +44,19 @@ export class SegmentWriter {
     return this.#last?.header.sequence ?? -1;
   }
 
-  async resume(signal: AbortSignal): Promise<void> {
-    const end = await findChainEnd(this.#options.store, this.#options.sourceName, signal);
+  /** `known`: a segment of the chain that somebody here has verified just now; else it is read from its last index object on. */
+  async resume(signal: AbortSignal, known: DecodedHeader | null = null): Promise<void> {
+    const { store, sourceName } = this.#options;
+    const end = known === null ? await findChainEnd(store, sourceName, signal) : { last: known, unindexed: [known] };
     this.#last = end.last;
     this.#unindexed = end.unindexed;
-    this.#archiveChainId = end.last?.header.archiveChainId ?? randomBytes(16).toString('hex');
+    if (known !== null) {
+      for await (const next of walkChain(store, sourceName, known, signal)) {
+        this.#last = next;
+        this.#unindexed.push(next);
+      }
+    }
+    this.#archiveChainId = this.#last?.header.archiveChainId ?? randomBytes(16).toString('hex');
     await this.#writeIndexes();
   }
 

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Acceptance } from '../core/archive/acceptance.ts';
 import { readSegmentHeader } from '../core/archive/chain.ts';
 import { belowFloor, readFloor } from '../core/archive/floor.ts';
+import type { DecodedHeader } from '../core/archive/segment.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import { continuesAt, counts, fold } from '../core/chain/fold.ts';
 import { claimedByAnother, fencedIn } from '../core/chain/superseded.ts';
@@ -47,6 +48,8 @@ export interface Deciding {
   atOnce: boolean;
   /** Who has claimed the log, and the number behind that claim; null before. */
   owner: () => { writer: string; next: number } | null;
+  /** A segment of the archive that was just seen here, where somebody follows it; null: it is read from its last index on. */
+  known: DecodedHeader | null;
 }
 
 export interface ShipperOptions {
@@ -80,6 +83,7 @@ class Shipper {
   readonly #limits: DraftLimits;
   readonly #writer: SegmentWriter;
   readonly #what: string;
+  #isFirst = true;
   #isPlacing = false;
   #placedAtMs = Number.NEGATIVE_INFINITY;
   #noting: Promise<void> | null = null;
@@ -113,9 +117,10 @@ class Shipper {
 
   /** Until the signal aborts, another shipper wins, or a fault comes after something was shipped: then all is read anew. */
   async #once(): Promise<void> {
-    const { signal, logger, onFailure } = this.#options;
+    const { signal, logger, onFailure, decides } = this.#options;
     const known = { sequence: this.#writer.sequence, state: this.#writer.state };
-    await this.#writer.resume(signal);
+    await this.#writer.resume(signal, this.#isFirst ? decides?.known : null);
+    this.#isFirst = false;
     await this.#requireOurs(known);
     const start = await this.#start();
     if (start === null) return;

@@ -142,7 +142,7 @@ class Run {
     const shipping = runShipper({
       ...{ log, store, sourceName: this.world.source, archiveName: 'world', signal, logger, delays },
       segment: { maxBytes: 25, maxAgeMs: 1e6, idleAgeMs: 1e6 },
-      decides: { acceptance, atOnce: true, owner: () => owner },
+      decides: { acceptance, atOnce: true, owner: () => owner, known: null },
     });
     shipping.catch((error: unknown) => acceptance.end(error));
     const accepted = async (place: ChainState, end: number) => {
