@@ -153,7 +153,8 @@ export class ArchiveWorker implements AgentArchive {
     if (sequence > before) this.#grewAtMs = performance.now();
     if (performance.now() - this.#grewAtMs > quietMs) {
       const missing = await missingAt(this.store, sourceName, sequence + 1);
-      if (missing !== null) throw lacking(this.store, sourceName, missing);
+      if (missing === 'compacted') this.#last = (await findChainEnd(this.store, sourceName, signal)).last;
+      else if (missing !== null) throw lacking(this.store, sourceName, missing);
     }
     const header = this.#last?.header;
     if (header === undefined) return;

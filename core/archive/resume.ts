@@ -60,13 +60,20 @@ export interface MissingSegments {
   last: number;
 }
 
-/** What is missing at `sequence`, which was just looked for in vain; null when the chain simply ends there. */
-export async function missingAt(store: ObjectStore, source: string, sequence: number): Promise<MissingSegments | null> {
+/**
+ * What is missing at `sequence`, which was just looked for in vain; null when the chain simply ends there, `compacted` when it
+ * stands in another object by now.
+ */
+export async function missingAt(
+  store: ObjectStore,
+  source: string,
+  sequence: number,
+): Promise<MissingSegments | 'compacted' | null> {
   const beyond = await firstBeyond(store, source, sequence);
   if (beyond === sequence) return null;
-  if (beyond !== null) return { first: sequence, last: beyond - 1 };
-  const tip = await readTip(store, source);
-  return tip !== null && tip.sequence >= sequence ? { first: sequence, last: tip.sequence } : null;
+  const last = beyond === null ? ((await readTip(store, source))?.sequence ?? -1) : beyond - 1;
+  if (last < sequence) return null;
+  return (await readFloor(store, source)) >= sequence ? 'compacted' : { first: sequence, last };
 }
 
 /** For those who follow an archive: they wait at the hole, and go on once it is closed. */

@@ -5,20 +5,12 @@
 import { linkProblem, stateAfter } from '../archive/chain.ts';
 import { segmentKey } from '../archive/layout.ts';
 import { findChainEnd } from '../archive/resume.ts';
-import {
-  type DecodedHeader,
-  openBody,
-  openSegment,
-  type SealedBody,
-  type SegmentHeader,
-  sealBody,
-  sealSegment,
-} from '../archive/segment.ts';
+import { type DecodedHeader, type SealedBody, type SegmentHeader, sealBody, sealSegment } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import type { ChainState } from '../chain/types.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
-import { findFile } from './bytes.ts';
+import { findFile, readBody } from './bytes.ts';
 import { ArchiveHistory } from './open.ts';
 import { gapText } from './plan.ts';
 import { transactionsOf } from './scan.ts';
@@ -90,12 +82,13 @@ class BringUp {
   ): Promise<{ header: SegmentHeader; body: SealedBody } | null> {
     const { header } = decoded;
     const isPartly = header.logChainId === at.chainId && header.firstLogNumber < at.next;
-    if (!isPartly) return { header, body: await this.#body(decoded) };
-    if (header.lastLogNumber < at.next) return null;
-    const body = await this.#body(decoded);
-    const start = startBehind(header, at);
-    if (start === header.start) return { header: { ...header, firstLogNumber: at.next }, body };
-    return await this.#cutOff(history, decoded, { at, start, raw: body.raw });
+    if (isPartly && header.lastLogNumber < at.next) return null;
+    const raw = header.rawBytes === 0 ? Buffer.alloc(0) : await readBody(history, decoded, this.#options.signal);
+    const start = isPartly ? startBehind(header, at) : header.start;
+    if (start > header.start) return await this.#cutOff(history, decoded, { at, start, raw });
+    const body = await sealBody([raw]);
+    const firstLogNumber = isPartly ? at.next : header.firstLogNumber;
+    return { header: { ...header, firstLogNumber, storedBytes: body.stored.length }, body };
   }
 
   /** The end of a segment, from byte `start` of the binlog file on. */
@@ -130,17 +123,6 @@ class BringUp {
       storedBytes: body.stored.length,
     };
     return { header: cut, body };
-  }
-
-  /** Verified. */
-  async #body(decoded: DecodedHeader): Promise<SealedBody & { raw: Buffer }> {
-    const { from, sourceName } = this.#options;
-    const key = segmentKey(sourceName, decoded.header.sequence);
-    const bytes = await from.get(key);
-    if (bytes === null) throw interrupted(from.url, this.#options.to.url, `${key} was deleted meanwhile`);
-    const { stored } = openSegment(bytes, key, decoded);
-    const raw = await openBody(decoded.header, stored, key);
-    return { rawBytes: raw.length, rawSha256: decoded.header.rawSha256, stored, raw };
   }
 }
 

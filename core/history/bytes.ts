@@ -1,7 +1,7 @@
 /** Raw bytes of archived binlog files, each segment verified before any of it is served. */
 import { readSegment } from '../archive/chain.ts';
 import { objectKeyOf, readCompacted, readCovered } from '../archive/compacted.ts';
-import { damaged } from '../archive/segment.ts';
+import { type DecodedHeader, damaged } from '../archive/segment.ts';
 import { configurationError, integrityError } from '../errors/error.ts';
 import type { ArchiveHistory } from './open.ts';
 import type { HistoryFile } from './timelines.ts';
@@ -71,7 +71,15 @@ async function fetchBody(
 ): Promise<Buffer> {
   const decoded = wanted[index];
   if (decoded === undefined) throw new Error(`segment ${index} of ${file.file} was asked for`);
-  const { store, sourceName } = history;
+  return await readBody(history, decoded, signal);
+}
+
+/** What a segment holds, raw and verified, wherever it stands by now. Throws QZ3405. */
+export async function readBody(
+  { store, sourceName }: ArchiveHistory,
+  decoded: DecodedHeader,
+  signal: AbortSignal,
+): Promise<Buffer> {
   const { header, compactedFrom } = decoded;
   const found =
     compactedFrom === null

@@ -35,8 +35,8 @@ export class FollowedArchive {
     this.#options = options;
   }
 
-  /** To the end of the chain; with `follow` until the signal aborts. */
-  async read(follow: boolean, signal: AbortSignal): Promise<void> {
+  /** To the end of the chain; with `follow` until the signal aborts. False: what comes next was compacted, the archive is to be read anew. */
+  async read(follow: boolean, signal: AbortSignal): Promise<boolean> {
     const { store, sourceName, last, take, told, pollMs = defaultPollMs } = this.#options;
     const { gapAfterMs = defaultGapAfterMs } = this.#options;
     let quietSinceMs = performance.now();
@@ -48,18 +48,15 @@ export class FollowedArchive {
       }
       if (follow && performance.now() - quietSinceMs > gapAfterMs) {
         quietSinceMs = performance.now();
-        await this.#lookForGap();
+        const missing = await missingAt(store, sourceName, (last()?.header.sequence ?? -1) + 1);
+        if (missing === 'compacted') return false;
+        this.#hasGap = missing !== null;
+        if (missing !== null) told(lacking(store, sourceName, missing));
       }
       if (!this.#hasGap) told(null);
-      if (!follow) return;
+      if (!follow) return true;
       await sleep(pollMs, undefined, { signal });
     }
-  }
-
-  async #lookForGap(): Promise<void> {
-    const { store, sourceName, last, told } = this.#options;
-    const missing = await missingAt(store, sourceName, (last()?.header.sequence ?? -1) + 1);
-    this.#hasGap = missing !== null;
-    if (missing !== null) told(lacking(store, sourceName, missing));
+    return true;
   }
 }

@@ -240,8 +240,11 @@ export class LiveSource implements BinlogSource {
   async #readOn(follow: boolean, signal: AbortSignal): Promise<boolean> {
     const { log } = this.#options;
     try {
-      if (log === null) await this.#followed.read(follow, signal);
-      else await this.#takeEntries(log, follow, signal);
+      if (log !== null) await this.#takeEntries(log, follow, signal);
+      else if (!(await this.#followed.read(follow, signal))) {
+        await this.#refresh(true);
+        return false;
+      }
       return true;
     } catch (error) {
       if (!isKind(error, 'integrity') || error.code !== 'QZ3313') throw error;
@@ -396,7 +399,8 @@ export class LiveSource implements BinlogSource {
     const { state, gap, last } = archived;
     const before = this.#archived?.last.header.archiveChainId ?? last.header.archiveChainId;
     if (before !== last.header.archiveChainId) throw otherArchive(store.url);
-    const isAhead = this.#state === null || (state.chainId === this.#state.chainId && state.next > this.#state.next);
+    const isAhead =
+      log === null ? last.header.sequence > (this.#lastSegment?.header.sequence ?? -1) : isBehind(this.#state, state);
     if (mayLead && !isAhead && because !== null)
       throw gap === null ? because : notReached(store.url, log?.name ?? null, gap, state.next);
     const leads = mayLead && isAhead;
@@ -411,4 +415,8 @@ export class LiveSource implements BinlogSource {
     await this.#noteServer(this.#path.files);
     this.#hasGrown();
   }
+}
+
+function isBehind(known: ChainState | null, archived: ChainState): boolean {
+  return known === null || (known.chainId === archived.chainId && known.next < archived.next);
 }

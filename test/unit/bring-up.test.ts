@@ -8,6 +8,7 @@ import { bringUp } from '../../core/history/bring-up.ts';
 import { runsTo, segmentsOf } from '../../core/history/path.ts';
 import { transactionsOf } from '../../core/history/scan.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
+import { compact } from '../../shipper/compaction.ts';
 import { archive, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { seed } from '../made/drawn.ts';
 import { expectAll, makeSample } from '../made/sample.ts';
@@ -46,6 +47,7 @@ test(`wherever it stands, it holds everything afterwards, and again changes noth
       await both(async (from, to) => {
         await archive(to, folded.slice(0, count), toBytes);
         await archive(from, folded, fromBytes);
+        if (fromBytes === 1200) await compact({ store: from, ...options, spanMicros: 30_000, restMicros: 10_000 });
         const { segments } = await bringUp({ from, to, ...options });
         if (count < entries.length) expect(segments).toBeGreaterThan(0);
         await expectAll(to, made);

@@ -8,6 +8,7 @@ import type { LandedEntry } from '../../core/chain/types.ts';
 import { integrityError, type QazynaError, transientError } from '../../core/errors/error.ts';
 import { type LiveOptions, LiveSource } from '../../core/live/live-source.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
+import { compact } from '../../shipper/compaction.ts';
 import { archive, madeSource, never, withStore } from '../made/archive.ts';
 import { makeBinlog } from '../made/binlog.ts';
 import { MadeChain, madeUuid } from '../made/chain.ts';
@@ -219,6 +220,40 @@ describe('a live source', () => {
         );
       }),
     ));
+
+  test('who follows an archive and was away goes on, although what comes next was compacted', () =>
+    withStore(async (store) => {
+      const sample = makeSample();
+      const { chain } = sample;
+      await archive(store, chain.folded.slice(0, 20), 2000);
+      let isAway = true;
+      const far: ObjectStore = new Proxy(store, {
+        get(target, name) {
+          const method = Reflect.get(target, name);
+          if (name !== 'get') return method.bind?.(target) ?? method;
+          return (...args: unknown[]) => {
+            if (isAway) throw transientError('QZ4999', 'It is away.', '');
+            return method.apply(target, args);
+          };
+        },
+      });
+      isAway = false;
+      const options = { sourceName: madeSource, spanMicros: 10_000, restMicros: 10_000, signal: never };
+      await open(
+        far,
+        null,
+        async (source) => {
+          isAway = true;
+          await archive(store, chain.folded, 2000);
+          await compact({ store, ...options, logger: silentLogger() });
+          isAway = false;
+          await source.changed(chain.entries.length - 1, never);
+          for (const { name, bytes } of sample.files)
+            expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
+        },
+        { gapAfterMs: 50 },
+      );
+    }));
 
   test('what the log forgets is read from the archive, which is opened anew', () =>
     withStore(async (store) => {
