@@ -41,7 +41,8 @@ interface Opened {
 
 export class SealedStore implements ObjectStore {
   readonly url: string;
-  readonly chunkKey: Buffer;
+  /** Private, like all that must not show when somebody prints this. */
+  readonly #chunkKey: Buffer;
   readonly #store: ObjectStore;
   readonly #keys: KeyRing;
   readonly #archiveId: string;
@@ -51,11 +52,15 @@ export class SealedStore implements ObjectStore {
 
   constructor(store: ObjectStore, { keys, archiveId, chunkKey, recorded }: SealedStoreOptions) {
     this.url = store.url;
-    this.chunkKey = chunkKey;
+    this.#chunkKey = chunkKey;
     this.#store = store;
     this.#keys = keys;
     this.#archiveId = archiveId;
     this.#recorded = new Set(recorded);
+  }
+
+  get chunkKey(): Buffer {
+    return this.#chunkKey;
   }
 
   probe(): Promise<void> {
@@ -107,8 +112,8 @@ export class SealedStore implements ObjectStore {
     const { newest } = this.#keys;
     if (this.#recorded.has(newest.id)) return;
     const name = keyRecordKey(newest.id);
-    const outcome = await this.#store.putIfAbsent(name, [await seal([this.chunkKey], newest, this.#place(name))]);
-    if (outcome === 'exists' && !(await this.#whole(name))?.equals(this.chunkKey)) {
+    const outcome = await this.#store.putIfAbsent(name, [await seal([this.#chunkKey], newest, this.#place(name))]);
+    if (outcome === 'exists' && !(await this.#whole(name))?.equals(this.#chunkKey)) {
       throw tampered(name, this.url, new NotSealed('it holds another secret than the archive'));
     }
     this.#recorded.add(newest.id);
