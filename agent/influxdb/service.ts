@@ -15,13 +15,9 @@ import { Positions } from './positions.ts';
 import { takeInfluxdbSnapshot } from './snapshot.ts';
 import { Watcher } from './watcher.ts';
 
-const lookEveryMs = 5000;
-
 export interface InfluxdbServiceOptions {
   logger: Logger;
   environment: NodeJS.ProcessEnv;
-  /** For tests. */
-  lookEveryMs?: number;
 }
 
 export class InfluxdbService implements CapturedService {
@@ -131,7 +127,7 @@ export class InfluxdbService implements CapturedService {
         logger.warn(error.message, { component: 'influxdb', code: error.code });
         await journal.look();
       }
-      await sleep(this.#options.lookEveryMs ?? lookEveryMs, undefined, { signal }).catch(() => undefined);
+      await sleep(this.#config.checkEveryMs, undefined, { signal }).catch(() => undefined);
     }
   }
 

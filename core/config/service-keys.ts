@@ -54,6 +54,11 @@ const influxdb = mapping({
     'The same address as InfluxDB reaches it, where that is another one.',
     'http://10.0.0.7:8087',
   ).meta({ seldom: true }),
+  check_every: key(
+    durationMs(500).prefault('5s'),
+    'How often InfluxDB is asked whether it forwarded everything.',
+    '5s',
+  ).meta({ seldom: true }),
   snapshots_every: key(
     durationMs(60_000).prefault('1h'),
     'Shards that changed are copied this often; those that no longer change are copied once.',

@@ -24,6 +24,7 @@ export interface InfluxdbConfig extends ServiceId {
   listen: { host: string; port: number };
   /** Where InfluxDB reaches `listen`: a URL without a path. */
   advertise: string;
+  checkEveryMs: number;
   snapshotsEveryMs: number;
 }
 
@@ -57,6 +58,7 @@ export function toInfluxdb(raw: ConfigFile['influxdb'][number]): InfluxdbConfig 
     passwordFile: raw.password_file ?? null,
     listen: parseListen(raw.listen) ?? { host: '127.0.0.1', port: 8087 },
     advertise: advertise ?? `http://${raw.listen}`,
+    checkEveryMs: raw.check_every,
     snapshotsEveryMs: raw.snapshots_every,
   };
 }

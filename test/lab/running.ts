@@ -35,13 +35,17 @@ function collect(stream: NodeJS.ReadableStream): () => string {
 }
 
 export class RunningDaemon {
-  readonly #lab: Lab;
+  readonly #lab: Pick<Lab, 'configFile' | 'httpPort'>;
   readonly #child: ChildProcess;
   readonly #stderr: () => string;
   readonly #exited: Promise<unknown>;
 
   /** `verb`: which daemon, with its own options. */
-  constructor(lab: Lab, environment: NodeJS.ProcessEnv = {}, verb: readonly string[] = ['run']) {
+  constructor(
+    lab: Pick<Lab, 'configFile' | 'httpPort'>,
+    environment: NodeJS.ProcessEnv = {},
+    verb: readonly string[] = ['run'],
+  ) {
     this.#lab = lab;
     this.#child = spawn(process.execPath, [qazyna, ...verb, '--config', lab.configFile], {
       stdio: ['ignore', 'ignore', 'pipe'],

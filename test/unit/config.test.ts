@@ -232,6 +232,7 @@ describe('services beside MySQL', () => {
         passwordFile: null,
         listen: { host: '127.0.0.1', port: 8087 },
         advertise: 'http://127.0.0.1:8087',
+        checkEveryMs: 5000,
         snapshotsEveryMs: 3_600_000,
       },
     ]);

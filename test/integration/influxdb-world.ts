@@ -1,0 +1,184 @@
+/** An InfluxDB, an agent that protects nothing else, and what both must agree on in the end. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect } from '@jest/globals';
+import type { ServiceStatus, StatusReport } from '../../agent/http/status.ts';
+import type { InfluxdbRestoreReport } from '../../restore-tool/influxdb/types.ts';
+import { InfluxdbLab, type InfluxdbLabOptions } from '../lab/influxdb.ts';
+import { labPort } from '../lab/ports.ts';
+import { RunningDaemon, verb } from '../lab/running.ts';
+
+export interface WorldOptions extends InfluxdbLabOptions {
+  databases: readonly string[];
+  /** Where the agent looks for InfluxDB, e.g. through a proxy; else at the server itself. */
+  urlFor?: (influxdb: InfluxdbLab) => string;
+  /** Further keys of the configuration, as YAML. */
+  more?: string;
+}
+
+export class InfluxdbWorld implements AsyncDisposable {
+  readonly influxdb: InfluxdbLab;
+  readonly dir: string;
+  readonly configFile: string;
+  readonly httpPort: number;
+  readonly ingestPort: number;
+  #daemon: RunningDaemon | null = null;
+
+  private constructor(influxdb: InfluxdbLab, dir: string, httpPort: number, ingestPort: number) {
+    this.influxdb = influxdb;
+    this.dir = dir;
+    this.configFile = join(dir, 'qazyna.yaml');
+    this.httpPort = httpPort;
+    this.ingestPort = ingestPort;
+  }
+
+  static async start({ databases, urlFor, more = '', ...options }: WorldOptions): Promise<InfluxdbWorld> {
+    const dir = await mkdtemp(join(tmpdir(), 'qazyna-influxdb-world-'));
+    const influxdb = await InfluxdbLab.start({ ...options, dir: join(dir, 'influxdb') });
+    const world = new InfluxdbWorld(influxdb, dir, await labPort(), await labPort());
+    const yaml = `
+source: { name: agama }
+log: { local: { dir: "${dir}/log" } }
+archives: { onsite: { url: "file://${dir}/onsite", failure_domain: other_host } }
+influxdb:
+  - name: syslog
+    url: "${urlFor?.(influxdb) ?? influxdb.url}"
+    listen: "127.0.0.1:${world.ingestPort}"
+    databases: ${JSON.stringify(databases)}
+    check_every: 1s
+http: { listen: "127.0.0.1:${world.httpPort}" }
+${more}`;
+    await writeFile(world.configFile, yaml);
+    return world;
+  }
+
+  get daemon(): RunningDaemon {
+    if (this.#daemon === null) throw new Error('the agent was not started');
+    return this.#daemon;
+  }
+
+  startAgent(environment: NodeJS.ProcessEnv = {}): RunningDaemon {
+    this.#daemon = new RunningDaemon(this, environment);
+    return this.#daemon;
+  }
+
+  async query(text: string, database = ''): Promise<string> {
+    const response = await fetch(`${this.influxdb.url}/query?epoch=ns&db=${encodeURIComponent(database)}`, {
+      method: 'POST',
+      body: new URLSearchParams({ q: text }),
+    });
+    const body = await response.text();
+    if (/"error"/.test(body)) throw new Error(`${text}: ${body}`);
+    return body;
+  }
+
+  /** The status it was answered with, and why. */
+  async write(
+    database: string,
+    lines: string | Buffer,
+    { precision = 'ns', rp = '' } = {},
+  ): Promise<{ status: number; reason: string }> {
+    const parameters = new URLSearchParams({ db: database, precision, rp });
+    const response = await fetch(`${this.influxdb.url}/write?${parameters}`, { method: 'POST', body: lines });
+    return { status: response.status, reason: await response.text() };
+  }
+
+  async status(): Promise<{ report: StatusReport; service: ServiceStatus } | null> {
+    const report = await this.daemon.status();
+    const service = report?.services[0];
+    return report === null || service === undefined ? null : { report, service };
+  }
+
+  async until(
+    what: string,
+    test: (now: { report: StatusReport; service: ServiceStatus }) => boolean,
+    deadlineMs = 90_000,
+  ): Promise<ServiceStatus> {
+    const report = await this.daemon.until(
+      what,
+      (one) => one.services[0] !== undefined && test({ report: one, service: one.services[0] }),
+      deadlineMs,
+    );
+    const service = report.services[0];
+    if (service === undefined) throw new Error('the agent has no service');
+    return service;
+  }
+
+  untilProtected(): Promise<ServiceStatus> {
+    return this.until('the first snapshot', ({ service }) =>
+      service.archives.every(({ snapshotId }) => snapshotId !== ''),
+    );
+  }
+
+  /** Everything that InfluxDB has taken by now is in the archive. */
+  async untilCaught(): Promise<ServiceStatus> {
+    const nowMicros = Date.now() * 1000;
+    const told = new AbortController();
+    const telling = this.#keepWriting(told.signal);
+    try {
+      return await this.until(
+        'the archive',
+        ({ service }) => service.archives.every((archive) => archive.completeThroughMicros >= nowMicros),
+        120_000,
+      );
+    } finally {
+      told.abort();
+      await telling;
+    }
+  }
+
+  /** Something to ship each half second, so that a heartbeat need not wait for a segment of its own. */
+  async #keepWriting(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const body = `tick n=1i ${Date.now()}000000`;
+      const url = `http://127.0.0.1:${this.ingestPort}/write?db=tick`;
+      await fetch(url, { method: 'POST', body }).catch(() => undefined);
+      await sleep(500);
+    }
+  }
+
+  /** Exit code, and what is told in JSON. */
+  async restore(
+    args: readonly string[],
+  ): Promise<{ code: number | null; report: InfluxdbRestoreReport; error: string }> {
+    const work = join(this.dir, `work-${args[args.indexOf('--database') + 1]}`);
+    const place = ['--from', `file://${this.dir}/onsite`, '--url', this.influxdb.url, '--work', work];
+    const { code, stdout, stderr } = await verb(['restore', 'influxdb', ...args, ...place, '--json']);
+    const told = stdout === '' ? {} : (JSON.parse(stdout) as { restore?: InfluxdbRestoreReport });
+    return { code, report: told.restore as InfluxdbRestoreReport, error: stderr };
+  }
+
+  /** All points of a database, as InfluxDB itself prints them: another way than the one that backup and restore go. */
+  async content(database: string): Promise<string[]> {
+    const names = JSON.parse(await this.query(`SHOW MEASUREMENTS ON "${database}"`)) as {
+      results: { series?: { values: [string][] }[] }[];
+    };
+    const measurements = (names.results[0]?.series?.[0]?.values ?? []).map(([name]) => name).sort();
+    const policies = JSON.parse(await this.query(`SHOW RETENTION POLICIES ON "${database}"`)) as {
+      results: { series?: { values: [string][] }[] }[];
+    };
+    const content: string[] = [];
+    for (const [policy] of policies.results[0]?.series?.[0]?.values ?? []) {
+      for (const name of measurements) {
+        const quoted = name.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
+        const text = await this.query(`SELECT * FROM "${database}"."${policy}"."${quoted}" GROUP BY *`);
+        if (text.includes('"series"')) content.push(`${policy} ${text}`);
+      }
+    }
+    return content;
+  }
+
+  async expectSame(one: string, other: string): Promise<void> {
+    const wanted = await this.content(one);
+    expect(wanted.length).toBeGreaterThan(0);
+    expect(await this.content(other)).toEqual(wanted);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#daemon?.end('SIGKILL');
+    await this.influxdb.stop();
+    await rm(this.dir, { recursive: true, force: true });
+  }
+}
