@@ -154,6 +154,8 @@ export class Ingest {
     };
     let parts: Buffer[] = [];
     let bytes = 0;
+    // A line of many parts is not looked through again with each of them.
+    let lookAt = pieceBytes;
     for await (const part of body.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       held.bytes += part.length;
       this.#inHandBytes += part.length;
@@ -161,13 +163,14 @@ export class Ingest {
       if (this.#inHandBytes > inHandMaxBytes) return 'too much is under way';
       parts.push(part);
       bytes += part.length;
-      if (bytes < pieceBytes) continue;
+      if (bytes < lookAt) continue;
       const whole = Buffer.concat(parts);
       const end = wholeLines(whole);
       if (end === 0 && whole.length > frameBodyMax) return 'tooLong';
       if (end > 0) append(whole.subarray(0, end));
       parts = end === whole.length ? [] : [whole.subarray(end)];
       bytes = whole.length - end;
+      lookAt = end > 0 ? pieceBytes : 2 * bytes;
       // A long body waits for its own beginning.
       if (appended.length >= piecesMax && !(await this.#settled(appended, held, bytes))) return behind;
     }

@@ -15,6 +15,9 @@ import { Positions } from './positions.ts';
 import { takeInfluxdbSnapshot } from './snapshot.ts';
 import { Watcher } from './watcher.ts';
 
+/** What made a snapshot fail is mostly over soon, and shards that were stored need not be stored again. */
+const snapshotRetryMs = 10_000;
+
 export interface InfluxdbServiceOptions {
   logger: Logger;
   environment: NodeJS.ProcessEnv;
@@ -116,6 +119,8 @@ export class InfluxdbService implements CapturedService {
     while (!signal.aborted) {
       try {
         await watcher.look();
+        // A snapshot that failed because of it need not wait for its turn.
+        if (this.#isAway && this.#scheduler?.state.lastError) this.#scheduler.takeNow();
         this.#isAway = false;
         alarms.clear('server');
       } catch (error) {
@@ -145,6 +150,7 @@ export class InfluxdbService implements CapturedService {
       stores: archives.map(({ name, store }) => ({ name, store })),
       take: (stores, each) => this.#takeSnapshot(server, chainName, stores, positions, each),
       onAlarm: snapshotAlarms(alarms),
+      retryMs: snapshotRetryMs,
       logger,
       signal,
     });

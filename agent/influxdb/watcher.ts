@@ -103,7 +103,7 @@ export class Watcher {
 
   /** For an orderly end: the next start goes on from here. */
   async finish(): Promise<void> {
-    if (this.#mark !== null) await this.#append(checkedItem(this.#mark));
+    await this.#noteChecked();
   }
 
   async #read(): Promise<Look> {
@@ -187,8 +187,11 @@ export class Watcher {
     else if (candidate !== null && ingest.deliveredSince(candidate.atMs, this.#queueMax)) {
       this.#mark = checkedOf(candidate.state, this.#places);
       this.#candidate = look;
-      if (this.#lacksUntilMs === null) await journal.heartbeat(candidate.atMicros);
-      if (performance.now() - this.#checkedMs > checkedEveryMs) await this.#noteChecked();
+      // Until a snapshot holds what the journal lacks, nothing is told of as complete, nor gone on from at the next start.
+      if (this.#lacksUntilMs === null) {
+        await journal.heartbeat(candidate.atMicros);
+        if (performance.now() - this.#checkedMs > checkedEveryMs) await this.#noteChecked();
+      }
     }
     this.#candidate ??= look;
   }
@@ -202,7 +205,7 @@ export class Watcher {
   }
 
   async #noteChecked(): Promise<void> {
-    if (this.#mark === null) return;
+    if (this.#mark === null || this.#lacksUntilMs !== null) return;
     await this.#append(checkedItem(this.#mark));
     this.#checkedMs = performance.now();
   }

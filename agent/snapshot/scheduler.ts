@@ -53,8 +53,8 @@ export class SnapshotScheduler {
   readonly state: SchedulerState = { running: false, lastSuccessMs: 0, nextMs: 0, lastError: '' };
   readonly #schedule: SnapshotSchedule;
   #failures = 0;
-  /** Whether one is due whatever there is. */
-  #isDueNow = false;
+  /** A snapshot that began before this (ms since 1970) does not count as one. */
+  #dueFromMs = 0;
   #wake = new AbortController();
   #alarmed = new Set<string | null>();
 
@@ -64,7 +64,7 @@ export class SnapshotScheduler {
 
   /** One that begins after this call is due in every archive. */
   takeNow(): void {
-    this.#isDueNow = true;
+    this.#dueFromMs = this.#now();
     this.#wake.abort();
   }
 
@@ -73,7 +73,7 @@ export class SnapshotScheduler {
     const { signal } = this.#schedule;
     while (!signal.aborted) {
       await this.#round();
-      while (!signal.aborted && !this.#isDueNow && this.#now() < this.state.nextMs) {
+      while (!signal.aborted && !this.#wake.signal.aborted && this.#now() < this.state.nextMs) {
         const waitMs = Math.min(lookEveryMs, this.state.nextMs - this.#now());
         await sleep(waitMs, undefined, { signal: AbortSignal.any([signal, this.#wake.signal]) }).catch(() => undefined);
       }
@@ -84,10 +84,8 @@ export class SnapshotScheduler {
   async #round(): Promise<void> {
     const { everyMs, signal, logger } = this.#schedule;
     try {
-      const isDueNow = this.#isDueNow;
-      this.#isDueNow = false;
       this.#wake = new AbortController();
-      const { due, nextMs } = isDueNow ? { due: [...this.#schedule.stores], nextMs: 0 } : await this.#findDue();
+      const { due, nextMs } = await this.#findDue();
       if (due.length > 0) await this.#take(due);
       const failed = this.#alarmed.size > 0;
       this.#failures = failed ? this.#failures + 1 : 0;
@@ -120,6 +118,7 @@ export class SnapshotScheduler {
       const [newest] = await listCompleteSnapshots(store, filter);
       if (newest === undefined || newest.generation !== generation) return 0;
       const takenMs = newest.startedMicros / 1000;
+      if (takenMs < this.#dueFromMs) return 0;
       this.state.lastSuccessMs = Math.max(this.state.lastSuccessMs, takenMs);
       // One from the future (the source's clock jumped) must not keep the next one away for ever.
       return Math.min(takenMs, this.#now()) + this.#schedule.everyMs;

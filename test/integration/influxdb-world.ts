@@ -13,7 +13,7 @@ import { RunningDaemon, verb } from '../lab/running.ts';
 export interface WorldOptions extends InfluxdbLabOptions {
   databases: readonly string[];
   /** Where the agent looks for InfluxDB, e.g. through a proxy; else at the server itself. */
-  urlFor?: (influxdb: InfluxdbLab) => string;
+  urlFor?: (influxdb: InfluxdbLab) => Promise<string>;
   /** Further keys of the configuration, as YAML. */
   more?: string;
 }
@@ -44,7 +44,7 @@ log: { local: { dir: "${dir}/log" } }
 archives: { onsite: { url: "file://${dir}/onsite", failure_domain: other_host } }
 influxdb:
   - name: syslog
-    url: "${urlFor?.(influxdb) ?? influxdb.url}"
+    url: "${(await urlFor?.(influxdb)) ?? influxdb.url}"
     listen: "127.0.0.1:${world.ingestPort}"
     databases: ${JSON.stringify(databases)}
     check_every: 1s

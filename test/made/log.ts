@@ -65,3 +65,24 @@ export class MadeLog implements ChainLog {
 
   async close(): Promise<void> {}
 }
+
+/** Holds appends up until it is freed. */
+export class StuckLog extends MadeLog {
+  stuck = false;
+  #waiting: (() => void)[] = [];
+
+  /** Appends that are held up. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  free(): void {
+    this.stuck = false;
+    for (const go of this.#waiting.splice(0)) go();
+  }
+
+  override async append(entries: Parameters<MadeLog['append']>[0]) {
+    if (this.stuck) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    return await super.append(entries);
+  }
+}

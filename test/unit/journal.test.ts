@@ -12,7 +12,7 @@ import { JournalWriter, type JournalWriterOptions } from '../../core/journal/wri
 import { silentLogger } from '../../core/logging/logger.ts';
 import { runShipper } from '../../shipper/shipper.ts';
 import { never, withStore } from '../made/archive.ts';
-import { MadeLog } from '../made/log.ts';
+import { MadeLog, StuckLog } from '../made/log.ts';
 
 const chainName = 'agama=influxdb.syslog';
 const logger = silentLogger();
@@ -265,19 +265,3 @@ describe('reading a journal', () => {
     });
   });
 });
-
-/** Holds appends up until it is freed. */
-class StuckLog extends MadeLog {
-  stuck = false;
-  #waiting: (() => void)[] = [];
-
-  free(): void {
-    this.stuck = false;
-    for (const go of this.#waiting.splice(0)) go();
-  }
-
-  override async append(entries: Parameters<MadeLog['append']>[0]) {
-    if (this.stuck) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    return await super.append(entries);
-  }
-}
