@@ -14,6 +14,7 @@ import { openArchive } from '../core/archive/open.ts';
 import { PendingStore } from '../core/archive/pending.ts';
 import { findChainEnd, lacking, missingAt } from '../core/archive/resume.ts';
 import type { DecodedHeader } from '../core/archive/segment.ts';
+import type { ObjectStore } from '../core/archive/store.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
 import { integrityError, isKind, QazynaError } from '../core/errors/error.ts';
@@ -21,6 +22,7 @@ import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
+import { keepCompacted } from '../shipper/keep-compacted.ts';
 import { runShipper, type Shipped, type ShipperOptions } from '../shipper/shipper.ts';
 import { stateFolder } from './log.ts';
 
@@ -106,10 +108,34 @@ export class ArchiveWorker implements AgentArchive {
         this.#clear();
       };
       const archive = { store: this.store, archiveName: this.name, sourceName };
-      await runShipper({ log, ...archive, ...part, signal, logger, onFailure, onProgress });
+      const stop = new AbortController();
+      const compacting = this.#keepCompacted(AbortSignal.any([signal, stop.signal]));
+      try {
+        await runShipper({ log, ...archive, ...part, signal, logger, onFailure, onProgress });
+      } finally {
+        stop.abort();
+        await compacting;
+      }
     });
     if (end !== null) part?.decides?.acceptance.end(end);
     return end;
+  }
+
+  /** Small objects become few large ones, where this process may delete. */
+  async #keepCompacted(signal: AbortSignal): Promise<void> {
+    const { archive, sourceName, alarms, logger } = this.#options;
+    const { url, pruneUrl } = archive;
+    if (pruneUrl === null) return;
+    const topic = `compaction:${this.name}`;
+    const onTrouble = (error: QazynaError | null) =>
+      error === null ? alarms.clear(topic) : alarms.raise(topic, error);
+    let opened: ObjectStore | null = null;
+    const open = async () => {
+      const options = { create: false, keys: archive.encryption, warn: (sentence: string) => logger.warn(sentence) };
+      opened ??= pruneUrl === url ? this.store : (await openArchive(pruneUrl, options)).store;
+      return opened;
+    };
+    await keepCompacted({ open, sourceName, archiveName: this.name, onTrouble, signal, logger });
   }
 
   /** Follows what another process ships, until the signal aborts; otherwise as `ship`. */

@@ -30,6 +30,8 @@ export interface ArchiveConfig {
   /** Folder of a file:// URL. */
   dir: string | null;
   failureDomain: 'same_host' | 'other_host';
+  /** The same with rights to delete, for compaction; null: nothing there may be deleted. */
+  pruneUrl: string | null;
   /** Key files (core/archive/keys.ts); null where nothing is encrypted. */
   encryption: { keyFile: string; oldKeyFiles: string[] } | null;
 }
@@ -252,14 +254,18 @@ function toArchive(name: string, archive: ConfigFile['archives'][string]): Archi
   const failureDomain = archive.failure_domain ?? (dir === null ? 'other_host' : 'same_host');
   const keys = archive.encryption;
   const encryption = keys === undefined ? null : { keyFile: keys.key_file, oldKeyFiles: keys.old_key_files };
-  if (dir !== null) return { name, url: archive.url, place: archive.url, dir, failureDomain, encryption };
+  const place = archive.url;
+  if (dir !== null) return { name, url: place, place, dir, failureDomain, pruneUrl: place, encryption };
   const query = new URLSearchParams();
   for (const key of s3Keys) {
     const value = archive[key];
     if (value !== undefined) query.set(key, String(value));
   }
-  const url = `${archive.url}${query.size === 0 ? '' : `?${query}`}`;
-  return { name, url, place: archive.url, dir, failureDomain, encryption };
+  const url = query.size === 0 ? place : `${place}?${query}`;
+  const prune = archive.prune_credentials_file;
+  if (prune !== undefined) query.set('credentials_file', prune);
+  const pruneUrl = prune === undefined ? null : `${place}?${query}`;
+  return { name, url, place, dir, failureDomain, pruneUrl, encryption };
 }
 
 /** Exactly one log. */
@@ -344,7 +350,8 @@ function archiveComplaints(config: Config, yaml: YamlFile): Complaint[] {
   }
   const { archives } = configSchema.parse(yaml.data);
   for (const { name, dir } of config.archives) {
-    const misplaced = dir === null ? undefined : s3Keys.find((key) => archives[name]?.[key] !== undefined);
+    const only = [...s3Keys, 'prune_credentials_file' as const];
+    const misplaced = dir === null ? undefined : only.find((key) => archives[name]?.[key] !== undefined);
     if (misplaced !== undefined)
       found.push(
         say(

@@ -228,6 +228,11 @@ const archive = mapping({
     's3 only: file like ~/.aws/credentials whose [default] section holds the keys (mode 0600). Left out: environment, profile or instance role, as with every AWS program.',
     '/etc/qazyna/s3.credentials',
   ),
+  prune_credentials_file: key(
+    absolutePath().optional(),
+    's3 only: keys that may also delete (ops/s3/sweeper.json), for compaction. Left out: small objects stay as they are, and nothing is ever deleted.',
+    '/etc/qazyna/s3-prune.credentials',
+  ),
   ca_file: key(
     absolutePath().optional(),
     's3 only: certificate authority (PEM) of the endpoint. The system’s own list when left out.',
@@ -288,6 +293,7 @@ export const configSchema = mapping({
         path_style: 'true',
         checksums: 'when_supported',
         credentials_file: '/etc/qazyna/s3.credentials',
+        prune_credentials_file: '/etc/qazyna/s3-prune.credentials',
         ca_file: '/etc/qazyna/s3-ca.pem',
         failure_domain: 'other_host',
         encryption: {},
@@ -317,11 +323,8 @@ export type ConfigFile = z.output<typeof configSchema>;
  * `*` stands for one key; a `value` narrows it to values that begin so.
  */
 export const laterKeys: readonly { path: string; value?: string; instead: string }[] = [
-  ...['prune_credentials_file', 'object_lock'].map((name) => ({
-    path: `archives.*.${name}`,
-    instead: 'remove it: this version deletes nothing from an archive',
-  })),
-  { path: 'archives.*.retention', instead: 'remove it: this version deletes nothing from an archive' },
+  { path: 'archives.*.object_lock', instead: 'remove it: this version does not lock objects' },
+  { path: 'archives.*.retention', instead: 'remove it: this version keeps all of the history' },
   { path: 'grafana', instead: 'remove it' },
   { path: 'metrics', instead: 'remove it and let Prometheus scrape http.listen at /metrics' },
 ];

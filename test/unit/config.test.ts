@@ -73,6 +73,7 @@ describe('a good configuration', () => {
           place: 'file:///srv/qazyna',
           dir: '/srv/qazyna',
           failureDomain: 'same_host',
+          pruneUrl: 'file:///srv/qazyna',
           encryption: null,
         },
       ],
@@ -119,6 +120,7 @@ describe('a good configuration', () => {
       place: 's3://agama-backups/prod/',
       dir: null,
       failureDomain: 'other_host',
+      pruneUrl: null,
     });
     const url = new URL(archive?.url ?? '');
     expect([url.host, url.pathname]).toEqual(['agama-backups', '/prod/']);
