@@ -123,6 +123,29 @@ test('a stock replica that it did not start follows beside its own server: over 
   await sameEverywhere();
 }, 60_000);
 
+test('how far it is behind is told in transactions, and by the commit time of what it has executed', async () => {
+  const clock = async () =>
+    Number((await source.query('SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS UNSIGNED) AS t'))[0]?.t);
+  await write(1);
+  await standby.untilFollowing();
+  const own = await standby.connect();
+  await own.query('FLUSH TABLES t.t WITH READ LOCK');
+  const lastMicros = await clock();
+  await write(7);
+  const { standby: held } = await standby.until('seven behind', (status) => status.standby?.behindTransactions === 7);
+  expect(held?.completeThroughMicros).toBeLessThanOrEqual(lastMicros);
+  expect(held?.completeThroughMicros).toBeGreaterThan(lastMicros - 60_000_000);
+  const replica = await fetch(`http://127.0.0.1:${standby.httpPort}/replica?within=3600`);
+  expect([replica.status, ((await replica.json()) as { lagMs: number }).lagMs]).toEqual([200, expect.any(Number)]);
+  await own.query('UNLOCK TABLES');
+  await own.close();
+  const caughtUpMicros = await clock();
+  await standby.until(
+    'all of it',
+    ({ standby: now }) => now?.behindTransactions === 0 && now.completeThroughMicros > caughtUpMicros,
+  );
+}, 60_000);
+
 test('history that no archive holds is refused with 1236 in the words of a source', async () => {
   const empty = await servers.start(202);
   await begin(empty);
