@@ -15,10 +15,12 @@ import { findChainEnd } from '../core/archive/resume.ts';
 import { loadConfig } from '../core/config/config.ts';
 import { KafkaLog } from '../core/log/kafka/log.ts';
 import { silentLogger } from '../core/logging/logger.ts';
-import { connectMysql } from '../core/mysql/connection.ts';
+import { connectMysql, type MysqlConnection } from '../core/mysql/connection.ts';
 import { Lab } from '../test/lab/lab.ts';
+import { StandbyHost } from '../test/lab/pair.ts';
 import { atMost, type BenchContext, type Figure } from './figure.ts';
 import { CompiledChild } from './peers.ts';
+import { StandbyProbe } from './standby-probe.ts';
 
 export const name = 'lag';
 
@@ -45,7 +47,7 @@ export async function run({ workDir, log, signal }: BenchContext): Promise<Figur
   const root = await connectMysql(lab.mysql.root, signal);
   await root.query('CREATE DATABASE load_test');
   await root.query('CREATE TABLE load_test.account (id INT PRIMARY KEY, balance INT NOT NULL, note VARCHAR(128))');
-  await root.close();
+  await StandbyProbe.prepare(root);
   const child = new CompiledChild(join(import.meta.dirname, 'load-child.ts'), workDir, signal);
   await child.warm();
   process.env.LOAD_PASSWORD = lab.mysql.root.password;
@@ -65,16 +67,47 @@ export async function run({ workDir, log, signal }: BenchContext): Promise<Figur
       figures.offsite.push(percentile(offsite, 0.99));
       log(`Kafka ${described(kafka)}; offsite ${described(offsite)}`);
     }
+    const visible = await untilVisible({ workDir, log, signal }, lab, root, child);
     const load = `p99 at ${commitsPerSecond} commits/s`;
     return [
       atMost(`commit → durable in Kafka, 3 brokers, ${load}`, 'ms', figures.kafka, 25),
       atMost(`commit → in the offsite archive (S3), ${load}`, 'ms', figures.offsite, 1500),
+      atMost(`commit → visible on the standby, ${load}`, 'ms', visible, 100),
     ];
   } finally {
+    await root.close();
     for (const daemon of daemons) {
       const ended = once(daemon, 'exit');
       if (daemon.exitCode === null && daemon.kill('SIGTERM')) await ended;
     }
+  }
+}
+
+/** With a warm standby beside all of it: p99 of each round. */
+async function untilVisible(
+  { log, signal, workDir }: BenchContext,
+  lab: Lab,
+  root: MysqlConnection,
+  child: CompiledChild,
+): Promise<number[]> {
+  const host = await StandbyHost.create(lab);
+  const found: number[] = [];
+  try {
+    host.start();
+    await host.untilFollowing();
+    const standby = await host.connect();
+    for (let round = 0; round < rounds; round++) {
+      signal.throwIfAborted();
+      const probe = await StandbyProbe.begin(root, standby);
+      await child.run([lab.mysql.socket, clients, commitsPerSecond, seconds].map(String), workDir);
+      const lagsMs = await probe.end();
+      found.push(percentile(lagsMs, 0.99));
+      log(`standby ${described(lagsMs)}`);
+    }
+    await standby.close();
+    return found;
+  } finally {
+    await host.destroy();
   }
 }
 
