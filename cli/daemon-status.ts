@@ -2,7 +2,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
-import type { LogStatus, ServiceStatus, StandbyStatus, StatusSnapshot } from '../agent/http/status.ts';
+import type {
+  LogStatus,
+  MetricsPushStatus,
+  ServiceStatus,
+  StandbyStatus,
+  StatusSnapshot,
+} from '../agent/http/status.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config } from '../core/config/config.ts';
 import type { ChainLog } from '../core/log/types.ts';
@@ -26,6 +32,8 @@ export class StatusTeller {
   #log: ChainLog | null = null;
   /** Null until it runs, and where none does. */
   agent: Agent | null = null;
+  /** Null where there is none. */
+  metricsPush: { counters: MetricsPushStatus } | null = null;
   readonly #options: TellerOptions;
   readonly #startedMicros = Date.now() * 1000;
   #lastLog: LogStatus | null = null;
@@ -62,6 +70,7 @@ export class StatusTeller {
       standby: this.#options.standby?.() ?? null,
       mysql: config.source.mysql !== null,
       services: await Promise.all(services.map((service) => service.status())),
+      metricsPush: this.metricsPush === null ? null : { ...this.metricsPush.counters },
       snapshots: {
         engine: config.snapshots.engine,
         everyMs: config.snapshots.everyMs,

@@ -26,6 +26,7 @@ import {
 } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
+import { startMetrics } from './metrics.ts';
 import { watchRetention } from './retention.ts';
 import { ServiceRunner } from './service-runner.ts';
 import { Shipping } from './shipping.ts';
@@ -126,6 +127,7 @@ class Daemon {
       this.#stopping.abort(new Error('the daemon is stopping'));
       await services;
     });
+    await startMetrics(opened, this.#config, this.#teller, this.#alarms, this.#context);
     const told = this.#tellLine();
     opened.defer(() => clearInterval(told));
     if (hasMysql) await this.#besideServices(() => this.#runMysql(opened, openLog, local, endpoint));

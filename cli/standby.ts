@@ -30,6 +30,7 @@ import { ArchiveWatch } from './archive-watch.ts';
 import { type ArchiveWorker, chainsOf, openArchives, openWorkers, requireKeys } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { openLog, stateFolder } from './log.ts';
+import { startMetrics } from './metrics.ts';
 import { PairCapture } from './pair-capture.ts';
 import { PairRoles } from './pair-roles.ts';
 import type { PromotionAnswer } from './promote.ts';
@@ -122,6 +123,7 @@ class PairDaemon {
     const server = await startStatusServer({ listen: this.#config.http, status, roles: () => this.#roles, logger });
     opened.defer(() => server.close());
     logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
+    await startMetrics(opened, this.#config, this.#teller, this.#alarms, this.#context);
     // The service does what it can: nothing that is ordered after it should wait for brokers or archives.
     void this.#notifier.ready();
     // With local logs each host has its own, and holds it only while its server is captured.

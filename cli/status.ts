@@ -178,6 +178,7 @@ function fromArchives(
     capture: null,
     log: null,
     standby: null,
+    metricsPush: null,
     ...found,
     snapshots: {
       engine: config?.snapshots.engine ?? '',

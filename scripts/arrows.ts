@@ -31,6 +31,7 @@ const owners: Record<string, RegExp> = {
   'p-retry': /^core\/errors\/retry\.ts$/,
   kafkajs: /^core\/log\/kafka\/kafkajs-brokers\.ts$|^test\/made\/kafka-admin\.ts$/,
   '@aws-sdk/client-s3': /^core\/archive\/s3-client\.ts$/,
+  '@influxdata/influxdb-client': /^agent\/metrics\/influxdb-client\.ts$/,
   yaml: /^core\/config\/|^test\//,
   commander: /^cli\/|^test\/lab\/|^bench\//,
 };

@@ -1,13 +1,15 @@
 /**
  * `npm run demo:full`: the same job with every part a process of its own, as on several hosts: three Kafka brokers, an S3
- * server, one shipper for each archive. In the middle a broker, the offsite shipper and the S3 server are killed and come
- * back. Then the source is destroyed, and both restores know only the bucket. Exit code 0 as in `npm run demo`.
+ * server, one shipper for each archive, and an InfluxDB beside MySQL. In the middle a broker, the offsite shipper and the S3
+ * server are killed and come back. Then the source and a database of InfluxDB are destroyed, and all restores know only the
+ * bucket. Exit code 0 as in `npm run demo`.
  */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../agent/http/status.ts';
 import { formatDuration, formatInstant } from '../core/progress/format.ts';
 import { nowMicros } from '../test/lab/ledger.ts';
+import { InfluxdbShow } from './demo/influxdb.ts';
 import { run, Stage, say, timed, untilProtected, verdict } from './demo/stage.ts';
 import { ensureTools } from './setup/tools.ts';
 import { main } from './setup.ts';
@@ -18,9 +20,9 @@ const caughtUpWithinMs = 60_000;
 const followsWithinMs = 2500;
 
 async function demo(): Promise<boolean> {
-  const { env } = await ensureTools(['mysqld', 'mysql', 'kafka-server', 'kafka-storage', 'versitygw']);
+  const { env } = await ensureTools(['mysqld', 'mysql', 'kafka-server', 'kafka-storage', 'versitygw', 'influxd']);
   process.env.PATH = env.PATH;
-  await using stage = await Stage.open({ kafka: 3, s3: true });
+  await using stage = await Stage.open({ kafka: 3, s3: true, influxdb: true });
   const { lab } = stage;
   say(`three Kafka brokers (${lab.kafka?.bootstrap.join(', ')}) and an S3 server (${lab.s3?.endpoint})`);
   const config = ['--config', lab.configFile];
@@ -30,6 +32,7 @@ async function demo(): Promise<boolean> {
   const onsite = ship('onsite');
   const offsite = ship('offsite');
   await stage.startWorkload();
+  const influxdb = await InfluxdbShow.start(stage);
   await untilProtected(lab);
   const snapshot = await timed(() => run(['snapshot', 'take', ...config, '--json']));
   say(`snapshot taken in ${formatDuration(snapshot.ms)}, into both archives`);
@@ -50,7 +53,8 @@ async function demo(): Promise<boolean> {
   say(`remember this instant: ${formatInstant(middle)}`);
   await sleep(4000);
   const killed = await stage.destroySource();
-  await sleep(500);
+  await influxdb.drop();
+  await influxdb.untilArchived();
   for (const daemon of [agent, onsite, again]) {
     const ended = once(daemon, 'exit');
     daemon.kill('SIGTERM');
@@ -61,7 +65,8 @@ async function demo(): Promise<boolean> {
   const latest = await stage.restore('restored to the end, from the bucket', 'latest', from);
   const instant = formatInstant(middle);
   const before = await stage.restore(`restored to ${instant}`, instant, from, middle);
-  return verdict([latest, before], killed, snapshot.ms);
+  const points = await influxdb.restore(from);
+  return verdict([latest, before], killed, snapshot.ms, [points]);
 }
 
 async function untilOffsiteFollows(httpPort: number): Promise<void> {

@@ -7,7 +7,7 @@ export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8';
 type Labels = Readonly<Record<string, string>>;
 type Sample = readonly [labels: Labels, value: number | null];
 
-interface Metric {
+export interface Metric {
   name: string;
   help: string;
   type: 'gauge' | 'counter';
@@ -17,7 +17,7 @@ interface Metric {
 /** A value that is not known is left out, so that an alert on its absence can tell it from zero. */
 export function formatMetrics(status: StatusSnapshot, rssBytes: number): string {
   const source = { source: status.source };
-  return metrics(status, rssBytes)
+  return metricsOf(status, rssBytes)
     .map(({ name, help, type, samples }) => {
       const lines = samples.flatMap(([labels, value]) =>
         value === null ? [] : `qazyna_${name}${formatLabels({ ...source, ...labels })} ${value}\n`,
@@ -29,7 +29,8 @@ export function formatMetrics(status: StatusSnapshot, rssBytes: number): string 
     .join('');
 }
 
-function metrics(status: StatusSnapshot, rssBytes: number): Metric[] {
+/** All of them, without the label of the source. */
+export function metricsOf(status: StatusSnapshot, rssBytes: number): Metric[] {
   const gauge = (name: string, help: string, ...samples: Sample[]): Metric => ({ name, help, type: 'gauge', samples });
   const counter = (name: string, help: string, value: number | null): Metric => ({
     name,
@@ -98,6 +99,8 @@ function metrics(status: StatusSnapshot, rssBytes: number): Metric[] {
     gauge('alarms', 'Number of alarms that are up.', [{}, alarms.length]),
     gauge('alarm', '1 for each alarm that is up.', ...alarms.map(({ topic, code }): Sample => [{ topic, code }, 1])),
     ...serviceMetrics(status),
+    counter('metrics_sent_total', 'Points of metrics that InfluxDB took.', status.metricsPush?.sentPoints ?? null),
+    counter('metrics_dropped_total', 'Points of metrics that were dropped.', status.metricsPush?.droppedPoints ?? null),
     gauge('process_start_timestamp_seconds', 'When the agent started.', [{}, instant(status.agentStartedMicros)]),
     gauge('process_resident_memory_bytes', 'Memory of the agent.', [{}, rssBytes]),
   ];

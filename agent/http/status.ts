@@ -86,6 +86,14 @@ export interface StandbyStatus {
   promotion: string;
 }
 
+/** Of metrics that are written to an InfluxDB, since the start. */
+export interface MetricsPushStatus {
+  sentPoints: number;
+  /** Refused, or too old when there was no room for them any more. */
+  droppedPoints: number;
+  waitingPoints: number;
+}
+
 export interface StatusSnapshot {
   version: string;
   /**
@@ -107,6 +115,8 @@ export interface StatusSnapshot {
   /** Whether a MySQL server is protected here at all; if not, only the services are, and all that is said of MySQL is empty. */
   mysql: boolean;
   services: ServiceStatus[];
+  /** Null where metrics are only asked for. */
+  metricsPush: MetricsPushStatus | null;
   snapshots: SnapshotStatus;
   acknowledgeAfter: string;
   /** All conditions for RPO 0 are measured to hold right now. */

@@ -5,7 +5,15 @@ import { configurationError, type QazynaError } from '../errors/error.ts';
 import { type Complaint, complaints } from './complaints.ts';
 import { folderOfFileUrl, parseListen } from './keys.ts';
 import { type ConfigFile, configSchema, s3Keys } from './schema.ts';
-import { type GrafanaConfig, type InfluxdbConfig, serviceProblems, toGrafana, toInfluxdb } from './services.ts';
+import {
+  type GrafanaConfig,
+  type InfluxdbConfig,
+  type MetricsConfig,
+  serviceProblems,
+  toGrafana,
+  toInfluxdb,
+  toMetrics,
+} from './services.ts';
 import { parseYamlFile, type YamlFile } from './yaml-file.ts';
 
 export const defaultConfigPath = '/etc/qazyna/config.yaml';
@@ -93,6 +101,8 @@ export interface Config {
   /** In the order of the file. */
   influxdb: InfluxdbConfig[];
   grafana: GrafanaConfig[];
+  /** Null where none are sent. */
+  metrics: MetricsConfig | null;
   http: { host: string; port: number };
 }
 
@@ -191,6 +201,7 @@ function toConfig(file: string, raw: ConfigFile): Config {
     standby: raw.standby === undefined ? null : toStandby(raw.standby, firstArchive(raw)),
     influxdb: raw.influxdb.map(toInfluxdb),
     grafana: raw.grafana.map(toGrafana),
+    metrics: toMetrics(raw.metrics),
     http: parseListen(http.listen) ?? { host: '127.0.0.1', port: 9309 },
   };
 }
@@ -298,7 +309,11 @@ function crossComplaints(config: Config, yaml: YamlFile): Complaint[] {
 
 function serviceComplaints(config: Config, yaml: YamlFile): Complaint[] {
   const { log, source, file } = config;
-  const others = { topic: log.kind === 'kafka' ? log.topic : null, hasMysql: source.mysql !== null };
+  const others = {
+    topic: log.kind === 'kafka' ? log.topic : null,
+    hasMysql: source.mysql !== null,
+    metrics: config.metrics,
+  };
   const problems = serviceProblems(config, others);
   return problems.map(({ path, sentence, hint }) => wrong(yaml, file, path, sentence, hint));
 }

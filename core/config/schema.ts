@@ -23,7 +23,7 @@ import {
   text,
   wholeNumber,
 } from './keys.ts';
-import { grafanaList, influxdbList } from './service-keys.ts';
+import { grafanaList, influxdbList, metrics } from './service-keys.ts';
 import { standby } from './standby-keys.ts';
 
 const tls = mapping({
@@ -314,6 +314,7 @@ export const configSchema = mapping({
     'Grafana servers beside MySQL, each with a log and a history of its own in the same archives.',
   ).meta({ seldom: true }),
   http: key(http.prefault({}), 'Status for people and monitoring.'),
+  metrics: key(metrics.prefault({}), 'Metrics that are sent, beside those that are asked for.').meta({ seldom: true }),
 });
 
 export type ConfigFile = z.output<typeof configSchema>;
@@ -326,5 +327,4 @@ export const laterKeys: readonly { path: string; value?: string; instead: string
   { path: 'archives.*.object_lock', instead: 'remove it: this version does not lock objects' },
   { path: 'archives.*.retention', instead: 'remove it: this version keeps all of the history' },
   { path: 'grafana', instead: 'remove it' },
-  { path: 'metrics', instead: 'remove it and let Prometheus scrape http.listen at /metrics' },
 ];

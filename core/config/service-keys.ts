@@ -78,3 +78,43 @@ const grafana = mapping({
 
 export const influxdbList = listOf(influxdb, 'InfluxDB servers, each with its name and url');
 export const grafanaList = listOf(grafana, 'Grafana servers, each with its name and url');
+
+const metricsInfluxdb = mapping({
+  url: key(endpointUrl(), 'Where that InfluxDB (1.8 or 2.x) answers.', 'http://127.0.0.1:8086'),
+  database: key(
+    text('a database name, with /policy behind it where it is not the default one', /^[^\0]{1,255}$/).optional(),
+    '1.8: the database, which must be there.',
+    'monitoring',
+  ),
+  user: key(
+    text('a user name of 1 to 255 characters', /^[^\0:]{1,255}$/).optional(),
+    '1.8: account, where it asks for one.',
+    'qazyna',
+  ).meta({
+    seldom: true,
+  }),
+  password_file: key(
+    absolutePath().optional(),
+    '1.8: file with its password (mode 0600).',
+    '/etc/qazyna/metrics.password',
+  ).meta({
+    seldom: true,
+  }),
+  org: key(text('an organization', /^[^\0]{1,255}$/).optional(), '2.x: the organization.', 'agama').meta({
+    seldom: true,
+  }),
+  bucket: key(text('a bucket', /^[^\0]{1,255}$/).optional(), '2.x: the bucket.', 'monitoring').meta({ seldom: true }),
+  token_file: key(absolutePath().optional(), '2.x: file with the token (mode 0600).', '/etc/qazyna/metrics.token').meta(
+    {
+      seldom: true,
+    },
+  ),
+  every: key(durationMs(1000).prefault('10s'), 'How often.', '10s'),
+});
+
+export const metrics = mapping({
+  influxdb: key(
+    metricsInfluxdb.optional(),
+    'Writes what /metrics tells to an InfluxDB. What it does not take waits for a while, with an alarm; the backup never waits for it.',
+  ),
+});

@@ -67,13 +67,42 @@ export function toGrafana({ name, url, token_file: tokenFile }: ConfigFile['graf
   return { kind: 'grafana', name, url, tokenFile };
 }
 
+/** Where metrics are sent; one of `database` (1.8) and `bucket` (2.x) is there. */
+export interface MetricsConfig {
+  url: string;
+  database: string | null;
+  user: string | null;
+  passwordFile: string | null;
+  org: string | null;
+  bucket: string | null;
+  tokenFile: string | null;
+  everyMs: number;
+}
+
+export function toMetrics({ influxdb }: ConfigFile['metrics']): MetricsConfig | null {
+  if (influxdb === undefined) return null;
+  return {
+    url: influxdb.url,
+    database: influxdb.database ?? null,
+    user: influxdb.user ?? null,
+    passwordFile: influxdb.password_file ?? null,
+    org: influxdb.org ?? null,
+    bucket: influxdb.bucket ?? null,
+    tokenFile: influxdb.token_file ?? null,
+    everyMs: influxdb.every,
+  };
+}
+
 /** All of them, in the order of the file. */
 export function servicesOf({ influxdb, grafana }: Services): ServiceConfig[] {
   return [...influxdb, ...grafana];
 }
 
 /** What no single key can show to be wrong. `topic` is null with a local log. */
-export function serviceProblems(services: Services, others: { topic: string | null; hasMysql: boolean }): Problem[] {
+export function serviceProblems(
+  services: Services,
+  others: { topic: string | null; hasMysql: boolean; metrics: MetricsConfig | null },
+): Problem[] {
   const all = servicesOf(services);
   const found: Problem[] = [];
   if (!others.hasMysql && all.length === 0)
@@ -96,5 +125,18 @@ export function serviceProblems(services: Services, others: { topic: string | nu
       sentence: '`log.kafka.topic` is too long for the topics of its services, which are called <topic>.<kind>.<name>',
       hint: `Give a shorter name: such a topic may have ${topicMax} characters.`,
     });
-  return found;
+  return [...found, ...metricsProblems(others.metrics)];
+}
+
+function metricsProblems(metrics: MetricsConfig | null): Problem[] {
+  if (metrics === null) return [];
+  const { database, bucket, org, tokenFile } = metrics;
+  const path = ['metrics', 'influxdb'];
+  if ((database === null) === (bucket === null)) {
+    const sentence = '`metrics.influxdb` needs either database (1.8) or bucket (2.x)';
+    return [{ path, sentence, hint: 'Say where the metrics go.' }];
+  }
+  if (bucket === null || (org !== null && tokenFile !== null)) return [];
+  const sentence = '`metrics.influxdb` with a bucket needs org and token_file as well';
+  return [{ path, sentence, hint: 'InfluxDB 2.x takes no writes without them.' }];
 }

@@ -48,6 +48,16 @@ export interface Judged {
   seconds: Record<string, number>;
 }
 
+/** A service beside MySQL that was destroyed and restored; `wrong` is a sentence, or ''. */
+export interface ServiceRow {
+  what: string;
+  acknowledged: number;
+  restored: number;
+  lost: number;
+  ms: number;
+  wrong: string;
+}
+
 const began = performance.now();
 
 export function say(text: string): void {
@@ -186,6 +196,7 @@ export function verdict(
   judged: readonly [latest: Judged, middle: Judged],
   killed: number,
   snapshotMs: number,
+  services: readonly ServiceRow[] = [],
 ): boolean {
   const rows: Row[] = [
     { what: 'snapshot', acknowledged: '', restored: '', lost: '', seconds: (snapshotMs / 1000).toFixed(1) },
@@ -205,6 +216,13 @@ export function verdict(
         seconds: took.toFixed(1),
       })),
     ]),
+    ...services.map(({ what, acknowledged, restored, lost, ms }) => ({
+      what,
+      acknowledged: formatCount(acknowledged),
+      restored: formatCount(restored),
+      lost: formatCount(lost),
+      seconds: (ms / 1000).toFixed(1),
+    })),
   ];
   const right = 'right' as const;
   const table = formatTable(rows, [
@@ -226,6 +244,7 @@ export function verdict(
     middle.missing.length > 0 ? `${middle.missing.length} commits from before the chosen instant are missing` : '',
     middle.beyond.length > 0 ? `${middle.beyond.length} commits from after the chosen instant are there` : '',
     judged.some(({ verdict: found }) => found.unexpected.length > 0) ? 'there are rows that nobody wrote' : '',
+    ...services.map(({ wrong: sentence }) => sentence),
   ].filter((text) => text !== '');
   process.stdout.write(
     wrong.length === 0

@@ -81,6 +81,7 @@ describe('a good configuration', () => {
       standby: null,
       influxdb: [],
       grafana: [],
+      metrics: null,
       http: { host: '127.0.0.1', port: 9309 },
     });
   });
@@ -552,7 +553,6 @@ describe('keys of later versions are refused by name', () => {
     ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
     ['grafana', `${good}grafana:\n`],
-    ['metrics', `${good}metrics: { influxdb: {} }\n`],
   ])('%s', (key, text) => {
     const error = problem(text);
     expect(error.code).toBe('QZ2016');

@@ -37,6 +37,7 @@ function status(change: Partial<StatusSnapshot> = {}): StatusSnapshot {
     standby: null,
     mysql: true,
     services: [],
+    metricsPush: null,
     log: {
       name: 'local log /var/lib/qazyna/log',
       first: 90,
