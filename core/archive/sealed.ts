@@ -47,7 +47,7 @@ export class SealedStore implements ObjectStore {
   readonly #keys: KeyRing;
   readonly #archiveId: string;
   readonly #recorded: Set<string>;
-  /** By object name, the one used last at the end. */
+  /** By object name, the newest at the end. */
   readonly #opened = new Map<string, Opened>();
 
   constructor(store: ObjectStore, { keys, archiveId, chunkKey, recorded }: SealedStoreOptions) {
