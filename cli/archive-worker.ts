@@ -112,6 +112,10 @@ export class ArchiveWorker implements AgentArchive {
       const compacting = this.#keepCompacted(AbortSignal.any([signal, stop.signal]));
       try {
         await runShipper({ log, ...archive, ...part, signal, logger, onFailure, onProgress });
+      } catch (error) {
+        // At once: whoever waits for this archive must not wait for what is compacted there.
+        if (!signal.aborted) part?.decides?.acceptance.end(error);
+        throw error;
       } finally {
         stop.abort();
         await compacting;

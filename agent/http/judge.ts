@@ -179,6 +179,9 @@ function ifHostVanished(status: StatusSnapshot): string {
   if (status.rpoZero && status.acknowledgeAfter === 'log' && status.log !== null)
     return `${start} nothing: every commit is in the ${status.log.name} before its client hears of it.`;
   const elsewhere = status.archives.filter(({ failureDomain }) => failureDomain === 'other_host');
+  const awaited = elsewhere.find(({ name, snapshotMicros }) => name === status.acknowledgeAfter && snapshotMicros > 0);
+  if (status.rpoZero && awaited !== undefined)
+    return `${start} nothing: every commit is in ${awaited.name} before its client hears of it.`;
   if (elsewhere.length > 0) return `${start} ${loss(status, elsewhere)}`;
   const best = loss(status, status.archives);
   return `${start} everything that lies on it, and no archive is declared to lie elsewhere (failure_domain: other_host); from an archive on a disk that survives: ${best}`;
@@ -203,8 +206,6 @@ function loss(status: StatusSnapshot, archives: readonly ArchiveStatus[]): strin
     .map((archive) => ({ archive, through: Math.max(archive.completeThroughMicros, archive.lastCommitMicros) }))
     .sort((a, b) => b.through - a.through)[0];
   if (!known) return 'everything: none of these archives holds a complete snapshot yet.';
-  if (status.rpoZero && status.acknowledgeAfter === known.archive.name)
-    return `nothing: every commit is in ${known.archive.name} before its client hears of it.`;
   const behind = ageMs(status, known.through);
   if (behind === null)
     return `what came after its snapshot of ${formatInstant(known.archive.snapshotMicros)}: ${known.archive.name} holds no history yet.`;

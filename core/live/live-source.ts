@@ -239,6 +239,8 @@ export class LiveSource implements BinlogSource {
   /** To the end, or until the signal aborts. False: it has to be tried again, from where the archive leads by now. */
   async #readOn(follow: boolean, signal: AbortSignal): Promise<boolean> {
     const { log } = this.#options;
+    // What came just now is of no use without the history that it is read from.
+    if (log === null && this.#archived === null) throw this.#nothing;
     try {
       if (log !== null) await this.#takeEntries(log, follow, signal);
       else if (!(await this.#followed.read(follow, signal))) {

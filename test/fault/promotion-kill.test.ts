@@ -6,11 +6,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { Lab } from '../lab/lab.ts';
+import { bucket, meetIn, topic } from '../lab/meeting.ts';
 import { StandbyHost } from '../lab/pair.ts';
 import { connected, RunningDaemon, verb } from '../lab/running.ts';
 
-/** Before the entry that decides is in the log: nothing has happened, and it is asked for again. */
-const undecided = ['promotion:asked', 'promotion:claimed'];
+/** Before what decides is in the chain: nothing has happened, and it is asked for again. */
+const undecided = ['promotion:asked'];
 /** Behind it: whoever starts the daemon again finishes it. */
 const decided = [
   'promotion:won',
@@ -21,21 +22,26 @@ const decided = [
   'promotion:announced',
 ];
 
-describe('a promotion killed at each step', () => {
+describe.each([
+  { ...topic, before: ['promotion:claimed'], behind: [] },
+  { ...bucket, before: ['promotion:before-put'], behind: ['promotion:after-put'] },
+])('a promotion in $name killed at each step', ({ before, behind, ...meeting }) => {
+  const { archive } = meeting;
   let lab: Lab;
-  let shipper: RunningDaemon;
+  let shipper: RunningDaemon | null = null;
   let primary: StandbyHost;
   let standby: StandbyHost;
   let rows = 0;
   let generation = 1;
 
   beforeAll(async () => {
-    lab = await Lab.start({ kafka: 1 });
+    lab = await Lab.start(meeting.lab);
     const source = await connected(lab.mysql.root);
     await source.query('CREATE DATABASE t');
     await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
+    await meetIn(lab, meeting);
     const agent = new RunningDaemon(lab);
-    primary = await StandbyHost.create(lab, { name: 'one' });
+    primary = await StandbyHost.create(lab, { name: 'one', archive });
     primary.start();
     await agent.untilProtected();
     await primary.untilFollowing();
@@ -44,8 +50,8 @@ describe('a promotion killed at each step', () => {
     expect((await promote(primary)).code).toBe(0);
     generation = 2;
     expect(await agent.end(null)).toBe(3);
-    shipper = new RunningDaemon(lab, {}, ['shipper']);
-    standby = await StandbyHost.create(lab, { name: 'two', primaryPort: primary.port });
+    if (meeting.lab.kafka) shipper = new RunningDaemon(lab, {}, ['shipper']);
+    standby = await StandbyHost.create(lab, { name: 'two', primaryPort: primary.port, archive });
   }, 120_000);
 
   afterAll(async () => {
@@ -99,7 +105,7 @@ describe('a promotion killed at each step', () => {
     standby.start();
   }
 
-  test.each(undecided)(
+  test.each([...undecided, ...before])(
     '%s: it is a standby again, and promoted when asked again',
     async (point) => {
       await killedAt(point);
@@ -116,7 +122,7 @@ describe('a promotion killed at each step', () => {
     60_000,
   );
 
-  test.each(decided)(
+  test.each([...behind, ...decided])(
     '%s: the promotion is finished by the next start',
     async (point) => {
       await killedAt(point);

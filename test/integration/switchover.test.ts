@@ -5,17 +5,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { Lab } from '../lab/lab.ts';
+import { folder, meetIn, topic } from '../lab/meeting.ts';
 import { StandbyHost } from '../lab/pair.ts';
 import { connected, RunningDaemon, verb } from '../lab/running.ts';
 
-describe('a pair of hosts', () => {
+describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) => {
+  const { archive } = meeting;
   let lab: Lab;
-  let shipper: RunningDaemon;
+  let shipper: RunningDaemon | null = null;
   let one: StandbyHost;
   let two: StandbyHost;
 
   beforeAll(async () => {
-    lab = await Lab.start({ kafka: 1 });
+    lab = await Lab.start(meeting.lab);
     const source = await connected(lab.mysql.root);
     await source.query('CREATE DATABASE t');
     await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
@@ -23,8 +25,9 @@ describe('a pair of hosts', () => {
     await source.query(
       "CREATE EVENT t.every_year ON SCHEDULE EVERY 1 YEAR STARTS '2999-01-01 00:00:00' DO DELETE FROM t.t",
     );
+    await meetIn(lab, meeting);
     const agent = new RunningDaemon(lab);
-    one = await StandbyHost.create(lab, { name: 'one' });
+    one = await StandbyHost.create(lab, { name: 'one', archive });
     one.start();
     await agent.untilProtected();
     await source.query(
@@ -40,8 +43,8 @@ describe('a pair of hosts', () => {
       stderr: '',
     });
     expect(await agent.end(null)).toBe(3);
-    shipper = new RunningDaemon(lab, {}, ['shipper']);
-    two = await StandbyHost.create(lab, { name: 'two', primaryPort: one.port });
+    if (meeting.lab.kafka) shipper = new RunningDaemon(lab, {}, ['shipper']);
+    two = await StandbyHost.create(lab, { name: 'two', primaryPort: one.port, archive });
     two.start();
     await two.untilFollowing();
   }, 180_000);

@@ -62,6 +62,7 @@ export class StandbyHost {
     const ports: [number, number, number] = [await freePort(), await freePort(), await freePort()];
     const host = new StandbyHost(lab.dir, name, ports, options.environment ?? {});
     const text = (await readFile(lab.configFile, 'utf8'))
+      .replace(/^standby:.*\n/m, '')
       .replace(`127.0.0.1:${lab.httpPort}`, `127.0.0.1:${host.httpPort}`)
       .replace(`${lab.dir}/state`, `${lab.dir}/${name}-state`)
       .replace(`${lab.dir}/log`, `${lab.dir}/${name}-log`)

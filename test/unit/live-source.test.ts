@@ -88,6 +88,25 @@ function logOf({ chain }: Pick<Sample, 'chain'>, count = chain.entries.length): 
 }
 
 describe('a live source', () => {
+  test('does not begin halfway where the first segment comes while it looks', () =>
+    withStore(async (store) => {
+      const { chain } = makeSample();
+      // Not yet when the history is opened, and just after that.
+      let asked = 0;
+      const late: ObjectStore = new Proxy(store, {
+        get(target, name) {
+          const method = Reflect.get(target, name);
+          if (name !== 'get') return method.bind?.(target) ?? method;
+          return async (...args: unknown[]) => {
+            if (String(args[0]).includes('/chain/') && asked++ === 1) await archive(store, chain.folded, 2000);
+            return await method.apply(target, args);
+          };
+        },
+      });
+      await expect(open(late, null, async () => undefined)).rejects.toMatchObject({ code: 'QZ2410' });
+      await open(late, null, async (source) => expect(source.serverVersion).toMatch(/^\d+\.\d+/));
+    }));
+
   test('serves every byte, however much of the history is archived', () =>
     withStore(async (store) => {
       const sample = makeSample();

@@ -183,6 +183,9 @@ describe('if this host vanished', () => {
     expect(judge(status(zero)).ifHostVanished).toMatch(/lose nothing/);
     expect(judge(status({ ...zero, rpoZero: false })).ifHostVanished).toMatch(/at most the last/);
     expect(judge(status({ ...zero, acknowledgeAfter: 'onsite' })).ifHostVanished).toMatch(/at most the last/);
+    const [onsite = never(), offsite = never()] = status().archives;
+    const further = { ...onsite, failureDomain: 'other_host' as const };
+    expect(judge(status({ ...zero, archives: [further, offsite] })).ifHostVanished).toMatch(/lose nothing.*in offsite/);
   });
 });
 
