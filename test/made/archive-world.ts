@@ -1,19 +1,24 @@
 /**
  * An archive as hostile as they come, run step by step by a scheduler that decides everything: when a put arrives (also long
- * after nobody waits for it any more), which answer is lost, what is read when; and a compactor that raises the floor, then
- * deletes below it. What stands in the chain's own place is remembered as the truth.
+ * after nobody waits for it any more), which answer is lost, what is read, replaced and deleted when. What stands in the
+ * chain's own place is remembered as the truth.
  */
 
 import { linkProblem } from '../../core/archive/chain.ts';
 import { floorKey, segmentKey, sequenceOfKey } from '../../core/archive/layout.ts';
 import { openObject } from '../../core/archive/object.ts';
-import { decodeSegmentHeader, type SegmentHeader } from '../../core/archive/segment.ts';
+import { type DecodedHeader, decodeSegmentHeader, type SegmentHeader } from '../../core/archive/segment.ts';
 import type { ObjectInfo, ObjectStore } from '../../core/archive/store.ts';
 import { transientError } from '../../core/errors/error.ts';
 import type { Step } from './chain-worlds.ts';
 
-/** Rules that a test takes away, to see that its invariants notice. */
+/**
+ * Rules that a test takes away, to see that its invariants notice. `compact-all`: the newest segment is compacted too, by a
+ * compactor of the world's own.
+ */
 export type BrokenArchive = 'ack-local' | 'no-floor' | 'put-anyway' | 'compact-all' | null;
+
+export const compactor = 'compactor';
 
 interface Put {
   who: string;
@@ -38,21 +43,28 @@ export class ArchiveWorld {
   /** Why a reader of all of it would stop; null while none would. */
   problem: string | null = null;
   faults: number;
+  #last: DecodedHeader | null = null;
   readonly #broken: BrokenArchive;
   readonly #objects = new Map<string, Buffer>();
-  #compactions: number;
-  #floor = -1;
+  #versions = 0;
+  readonly #etags = new Map<string, string>();
+  #raises: number;
   #puts: Put[] = [];
   #reads: Read[] = [];
 
-  constructor(broken: BrokenArchive, faults: number, compactions: number) {
+  constructor(broken: BrokenArchive, faults: number) {
     this.#broken = broken;
     this.faults = faults;
-    this.#compactions = compactions;
+    this.#raises = broken === 'compact-all' ? 2 : 0;
   }
 
   get hasCompacted(): boolean {
     return this.#floor >= 0;
+  }
+
+  get #floor(): number {
+    const bytes = this.#objects.get(floorKey(source));
+    return bytes === undefined ? -1 : Number(JSON.parse(bytes.toString()).sequence);
   }
 
   /** What can happen now; those without a fault first. */
@@ -72,11 +84,9 @@ export class ArchiveWorld {
       faulty.push({ label: `${what} is put, answer lost`, run: () => this.#arrive(put, false) });
       faulty.push({ label: `${put.who} waits for ${what} no longer`, run: () => this.#forget(put) });
     }
-    // The newest segment stays where it stands.
-    const upTo = this.truth.length - (this.#broken === 'compact-all' ? 1 : 2);
-    if (this.#compactions > 0 && upTo > this.#floor)
-      honest.push({ label: `the floor is raised to ${upTo}`, run: () => this.#raise(upTo) });
-    if (this.#deletable().length > 0) honest.push({ label: 'what is below is deleted', run: () => this.#delete() });
+    const newest = this.truth.length - 1;
+    if (this.#raises > 0 && newest > this.#floor)
+      honest.push({ label: `the floor is raised to ${newest}`, run: () => this.#raise(newest) });
     const counted = faulty.map(({ label, run }) => ({
       label,
       run: () => {
@@ -100,19 +110,18 @@ export class ArchiveWorld {
         new Promise((resolve, reject) =>
           this.#puts.push({ who, key, body: Buffer.concat(parts), waiting: { resolve, reject } }),
         ),
-      // Tips and indexes are derived, and decide nothing.
-      putIfMatch: async (key, _parts, _etag) => this.#info(key) ?? 'changed',
-      head: async (key) => this.#info(key),
+      putIfMatch: (key, parts, etag) => read(() => this.#replace(key, Buffer.concat(parts), etag)),
+      head: (key) => read(() => this.#info(key)),
       get: (key, range) =>
         read(() => {
-          if (this.#broken === 'no-floor' && key === floorKey(source)) return null;
+          if (this.#broken === 'no-floor' && key === floorKey(source) && who !== compactor) return null;
           const bytes = this.#objects.get(key);
           return bytes === undefined
             ? null
             : Buffer.from(bytes.subarray(range?.start ?? 0, range?.end ?? bytes.length));
         }),
       list: (prefix, options) => this.#list(prefix, options?.after ?? ''),
-      remove: async () => undefined,
+      remove: (key) => read(() => this.#remove(key)),
     };
   }
 
@@ -125,7 +134,7 @@ export class ArchiveWorld {
 
   #info(key: string): ObjectInfo | null {
     const bytes = this.#objects.get(key);
-    return bytes === undefined ? null : { key, sizeBytes: bytes.length, etag: 'x' };
+    return bytes === undefined ? null : { key, sizeBytes: bytes.length, etag: this.#etags.get(key) ?? '' };
   }
 
   #readers(): string[] {
@@ -154,7 +163,7 @@ export class ArchiveWorld {
   }
 
   #place({ key, body }: Put): void {
-    this.#objects.set(key, body);
+    this.#set(key, body);
     const sequence = sequenceOfKey(key);
     if (sequence > this.truth.length) this.problem ??= `segment ${sequence} was put beyond the end`;
     if (sequence !== this.truth.length) return;
@@ -165,20 +174,29 @@ export class ArchiveWorld {
     this.truth.push(next.header);
   }
 
-  #last: ReturnType<typeof decodeSegmentHeader> | null = null;
+  #set(key: string, body: Buffer): void {
+    this.#objects.set(key, body);
+    this.#versions += 1;
+    this.#etags.set(key, String(this.#versions));
+  }
+
+  #replace(key: string, body: Buffer, etag: string | null): ObjectInfo | 'changed' {
+    if ((this.#etags.get(key) ?? null) !== etag) return 'changed';
+    this.#set(key, body);
+    return { key, sizeBytes: body.length, etag: this.#etags.get(key) ?? '' };
+  }
+
+  #remove(key: string): void {
+    const sequence = sequenceOfKey(key);
+    if (sequence > this.#floor || sequence === this.truth.length - 1)
+      this.problem ??= `segment ${sequence} was deleted`;
+    this.#objects.delete(key);
+    this.#etags.delete(key);
+  }
 
   #raise(floor: number): void {
-    this.#compactions -= 1;
-    this.#floor = floor;
-    this.#objects.set(floorKey(source), Buffer.from(JSON.stringify({ format: 1, sequence: floor })));
-  }
-
-  #deletable(): string[] {
-    const keys = Array.from({ length: this.#floor + 1 }, (_, sequence) => segmentKey(source, sequence));
-    return keys.filter((key) => this.#objects.has(key));
-  }
-
-  #delete(): void {
-    for (const key of this.#deletable()) this.#objects.delete(key);
+    this.#raises -= 1;
+    this.#set(floorKey(source), Buffer.from(JSON.stringify({ format: 1, sequence: floor })));
+    for (let sequence = 0; sequence <= floor; sequence += 1) this.#objects.delete(segmentKey(source, sequence));
   }
 }
