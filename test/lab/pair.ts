@@ -147,7 +147,7 @@ export class StandbyHost {
     );
   }
 
-  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 25_000): Promise<StatusReport> {
+  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 60_000): Promise<StatusReport> {
     const deadline = performance.now() + deadlineMs;
     let last: StatusReport | null = null;
     while (performance.now() < deadline && this.isRunning) {
