@@ -15,7 +15,7 @@ import { ensureTools } from './setup/tools.ts';
 import { main } from './setup.ts';
 
 const outageMs = 5000;
-const caughtUpWithinMs = 60_000;
+const caughtUpWithinMs = 120_000;
 /** The offsite archive follows again when it is not further behind than this. */
 const followsWithinMs = 2500;
 
@@ -79,7 +79,7 @@ async function untilOffsiteFollows(httpPort: number): Promise<void> {
     if (offsite?.state === 'following' && nowMicros() - through < followsWithinMs * 1000) return;
     await sleep(100);
   }
-  throw new Error('the offsite archive did not catch up within a minute');
+  throw new Error(`the offsite archive did not catch up within ${formatDuration(caughtUpWithinMs)}`);
 }
 
 await main(async () => ((await demo()) ? 0 : 5));
