@@ -120,3 +120,16 @@ test('after all of this the archive holds what InfluxDB holds', async () => {
   await world.query('DROP MEASUREMENT direct', 'faults_again');
   await world.expectSame('faults', 'faults_again');
 }, 180_000);
+
+test('a restore that is killed goes on when it is given again, and nothing is there twice or not at all', async () => {
+  const restore = (crashAt: string) =>
+    world.restore(['--to', 'latest', '--from-database', 'faults', '--database', 'killed'], { QZ_CRASH_AT: crashAt });
+  expect((await restore('restore-influxdb:during-load#2')).code).toBeNull();
+  expect((await restore('restore-influxdb:after-replay')).code).toBeNull();
+  const { code, error } = await restore('');
+  expect([code, error.replace(/^.*points.*$/gm, '').trim()]).toEqual([0, '']);
+  await world.query('DROP MEASUREMENT direct', 'killed');
+  await world.expectSame('faults', 'killed');
+  // It is done: the same command now finds a database that is in its way.
+  expect((await restore('')).error).toContain('QZ2927');
+}, 180_000);

@@ -142,10 +142,11 @@ ${more}`;
   /** Exit code, and what is told in JSON. */
   async restore(
     args: readonly string[],
+    environment: NodeJS.ProcessEnv = {},
   ): Promise<{ code: number | null; report: InfluxdbRestoreReport; error: string }> {
     const work = join(this.dir, `work-${args[args.indexOf('--database') + 1]}`);
     const place = ['--from', `file://${this.dir}/onsite`, '--url', this.influxdb.url, '--work', work];
-    const { code, stdout, stderr } = await verb(['restore', 'influxdb', ...args, ...place, '--json']);
+    const { code, stdout, stderr } = await verb(['restore', 'influxdb', ...args, ...place, '--json'], environment);
     const told = stdout === '' ? {} : (JSON.parse(stdout) as { restore?: InfluxdbRestoreReport });
     return { code, report: told.restore as InfluxdbRestoreReport, error: stderr };
   }

@@ -54,7 +54,11 @@ async function take(wanted: readonly NamedStore[]): Promise<SnapshotReport> {
 }
 
 /** Runs a scheduler until `enough` says so; by the clock of the test, which jumps to whatever it waits for. */
-async function runUntil(enough: () => boolean, jumps = true): Promise<void> {
+async function runUntil(
+  enough: () => boolean,
+  jumps = true,
+  begin: (scheduler: SnapshotScheduler) => void = () => {},
+): Promise<void> {
   const abort = new AbortController();
   const scheduler = new SnapshotScheduler({
     everyMs: 6 * hourMs,
@@ -72,6 +76,7 @@ async function runUntil(enough: () => boolean, jumps = true): Promise<void> {
       return nowMs;
     },
   });
+  begin(scheduler);
   await scheduler.run();
 }
 
@@ -105,6 +110,23 @@ describe('the scheduler of snapshots', () => {
     let looks = 0;
     await runUntil(() => ++looks > 20 || taken.length === 2, false);
     expect(taken).toHaveLength(2);
+  });
+
+  test('one that is asked for is taken though none is due, and tried again until it is there', async () => {
+    await runUntil(() => taken.length === 1);
+    nowMs += hourMs;
+    failing.add('source');
+    await runUntil(
+      () => {
+        if (taken.length === 2) failing.clear();
+        return taken.length === 3 && alarms.at(-1)?.[1] === null;
+      },
+      true,
+      (scheduler) => scheduler.takeNow(),
+    );
+    let looks = 0;
+    await runUntil(() => ++looks > 5, false);
+    expect(taken).toHaveLength(3);
   });
 
   test('a failure raises an alarm and is tried again with growing waits; success clears it', async () => {
