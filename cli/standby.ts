@@ -20,6 +20,7 @@ import { defaultOsUser, Mysqld } from '../core/mysql/mysqld.ts';
 import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import { startStreamServer } from '../core/stream/server.ts';
+import { ClosedPrimary } from '../standby/closed-primary.ts';
 import { type ControlVerb, serveControl } from '../standby/control.ts';
 import { decideInArchive, decideInLog } from '../standby/decide.ts';
 import { watchPrimary } from '../standby/failover.ts';
@@ -82,6 +83,7 @@ class PairDaemon {
   readonly #teller: StatusTeller;
   #pair: Pair | null = null;
   #live: LiveSource | null = null;
+  #closed: ClosedPrimary | null = null;
   /** While this host's server is captured. */
   #watch: PrimaryWatch | null = null;
   readonly #roles = new PairRoles({
@@ -155,14 +157,17 @@ class PairDaemon {
     await Promise.race([running, live.changed(0, signal)]);
     const stream = await this.#openStream(live, opened);
     const pair = await this.#openPair(log, live, stream, signal);
+    const { environment } = this.#context;
+    const onAlarm = (topic: string, error: QazynaError | null) => this.#onAlarm(topic, error);
+    const { dir } = this.#standby;
+    const closed = await ClosedPrimary.open({ dir, primary: this.#primary, live, onAlarm, signal, logger });
     this.#pair = pair;
     this.#live = live;
+    this.#closed = closed;
     opened.use(
       await serveControl(this.#standby.dir, (verb, options, onStep) => this.#ask(verb, options, onStep), logger),
     );
     const chain = () => ({ state: live.state, grewAtMs: this.#grewAtMs });
-    const { environment } = this.#context;
-    const onAlarm = (topic: string, error: QazynaError | null) => this.#onAlarm(topic, error);
     const failover = {
       pair,
       config: this.#standby,
@@ -172,6 +177,7 @@ class PairDaemon {
     };
     const beside = [
       running,
+      closed.watch(),
       this.#watchGrowth(live, signal),
       watchPrimary({ ...failover, onAlarm, environment, signal, logger }),
     ];
@@ -296,7 +302,8 @@ class PairDaemon {
   ): Promise<Record<string, unknown>> {
     const pair = this.#pair;
     const live = this.#live;
-    if (pair === null || live === null)
+    const closed = this.#closed;
+    if (pair === null || live === null || closed === null)
       throw transientError(
         'QZ4719',
         'The standby is not ready yet.',
@@ -313,7 +320,7 @@ class PairDaemon {
     if (options.dryRun !== true && verb === 'switchover') {
       const { signal, logger } = this.#context;
       const chain = () => live.state;
-      refusedMs = await switchOver({ pair, primary: this.#primary, chain, reason, onStep, signal, logger });
+      refusedMs = await switchOver({ pair, primary: this.#primary, closed, chain, reason, onStep, signal, logger });
     } else if (options.dryRun !== true) {
       await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff: options.oldPrimaryIsOff === true, onStep });
     }

@@ -4,9 +4,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChainState } from '../core/chain/types.ts';
+import { crashPoint } from '../core/errors/crash-points.ts';
 import { configurationError, transientError } from '../core/errors/error.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { type ClosedPrimary, closeStatement } from './closed-primary.ts';
 import type { Pair } from './pair.ts';
 import { executedBy, serverUuidOf } from './server.ts';
 
@@ -21,6 +23,8 @@ export interface SwitchoverOptions {
   pair: Pair;
   /** The primary as this host reaches it; its account needs SYSTEM_VARIABLES_ADMIN. */
   primary: MysqlEndpoint;
+  /** Keeps in mind that it is closed. */
+  closed: ClosedPrimary;
   chain: () => ChainState;
   reason: string;
   onStep: (sentence: string) => void;
@@ -30,7 +34,7 @@ export interface SwitchoverOptions {
 
 /** Resolves with how long writes were refused, ms. Throws with the primary as it was, until the promotion was won. */
 export async function switchOver(options: SwitchoverOptions): Promise<number> {
-  const { pair, primary, chain, reason, onStep, signal, logger } = options;
+  const { pair, primary, closed, chain, reason, onStep, signal } = options;
   const behind = pair.following?.behindTransactions ?? Number.POSITIVE_INFINITY;
   if (pair.role !== 'standby' || pair.following?.state !== 'following' || behind > behindMax)
     throw configurationError(
@@ -41,25 +45,30 @@ export async function switchOver(options: SwitchoverOptions): Promise<number> {
   const connection = await connectMysql(primary, signal);
   let isClosed = false;
   try {
-    await requireSource(connection, chain());
+    const { sourceUuid } = chain();
+    await requireSource(connection, sourceUuid);
+    await closed.note(sourceUuid);
     onStep('the primary takes no more writes from here on');
     const closedAtMs = performance.now();
     isClosed = true;
-    await connection.query('SET GLOBAL super_read_only = ON', [], closeWithinMs);
+    await connection.query(closeStatement, [], closeWithinMs);
+    crashPoint('switchover:closed');
     await drained(options, connection);
     onStep('this server has executed the last of them');
     await pair.promote({ kind: 'switched-over', reason, isOldPrimaryOff: true, onStep });
-    return performance.now() - closedAtMs;
+    const refusedMs = performance.now() - closedAtMs;
+    await closed.forget();
+    return refusedMs;
   } catch (error) {
-    // Until the log names another source, the primary is that one.
-    if (isClosed && pair.role === 'standby') await giveBack(primary, signal, logger);
+    // Until the log names another source, the primary is that one; where a promotion was begun, that is seen afterwards.
+    if (isClosed) await closed.giveBack({ later: pair.role !== 'standby' });
     throw error;
   } finally {
     await connection.close().catch(() => undefined);
   }
 }
 
-async function requireSource(connection: MysqlConnection, { sourceUuid }: ChainState): Promise<void> {
+async function requireSource(connection: MysqlConnection, sourceUuid: string): Promise<void> {
   const uuid = await serverUuidOf(connection);
   if (uuid === sourceUuid) return;
   throw configurationError(
@@ -86,21 +95,6 @@ async function drained({ pair, chain, signal }: SwitchoverOptions, connection: M
     if (Number(row?.late) !== 0) throw late('this server has not executed the last commits of the primary');
   } finally {
     await replica.close();
-  }
-}
-
-async function giveBack(primary: MysqlEndpoint, signal: AbortSignal, logger: Logger): Promise<void> {
-  try {
-    // A connection of its own: the other one may still be waiting.
-    const connection = await connectMysql(primary, signal);
-    try {
-      await connection.query('SET GLOBAL super_read_only = OFF');
-      await connection.query('SET GLOBAL read_only = OFF');
-    } finally {
-      await connection.close();
-    }
-  } catch (error) {
-    logger.error('the primary was left read-only: run SET GLOBAL read_only = OFF on it', { reason: String(error) });
   }
 }
 

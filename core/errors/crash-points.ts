@@ -38,6 +38,7 @@ export const crashPoints = [
   'restore:before-hand-over',
   'restore-influxdb:during-load',
   'restore-influxdb:after-replay',
+  'switchover:closed',
   'promotion:asked',
   'promotion:claimed',
   'promotion:before-put',

@@ -2,6 +2,7 @@
  * Row 4: the promotion killed -9 at each of its steps, and run again. It ends the same each time: one source, one generation
  * more, every commit there, and the other host a standby again.
  */
+import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
@@ -39,6 +40,7 @@ describe.each([
     const source = await connected(lab.mysql.root);
     await source.query('CREATE DATABASE t');
     await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
+    await source.query("GRANT SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO 'qazyna'@'%'");
     await meetIn(lab, meeting);
     const agent = new RunningDaemon(lab);
     primary = await StandbyHost.create(lab, { name: 'one', archive });
@@ -104,6 +106,25 @@ describe.each([
     await asked;
     standby.start();
   }
+
+  test('switchover:closed: the primary gets its writes back once the standby is there again', async () => {
+    standby.start({ QZ_CRASH_AT: 'switchover:closed' });
+    await standby.untilFollowing();
+    const asked = verb(['switchover', '--config', standby.configFile]);
+    expect(await standby.end(null)).toBe(-1);
+    expect((await asked).code).not.toBe(0);
+    const server = await primary.connect();
+    const isClosed = async () => Number((await server.query('SELECT @@super_read_only AS ro'))[0]?.ro) === 1;
+    expect(await isClosed()).toBe(true);
+    standby.start();
+    for (const deadline = performance.now() + 20_000; await isClosed(); await sleep(50))
+      expect(performance.now()).toBeLessThan(deadline);
+    await server.close();
+    await writeSome();
+    await standby.untilFollowing();
+    await standby.until('all is well', ({ alarms }) => alarms.length === 0);
+    expect(await readdir(standby.dir)).not.toContain('switchover.json');
+  }, 60_000);
 
   test.each([...undecided, ...before])(
     '%s: it is a standby again, and promoted when asked again',
