@@ -30,7 +30,7 @@ export function addDoctor(program: Command, frame: Frame): void {
     usage: 'doctor',
     summary: 'find what would make a backup fail before it does; --fix mends what is safe',
     about:
-      'Looks at the source, the account, the topic and the archives. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
+      'Looks at the source, the account, the topic, the archives and an InfluxDB beside it. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
     examples: [
       ['doctor', 'Is everything ready?'],
       ['doctor --fix --admin-socket /run/mysqld/mysqld.sock', 'Prepare a stock MySQL as its root user'],
@@ -51,8 +51,9 @@ async function doctor(context: Context, options: DoctorOptions): Promise<number>
   const config = await context.config();
   const done = options.fix ? await mend(context, config, options) : [];
   const findings = [
-    ...(await examineSource(context, config)),
-    ...(await examineLog(context, config)),
+    ...(config.source.mysql === null ? [] : await examineSource(context, config)),
+    ...(await examineServices(context, config)),
+    ...(config.source.mysql === null ? [] : await examineLog(context, config)),
     ...(await examineArchives(context, config, options.fix === true)),
   ];
   const wrong = findings.filter(({ severity }) => severity !== 'ok');
@@ -92,6 +93,12 @@ async function examineSource(context: Context, config: Config): Promise<Finding[
   } catch (error) {
     return [...warnings, findingOf(error, error instanceof QazynaError && error.code === 'QZ2017')];
   }
+}
+
+async function examineServices(context: Context, { influxdb }: Config): Promise<Finding[]> {
+  if (influxdb.length === 0) return [];
+  const { examineInfluxdb } = await import('../agent/doctor/influxdb.ts');
+  return (await Promise.all(influxdb.map((one) => examineInfluxdb(one, context)))).flat();
 }
 
 /** Nothing of a local log can be seen from outside while an agent holds it; of a topic, all that its settings say. */

@@ -69,7 +69,7 @@ export class InfluxdbService implements CapturedService {
       positions.note(journal.position);
       this.#watcher = this.#makeWatcher(context, server, this.#ingest, positions, checked, either);
       const snapshots = this.#takeSnapshots(context, server, positions, either);
-      await this.#look(this.#watcher, context).finally(() => stop.abort(new Error('the service is stopping')));
+      await this.#look(server, this.#watcher, context).finally(() => stop.abort(new Error('the service is stopping')));
       await snapshots;
     } finally {
       this.#isAway = true;
@@ -115,9 +115,14 @@ export class InfluxdbService implements CapturedService {
   }
 
   /** Until the signal aborts; while the server is away it is looked for again and again, with an alarm. */
-  async #look(watcher: Watcher, { signal, logger, alarms, journal }: ServiceContext): Promise<void> {
+  async #look(
+    server: InfluxdbServer,
+    watcher: Watcher,
+    { signal, logger, alarms, journal }: ServiceContext,
+  ): Promise<void> {
     while (!signal.aborted) {
       try {
+        if (this.#isAway) this.#version = await server.requireVersion(signal);
         await watcher.look();
         // A snapshot that failed because of it need not wait for its turn.
         if (this.#isAway && this.#scheduler?.state.lastError) this.#scheduler.takeNow();
@@ -166,7 +171,6 @@ export class InfluxdbService implements CapturedService {
     signal: AbortSignal,
   ) {
     const beganMs = performance.now();
-    this.#version = (await server.version(signal)) || this.#version;
     const taken = await takeInfluxdbSnapshot({
       server,
       version: this.#version,

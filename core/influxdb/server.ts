@@ -54,10 +54,21 @@ export class InfluxdbServer {
     return String(response.headers['x-influxdb-version'] ?? '');
   }
 
+  /** The same of a server that can be protected. Throws QZ2932 for any other. */
+  async requireVersion(signal: AbortSignal): Promise<string> {
+    const version = await this.version(signal);
+    if (/^v?1\./.test(version)) return version;
+    throw configurationError(
+      'QZ2932',
+      `${this.url} is no InfluxDB 1.x: it calls itself ${version === '' ? 'nothing' : `InfluxDB ${version}`}.`,
+      'Check the URL; this version protects InfluxDB 1.6 to 1.8.',
+    );
+  }
+
   /** All rows of one or more statements, in their order. Names that are not UTF-8 come out damaged. */
   async query(text: string, signal: AbortSignal): Promise<SeriesRows[]> {
     const body = await textOf(await this.#ask(text, { accept: 'application/json' }, '', signal));
-    const { results = [], error } = JSON.parse(body) as { results?: QueryResult[]; error?: string };
+    const { results = [], error } = parsed(this.url, body) as { results?: QueryResult[]; error?: string };
     const wrong = error ?? results.find((result) => result.error !== undefined)?.error;
     if (wrong !== undefined) throw refusedQuery(this.url, wrong);
     return results.flatMap(({ series = [] }) =>
@@ -101,7 +112,7 @@ export class InfluxdbServer {
     const response = await this.#send('GET', '/debug/vars', null, signal);
     const body = await textOf(response);
     if (response.statusCode !== 200) throw answered(this.url, response.statusCode ?? 0, reasonOf(body));
-    return JSON.parse(body) as Record<string, DebugSection>;
+    return parsed(this.url, body) as Record<string, DebugSection>;
   }
 
   async #ask(
@@ -164,6 +175,14 @@ async function textOf(response: IncomingMessage): Promise<string> {
     parts.push(part as Buffer);
   }
   return Buffer.concat(parts).toString('utf8');
+}
+
+function parsed(url: string, body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch (error) {
+    throw broken(url, error);
+  }
 }
 
 function reasonOf(body: string): string {
