@@ -96,6 +96,12 @@ describe('a pair that meets in a bucket', () => {
     await primary.close();
   }, 90_000);
 
+  test('an agent that starts beside the old primary finds the promotion, and stays fenced', async () => {
+    agent = new RunningDaemon(lab);
+    expect(await agent.end(null)).toBe(3);
+    expect(agent.stderr).toMatch(/QZ3314|QZ3310/);
+  }, 60_000);
+
   test('the next host follows, and takes over when the new primary and its agent are killed under load', async () => {
     two = await StandbyHost.create(lab, { failover, archive, name: 'two', primaryPort: one.port });
     two.start();
