@@ -192,7 +192,7 @@ describe('a topic with a past', () => {
     await stopAll();
     await alterTopic(brokers(), topic, settings);
     await expectComplete();
-  }, 120_000);
+  }, 240_000);
 
   test('from which the brokers deleted what no archive has: everybody stops, and the gap is named', async () => {
     await startAll();
