@@ -24,23 +24,16 @@ import {
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { followingFile } from '../../core/chain/fold.ts';
 import { integrityError, transientError } from '../../core/errors/error.ts';
-import type { EventSink } from '../../core/mysql/packets.ts';
+import type { EventSink, PacketRun } from '../../core/mysql/packets.ts';
 import { ControlBuffer } from './control-buffer.ts';
 import { EntryBuilder } from './entry-builder.ts';
-import { GtidReader } from './gtid-reader.ts';
+import { Gathering } from './gathering.ts';
+import { takeOrdinary } from './ordinary-run.ts';
+import { roleOf, roles } from './roles.ts';
 import type { SlabPool } from './slab-pool.ts';
 import type { OpenTransaction } from './types.ts';
 
 const firstEventOffset = 4;
-/** `role` of an event type in the hot loop; 0 is an ordinary event, which only a transaction may hold. */
-const roles = { ordinary: 0, control: 1, alone: 2, aside: 3 } as const;
-const roleOf = new Uint8Array(256);
-for (const type of [eventTypes.gtid, eventTypes.gtidTagged, eventTypes.anonymousGtid]) roleOf[type] = roles.control;
-for (const type of [eventTypes.formatDescription, eventTypes.previousGtids, eventTypes.rotate, eventTypes.stop])
-  roleOf[type] = roles.control;
-for (const type of [eventTypes.incident, eventTypes.ignorable]) roleOf[type] = roles.alone;
-for (const type of [eventTypes.heartbeat, eventTypes.heartbeatV2]) roleOf[type] = roles.aside;
-
 export interface AssemblerStart {
   sourceUuid: string;
   file: string;
@@ -61,12 +54,10 @@ export interface AssemblerStart {
 }
 
 export class Assembler implements EventSink {
+  readonly #gathering: Gathering;
   readonly #builder: EntryBuilder;
   readonly #control = new ControlBuffer();
-  readonly #gtid = new GtidReader();
   #file: string;
-  /** Offset of the next event: the last boundary. */
-  #position: number;
   /** The artificial Rotate that names the file was seen; nothing else may come before it. */
   #named = false;
   /** The file's Format_description was seen (in place, or repeated). */
@@ -79,10 +70,6 @@ export class Assembler implements EventSink {
   /** The last event of the file was seen. */
   #finished = false;
 
-  /** The open transaction: where it ends; 0 when none is open. */
-  #openEnd = 0;
-  #openStart = 0;
-
   /** The event in the making, when it came in several slices. */
   #partType = 0;
   #partSize = 0;
@@ -92,11 +79,13 @@ export class Assembler implements EventSink {
 
   constructor(start: AssemblerStart, gtids: GtidSet) {
     this.#file = start.file;
-    this.#position = start.boundary;
+    const gathering = new Gathering(start.slabs.take());
+    this.#gathering = gathering;
+    gathering.position = start.boundary;
     this.#resumedAt = start.boundary;
     this.#knowsGtids = start.gtids !== null;
     this.#unlogged = start.unlogged ?? new GtidSet();
-    this.#builder = new EntryBuilder({ sourceUuid: start.sourceUuid, gtids, slabs: start.slabs });
+    this.#builder = new EntryBuilder({ sourceUuid: start.sourceUuid, gtids, slabs: start.slabs, gathering });
     this.#builder.open({
       file: start.file,
       boundary: start.boundary,
@@ -105,9 +94,9 @@ export class Assembler implements EventSink {
       prefixCrc: start.prefixCrc,
     });
     if (start.open) {
-      this.#openStart = start.open.start;
-      this.#openEnd = start.open.end;
-      this.#gtid.restore(start.open);
+      gathering.openStart = start.open.start;
+      gathering.openEnd = start.open.end;
+      gathering.gtid.restore(start.open);
     }
   }
 
@@ -117,16 +106,11 @@ export class Assembler implements EventSink {
 
   /** The last event boundary in `file`. */
   get boundary(): number {
-    return this.#position;
+    return this.#gathering.position;
   }
 
   get builder(): EntryBuilder {
     return this.#builder;
-  }
-
-  /** Offset of the open transaction's first event; without one, of the event in the making; else the boundary. */
-  get transactionStart(): number {
-    return this.#openEnd > 0 ? this.#openStart : this.#position;
   }
 
   /** The entry that opens a file waits for the file's head (its GTID set and hash stand in its header). */
@@ -135,17 +119,23 @@ export class Assembler implements EventSink {
   }
 
   get isBetweenTransactions(): boolean {
-    return this.transactionStart === this.#position;
+    return this.#gathering.openEnd === 0;
   }
 
   /** Cut what is pending into an entry. */
   flush(): void {
-    this.#builder.cut(this.#position, this.transactionStart);
+    this.#builder.cut();
   }
 
   heartbeat(completeThroughMicros: number): void {
     this.flush();
-    this.#builder.heartbeat(completeThroughMicros, this.#position, this.transactionStart);
+    this.#builder.heartbeat(completeThroughMicros);
+  }
+
+  takeOrdinary(run: PacketRun): void {
+    if (!this.#named || this.#finished || !this.#builder.isPastCaptured) return;
+    takeOrdinary(run, this.#gathering);
+    this.#builder.sum();
   }
 
   slice(chunk: Buffer, start: number, end: number, first: boolean, last: boolean): void {
@@ -162,25 +152,25 @@ export class Assembler implements EventSink {
     }
     this.#admit(chunk, start, type, size);
     if (roleOf[type] === roles.control) this.#open(chunk, start, end, type);
-    this.#builder.append(chunk, start, end, this.#position, this.transactionStart);
+    this.#builder.append(chunk, start, end);
     this.#endEvent(type, size);
   }
 
   /** Events of the stream only: artificial ones, heartbeats, and the Format_description repeated inside a file. */
   #isAside(bytes: Buffer, at: number, type: number): boolean {
     if (((bytes[at + 17] ?? 0) & eventFlags.artificial) !== 0 || roleOf[type] === roles.aside) return true;
-    return type === eventTypes.formatDescription && this.#position > firstEventOffset;
+    return type === eventTypes.formatDescription && this.#gathering.position > firstEventOffset;
   }
 
   /** What must hold before an event of the file is taken, from its header alone. */
   #admit(bytes: Buffer, at: number, type: number, size: number): void {
-    if (eventLogPos(bytes, at) !== (this.#position + size) >>> 0 || !this.#named || this.#finished)
+    if (eventLogPos(bytes, at) !== (this.#gathering.position + size) >>> 0 || !this.#named || this.#finished)
       throw this.#outOfPlace(bytes, at, type, size);
-    if (this.#openEnd > 0) {
-      if (this.#position + size > this.#openEnd || roleOf[type] !== roles.ordinary)
+    if (this.#gathering.openEnd > 0) {
+      if (this.#gathering.position + size > this.#gathering.openEnd || roleOf[type] !== roles.ordinary)
         throw this.#refuse(
           'QZ3224',
-          `a ${eventTypeName(type)} event of ${size} bytes stands inside the transaction that ends at byte ${this.#openEnd}`,
+          `a ${eventTypeName(type)} event of ${size} bytes stands inside the transaction that ends at byte ${this.#gathering.openEnd}`,
         );
     } else if (roleOf[type] === roles.ordinary) {
       throw this.#refuse('QZ3225', `a ${eventTypeName(type)} event stands outside of any transaction`);
@@ -190,11 +180,12 @@ export class Assembler implements EventSink {
   /** A control event of the file, whole: what it begins. */
   #open(chunk: Buffer, start: number, end: number, type: number): void {
     if (type === eventTypes.gtid || type === eventTypes.gtidTagged) {
-      this.#gtid.read(chunk, start, end, type, this.#builder.checksum);
-      if (this.#gtid.length < end - start)
+      const { gtid, checksum, position } = this.#gathering;
+      gtid.read(chunk, start, end, type, checksum);
+      if (gtid.length < end - start)
         throw this.#refuse('QZ3226', 'a transaction does not say its length (servers before 8.0 are not supported)');
-      this.#openStart = this.#position;
-      this.#openEnd = this.#position + this.#gtid.length;
+      this.#gathering.openStart = position;
+      this.#gathering.openEnd = position + gtid.length;
       return;
     }
     if (type === eventTypes.anonymousGtid)
@@ -206,15 +197,17 @@ export class Assembler implements EventSink {
     const event = chunk.subarray(start, end);
     if (type === eventTypes.formatDescription) this.#describe(event, true);
     else if (type === eventTypes.previousGtids) this.#begin(event);
-    else if (type === eventTypes.rotate) this.#checkNext(parseRotate(event, this.#builder.checksum).file);
+    else if (type === eventTypes.rotate) this.#checkNext(parseRotate(event, this.#gathering.checksum).file);
   }
 
   #endEvent(type: number, size: number): void {
-    this.#position += size;
-    this.#builder.endEvent(size);
-    if (this.#position === this.#openEnd) {
-      this.#openEnd = 0;
-      this.#builder.endTransaction(this.#gtid.key, this.#gtid.number, this.#gtid.commitMicros);
+    const gathering = this.#gathering;
+    gathering.position += size;
+    gathering.sound.add(size);
+    if (gathering.position === gathering.openEnd) {
+      const { key, number, commitMicros } = gathering.gtid;
+      gathering.openEnd = 0;
+      gathering.ended.add(key, number, commitMicros);
     } else if (type === eventTypes.rotate || type === eventTypes.stop) {
       this.#finished = true;
       this.flush();
@@ -244,7 +237,7 @@ export class Assembler implements EventSink {
       if (last) this.#endControlPart(this.#control.close());
       return;
     }
-    this.#builder.append(chunk, at, end, this.#position, this.transactionStart);
+    this.#builder.append(chunk, at, end);
     if (last) this.#endEvent(this.#partType, this.#partSize);
   }
 
@@ -256,7 +249,7 @@ export class Assembler implements EventSink {
     this.#partAside = this.#isAside(header, 0, this.#partType);
     if (!this.#partAside) this.#admit(header, 0, this.#partType, this.#partSize);
     if (this.#partAside || roleOf[this.#partType] === roles.control) this.#control.open(header, this.#partSize);
-    else this.#builder.append(header, 0, headerBytes, this.#position, this.transactionStart);
+    else this.#builder.append(header, 0, headerBytes);
   }
 
   #endControlPart(event: Buffer): void {
@@ -265,7 +258,7 @@ export class Assembler implements EventSink {
       return;
     }
     this.#open(event, 0, event.length, this.#partType);
-    this.#builder.append(event, 0, event.length, this.#position, this.transactionStart);
+    this.#builder.append(event, 0, event.length);
     this.#endEvent(this.#partType, event.length);
   }
 
@@ -285,27 +278,27 @@ export class Assembler implements EventSink {
     }
     if (type !== eventTypes.heartbeat && type !== eventTypes.heartbeatV2)
       throw this.#refuse('QZ3239', `a ${eventTypeName(type)} event says it is not part of the file`);
-    if (type === eventTypes.heartbeat && eventLogPos(event, 0) !== this.#position >>> 0)
+    if (type === eventTypes.heartbeat && eventLogPos(event, 0) !== this.#gathering.position >>> 0)
       throw this.#refuse('QZ3228', `the source says it sent everything up to byte ${eventLogPos(event, 0)}`);
   }
 
   /** The server names the file it sends from. */
   #goTo(file: string, position: number): void {
-    if (file === this.#file && (!this.#named || this.#position === position)) {
-      if (position !== this.#position)
+    if (file === this.#file && (!this.#named || this.#gathering.position === position)) {
+      if (position !== this.#gathering.position)
         throw this.#refuse('QZ3229', `the source begins at byte ${position} of ${file} instead`);
       this.#named = true;
       return;
     }
     this.#checkNext(file);
-    if (this.#openEnd > 0)
-      throw this.#refuse('QZ3230', `the file ends inside the transaction that ends at byte ${this.#openEnd}`);
+    if (this.#gathering.openEnd > 0)
+      throw this.#refuse('QZ3230', `the file ends inside the transaction that ends at byte ${this.#gathering.openEnd}`);
     if (!this.#described || this.#headHash !== null)
       throw this.#refuse('QZ3230', 'the file ends before its first transaction');
     if (position !== firstEventOffset) throw this.#refuse('QZ3229', `${file} would begin at byte ${position}`);
     this.flush();
     this.#file = file;
-    this.#position = firstEventOffset;
+    this.#gathering.position = firstEventOffset;
     this.#described = false;
     this.#finished = false;
     this.#builder.open({
@@ -324,7 +317,7 @@ export class Assembler implements EventSink {
 
   #describe(event: Buffer, inFile: boolean): void {
     if (!hasRightChecksum(event)) throw this.#refuse('QZ3221', 'the Format_description does not match its checksum');
-    this.#builder.checksum = parseFormatDescription(event).checksum;
+    this.#gathering.checksum = parseFormatDescription(event).checksum;
     this.#described = true;
     if (inFile) this.#headHash = createHash('sha256').update(event);
   }
@@ -332,9 +325,9 @@ export class Assembler implements EventSink {
   /** Previous_gtids: the second event of a file. */
   #begin(event: Buffer): void {
     // A head longer than an entry, resumed after its Format_description: it was checked when it began.
-    if (this.#headHash === null && this.#position === this.#resumedAt) return;
+    if (this.#headHash === null && this.#gathering.position === this.#resumedAt) return;
     if (this.#headHash === null) throw this.#refuse('QZ3232', 'Previous_gtids is not its second event');
-    const before = parsePreviousGtids(event, this.#builder.checksum);
+    const before = parsePreviousGtids(event, this.#gathering.checksum);
     before.addAll(this.#unlogged);
     const known = this.#builder.gtids;
     if (!this.#knowsGtids) {
@@ -364,7 +357,7 @@ export class Assembler implements EventSink {
   #refuse(code: `QZ32${string}`, what: string, hint?: string) {
     return integrityError(
       code,
-      `The binlog of the source contradicts itself at byte ${this.#position} of ${this.#file}: ${what}.`,
+      `The binlog of the source contradicts itself at byte ${this.#gathering.position} of ${this.#file}: ${what}.`,
       hint ??
         'Examine the file with mysqlbinlog on the server. If its history is broken, go on with `qazyna timeline new --reason …`.',
     );
@@ -374,7 +367,7 @@ export class Assembler implements EventSink {
   #torn(found: number) {
     return transientError(
       'QZ4124',
-      `The event at byte ${this.#position} of ${this.#file} came with ${found} bytes, which is not its size.`,
+      `The event at byte ${this.#gathering.position} of ${this.#file} came with ${found} bytes, which is not its size.`,
       'The connection is made anew; if it lasts, look for a proxy between this host and the server.',
     );
   }

@@ -41,9 +41,11 @@ export class BatchQueue {
     while (this.#bytes >= this.#maxBytes) {
       signal.throwIfAborted();
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wakeProducer = resolve;
-      signal.addEventListener('abort', () => resolve(), { once: true });
+      const wake = () => resolve();
+      this.#wakeProducer = wake;
+      signal.addEventListener('abort', wake, { once: true });
       await promise;
+      signal.removeEventListener('abort', wake);
       this.#wakeProducer = null;
     }
   }

@@ -274,8 +274,8 @@ class Capture {
     if (this.#last === null) return;
     const { file, start, end, boundary, transactionStart, fileHeadSha256, sourceUuid } = this.#last;
     const range = { file, start, end, boundary, transactionStart, fileHeadSha256 };
-    const { builder, boundary: reached } = assembler;
-    this.#resume = { sourceUuid, range, gtids: builder.gtids.clone(), prefixCrc: builder.prefixCrc(reached) };
+    const { builder } = assembler;
+    this.#resume = { sourceUuid, range, gtids: builder.gtids.clone(), prefixCrc: builder.prefixCrc };
   }
 
   /**

@@ -3,16 +3,19 @@
  * entries, and keeps account of the GTIDs and commit times of the transactions that end in each.
  */
 import { crc32 } from 'node:zlib';
-import { type ChecksumAlgorithm, checksumBytes, eventSize, headerBytes } from '../../core/binlog/events.ts';
+import { checksumBytes, eventSize, headerBytes } from '../../core/binlog/events.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
-import { afterSoundEvent, crcOfRest } from './crc-chain.ts';
+import { crcOfRest } from './crc-chain.ts';
+import type { Gathering } from './gathering.ts';
 import type { SlabPool } from './slab-pool.ts';
 import type { CapturedEntry } from './types.ts';
 
 export const unknownHead = Buffer.alloc(32);
 /** A slab with less room than this is left, so that entries do not become tiny. */
 const minSlabRestBytes = 64 * 1024;
+/** Summing up less than this at a time costs more in calls than it saves. */
+const sumFromBytes = 32 * 1024;
 
 export interface FilePlace {
   file: string;
@@ -29,41 +32,30 @@ export class EntryBuilder {
   readonly #sourceUuid: string;
   readonly #slabs: SlabPool;
   readonly #gtids: GtidSet;
+  readonly #gathering: Gathering;
   readonly #ready: CapturedEntry[] = [];
   #readyBytes = 0;
 
   #file = '';
   #headSha256: Buffer = unknownHead;
   #gtidsBefore: GtidSet | null = null;
-  checksum: ChecksumAlgorithm = 'crc32';
 
-  /** The entry in the making is slab[#from, #to); its first byte stands at #start in the file. */
-  #slab: Buffer;
-  #from = 0;
-  #to = 0;
+  /** Where the first byte of the entry in the making stands in the file. */
   #start = 4;
   /** Bytes still to be skipped because they were captured before. */
   #skip = 0;
   #prefixCrc: number | null = null;
 
-  /** CRC-32 of all bytes since the place, up to the last cut, and the one that sound events up to the boundary must have. */
+  /** CRC-32 of all bytes since the place, up to #summed in the slab. */
   #running = 0;
-  #expected = 0;
+  #summed = 0;
 
-  #runKey = '';
-  #runFirst = 0;
-  #runLast = 0;
-  #added = new GtidSet();
-  #ended = 0;
-  #firstCommitMicros = 0;
-  #lastCommitMicros = 0;
-
-  /** Entries are at most as long as a slab. */
-  constructor(options: { sourceUuid: string; gtids: GtidSet; slabs: SlabPool }) {
+  /** Entries are at most as long as a slab; `gathering` holds one of `slabs`. */
+  constructor(options: { sourceUuid: string; gtids: GtidSet; slabs: SlabPool; gathering: Gathering }) {
     this.#sourceUuid = options.sourceUuid;
     this.#gtids = options.gtids;
     this.#slabs = options.slabs;
-    this.#slab = options.slabs.take();
+    this.#gathering = options.gathering;
   }
 
   /** Transactions in the entries made so far (and before the first of them); not yet those of the entry in the making. */
@@ -72,7 +64,7 @@ export class EntryBuilder {
   }
 
   get pendingBytes(): number {
-    return this.#to - this.#from;
+    return this.#gathering.to - this.#gathering.from;
   }
 
   get readyBytes(): number {
@@ -81,7 +73,7 @@ export class EntryBuilder {
 
   /** One past the last byte gathered, in the present file. */
   get tail(): number {
-    return this.#start + this.#to - this.#from - this.#skip;
+    return this.#start + this.pendingBytes - this.#skip;
   }
 
   /** Entries finished since the last call. */
@@ -100,7 +92,7 @@ export class EntryBuilder {
     this.#skip = place.captured - place.boundary;
     this.#prefixCrc = place.prefixCrc;
     this.#running = 0;
-    this.#expected = 0;
+    this.#gathering.sound.reset();
   }
 
   /** The file's head was read: its hash goes into this and all further entries, its Previous_gtids into the one that opens it. */
@@ -109,25 +101,40 @@ export class EntryBuilder {
     if (this.#start === 4) this.#gtidsBefore = gtidsBefore.clone();
   }
 
-  /** Gathers [start, end) of `chunk`, cutting entries as they fill. `boundary` and `transactionStart` as of before these bytes. */
-  append(chunk: Buffer, start: number, end: number, boundary: number, transactionStart: number): void {
+  /** Nothing that comes was captured before. */
+  get isPastCaptured(): boolean {
+    return this.#skip === 0;
+  }
+
+  /** Gathers [start, end) of `chunk`, cutting entries as they fill. */
+  append(chunk: Buffer, start: number, end: number): void {
+    const gathering = this.#gathering;
     let from = start;
     if (this.#skip > 0) from = this.#skipCaptured(chunk, start, end);
     while (from < end) {
-      const room = this.#slab.length - this.#to;
+      const room = gathering.slab.length - gathering.to;
       const size = Math.min(end - from, room);
-      chunk.copy(this.#slab, this.#to, from, from + size);
-      this.#to += size;
+      chunk.copy(gathering.slab, gathering.to, from, from + size);
+      gathering.to += size;
       from += size;
-      if (this.#to === this.#slab.length && from < end) this.cut(boundary, transactionStart);
+      if (gathering.to === gathering.slab.length && from < end) this.cut();
     }
+  }
+
+  /** Sums up what was gathered while it is still in the processor's cache. At an event boundary. */
+  sum(): void {
+    const { slab, to, checksum } = this.#gathering;
+    if (checksum !== 'crc32' || to - this.#summed < sumFromBytes) return;
+    this.#running = crc32(slab.subarray(this.#summed, to), this.#running);
+    this.#summed = to;
   }
 
   #skipCaptured(chunk: Buffer, start: number, end: number): number {
     const size = Math.min(this.#skip, end - start);
-    if (this.checksum === 'crc32') this.#running = crc32(chunk.subarray(start, start + size), this.#running);
+    const isChecked = this.#gathering.checksum === 'crc32';
+    if (isChecked) this.#running = crc32(chunk.subarray(start, start + size), this.#running);
     this.#skip -= size;
-    if (this.#skip === 0 && this.checksum === 'crc32' && this.#prefixCrc !== null && this.#running !== this.#prefixCrc)
+    if (this.#skip === 0 && isChecked && this.#prefixCrc !== null && this.#running !== this.#prefixCrc)
       throw integrityError(
         'QZ3242',
         `The source sends other bytes below ${this.#start} of ${this.#file} than those that were captured.`,
@@ -137,56 +144,33 @@ export class EntryBuilder {
   }
 
   /** After `cut`: the CRC-32 of what was gathered beyond the last boundary; null when nothing was, or checksums are off. */
-  prefixCrc(boundary: number): number | null {
-    const length = this.#start - boundary;
-    if (length <= 0 || this.checksum !== 'crc32') return null;
-    return crcOfRest(this.#running, this.#expected, length);
+  get prefixCrc(): number | null {
+    const length = this.#start - this.#gathering.position;
+    if (length <= 0 || this.#gathering.checksum !== 'crc32') return null;
+    return crcOfRest(this.#running, this.#gathering.sound.value, length);
   }
 
-  /** An event of `size` bytes ended. */
-  endEvent(size: number): void {
-    this.#expected = afterSoundEvent(this.#expected, size);
-  }
-
-  endTransaction(key: string, number: number, commitMicros: number): void {
-    this.#ended++;
-    if (key === this.#runKey && number === this.#runLast + 1) {
-      this.#runLast = number;
-    } else {
-      this.#endRun();
-      this.#runKey = key;
-      this.#runFirst = number;
-      this.#runLast = number;
-    }
-    if (this.#lastCommitMicros < commitMicros) this.#lastCommitMicros = commitMicros;
-    if (this.#firstCommitMicros === 0 || commitMicros < this.#firstCommitMicros) this.#firstCommitMicros = commitMicros;
-  }
-
-  #endRun(): void {
-    if (this.#runKey !== '') this.#added.add(this.#runKey, this.#runFirst, this.#runLast);
-    this.#runKey = '';
-  }
-
-  /** Finish the entry in the making, if it has a byte. `boundary`: the last event boundary. */
-  cut(boundary: number, transactionStart: number): void {
-    if (this.#to === this.#from) return;
-    const body = this.#slab.subarray(this.#from, this.#to);
+  /** Finish the entry in the making, if it has a byte. */
+  cut(): void {
+    const gathering = this.#gathering;
+    if (this.pendingBytes === 0) return;
+    const body = gathering.slab.subarray(gathering.from, gathering.to);
     const end = this.#start + body.length;
-    this.#verify(body, boundary);
-    this.#endRun();
+    this.#verify(body);
     this.#account(end);
+    const { gtids, firstCommitMicros, lastCommitMicros } = gathering.ended;
     this.#ready.push({
       kind: 'events',
       sourceUuid: this.#sourceUuid,
       file: this.#file,
       start: this.#start,
       end,
-      boundary,
-      transactionStart: Math.min(transactionStart, end),
+      boundary: gathering.position,
+      transactionStart: Math.min(gathering.transactionStart, end),
       fileHeadSha256: this.#headSha256,
-      firstCommitMicros: this.#firstCommitMicros,
-      lastCommitMicros: this.#lastCommitMicros,
-      gtidsAdded: this.#added,
+      firstCommitMicros,
+      lastCommitMicros,
+      gtidsAdded: gtids,
       gtidsBefore: this.#gtidsBefore,
       completeThroughMicros: 0,
       semiSync: false,
@@ -195,23 +179,19 @@ export class EntryBuilder {
     });
     this.#readyBytes += body.length;
     this.#gtidsBefore = null;
-    this.#added = new GtidSet();
-    this.#ended = 0;
-    this.#firstCommitMicros = 0;
-    this.#lastCommitMicros = 0;
+    gathering.ended.reset();
     this.#start = end;
-    this.#from = this.#to;
-    this.#slabs.hold(this.#slab);
-    if (this.#slab.length - this.#to < minSlabRestBytes) {
-      this.#slabs.filled(this.#slab);
-      this.#slab = this.#slabs.take();
-      this.#from = 0;
-      this.#to = 0;
+    gathering.from = gathering.to;
+    this.#slabs.hold(gathering.slab);
+    if (gathering.slab.length - gathering.to < minSlabRestBytes) {
+      this.#slabs.filled(gathering.slab);
+      gathering.fill(this.#slabs.take());
+      this.#summed = 0;
     }
   }
 
   /** An entry without bytes: "everything stamped ≤ this is captured". What is pending must have been cut. */
-  heartbeat(completeThroughMicros: number, boundary: number, transactionStart: number): void {
+  heartbeat(completeThroughMicros: number): void {
     const end = this.#start;
     this.#ready.push({
       kind: 'heartbeat',
@@ -219,8 +199,8 @@ export class EntryBuilder {
       file: this.#file,
       start: end,
       end,
-      boundary,
-      transactionStart: Math.min(transactionStart, end),
+      boundary: this.#gathering.position,
+      transactionStart: Math.min(this.#gathering.transactionStart, end),
       fileHeadSha256: this.#headSha256,
       firstCommitMicros: 0,
       lastCommitMicros: 0,
@@ -235,25 +215,29 @@ export class EntryBuilder {
 
   /** A GTID counts once: neither twice in this entry nor in any before. */
   #account(end: number): void {
-    const again = this.#gtids.intersect(this.#added);
-    if (!again.isEmpty || this.#added.count !== this.#ended)
+    const { gtids: added, count } = this.#gathering.ended;
+    const again = this.#gtids.intersect(added);
+    if (!again.isEmpty || added.count !== count)
       throw integrityError(
         'QZ3220',
-        `The source gave GTIDs a second time before byte ${end} of ${this.#file}: ${again.isEmpty ? this.#added : again}.`,
+        `The source gave GTIDs a second time before byte ${end} of ${this.#file}: ${again.isEmpty ? added : again}.`,
         'It lost history and reuses numbers. Find out why, then go on with `qazyna timeline new --reason …`.',
       );
-    this.#gtids.addAll(this.#added);
+    this.#gtids.addAll(added);
   }
 
-  #verify(body: Buffer, boundary: number): void {
-    if (this.checksum !== 'crc32') return;
+  #verify(body: Buffer): void {
+    const { from, position: boundary, sound: wanted, checksum } = this.#gathering;
+    const summed = this.#summed - from;
+    this.#summed = this.#gathering.to;
+    if (checksum !== 'crc32') return;
     if (boundary < this.#start) {
-      this.#running = crc32(body, this.#running);
+      this.#running = crc32(body.subarray(summed), this.#running);
       return;
     }
     const sound = boundary - this.#start;
-    const found = crc32(body.subarray(0, sound), this.#running);
-    if (found !== this.#expected >>> 0) throw this.#wrongChecksum(body, sound);
+    const found = crc32(body.subarray(summed, sound), this.#running);
+    if (found !== wanted.value) throw this.#wrongChecksum(body, sound);
     this.#running = crc32(body.subarray(sound), found);
   }
 

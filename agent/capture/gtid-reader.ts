@@ -13,6 +13,7 @@
  * Wire fact: Gtid_event::Gtid_event in libs/mysql/binlog/event/control_events.cpp. Tagged events go through core/binlog.
  */
 import { type ChecksumAlgorithm, eventTypes, trailerBytes } from '../../core/binlog/events.ts';
+import { formatUuid } from '../../core/binlog/fields.ts';
 import { parseGtid } from '../../core/binlog/gtid-event.ts';
 import type { OpenTransaction } from './types.ts';
 
@@ -26,7 +27,8 @@ export class GtidReader {
   commitMicros = 0;
   /** transaction_length; 0 when the event does not say. */
   length = 0;
-  #uuid = Buffer.alloc(uuidBytes);
+  /** The UUID behind `#uuidKey`, in four parts. */
+  readonly #uuid = new Int32Array(uuidBytes / 4);
   #uuidKey = '';
 
   restore(open: OpenTransaction): void {
@@ -38,40 +40,49 @@ export class GtidReader {
 
   /** The event is bytes[start, end). Throws QZ3202 when it is malformed. */
   read(bytes: Buffer, start: number, end: number, type: number, checksum: ChecksumAlgorithm): void {
-    const bodyEnd = end - trailerBytes(checksum);
-    const high = bytes.length >= start + 44 ? bytes.readUInt32LE(start + 40) : 0;
-    if (type !== eventTypes.gtid || bodyEnd - start < minBytes || bytes[start + 44] !== 2 || high >= 2 ** 21) {
-      this.#readSlowly(bytes.subarray(start, end), checksum);
-      return;
-    }
-    if (this.#uuidKey === '' || !this.#isSameUuid(bytes, start + 20)) {
-      bytes.copy(this.#uuid, 0, start + 20, start + 36);
-      const hex = this.#uuid.toString('hex');
-      this.#uuidKey = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
-    }
-    this.key = this.#uuidKey;
-    this.number = high * 2 ** 32 + bytes.readUInt32LE(start + 36);
-    const highMicros = bytes.readUIntLE(start + 65, 3);
-    this.commitMicros = (highMicros & 0x7fffff) * 2 ** 32 + bytes.readUInt32LE(start + 61);
-    const at = start + ((highMicros & 0x800000) === 0 ? 68 : 75);
-    const first = at < bodyEnd ? (bytes[at] ?? 0) : 255;
-    if (first < 251) this.length = first;
-    else if (first === 252 && at + 3 <= bodyEnd) this.length = bytes.readUInt16LE(at + 1);
-    else if (first === 253 && at + 4 <= bodyEnd) this.length = bytes.readUIntLE(at + 1, 3);
-    else this.#readSlowly(bytes.subarray(start, end), checksum);
-  }
-
-  /** For so few bytes, comparing them here costs a fraction of a call to Buffer.compare. */
-  #isSameUuid(bytes: Buffer, at: number): boolean {
-    for (let i = 0; i < uuidBytes; i++) if (bytes[at + i] !== this.#uuid[i]) return false;
-    return true;
-  }
-
-  #readSlowly(event: Buffer, checksum: ChecksumAlgorithm): void {
-    const gtid = parseGtid(event, checksum);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    if (type === eventTypes.gtid && this.readOrdinary(view, start, end - trailerBytes(checksum))) return;
+    const gtid = parseGtid(bytes.subarray(start, end), checksum);
     this.key = gtid.key;
     this.number = gtid.number;
     this.commitMicros = gtid.immediateCommitMicros;
     this.length = gtid.transactionLength;
+  }
+
+  /** An untagged Gtid event without its checksum, as described above. False when it is otherwise: then nothing was read. */
+  readOrdinary(view: DataView, start: number, end: number): boolean {
+    if (end - start < minBytes || view.getUint8(start + 44) !== 2) return false;
+    const low = view.getUint32(start + 36, true);
+    const high = view.getUint32(start + 40, true);
+    if (high >= 2 ** 21 || (low === 0 && high === 0)) return false;
+    const highMicros = view.getUint16(start + 65, true) | (view.getUint8(start + 67) << 16);
+    const at = start + ((highMicros & 0x800000) === 0 ? 68 : 75);
+    if (at + 4 > end) return false;
+    const first = view.getUint8(at);
+    if (first < 251) this.length = first;
+    else if (first === 252) this.length = view.getUint16(at + 1, true);
+    else if (first === 253) this.length = view.getUint16(at + 1, true) | (view.getUint8(at + 3) << 16);
+    else return false;
+    if (!this.#isSameUuid(view, start + 20)) this.#takeUuid(view, start + 20);
+    this.key = this.#uuidKey;
+    this.number = high * 2 ** 32 + low;
+    this.commitMicros = (highMicros & 0x7fffff) * 2 ** 32 + view.getUint32(start + 61, true);
+    return true;
+  }
+
+  #isSameUuid(view: DataView, at: number): boolean {
+    const uuid = this.#uuid;
+    return (
+      view.getInt32(at) === uuid[0] &&
+      view.getInt32(at + 4) === uuid[1] &&
+      view.getInt32(at + 8) === uuid[2] &&
+      view.getInt32(at + 12) === uuid[3] &&
+      this.#uuidKey !== ''
+    );
+  }
+
+  #takeUuid(view: DataView, at: number): void {
+    for (let part = 0; part < uuidBytes / 4; part++) this.#uuid[part] = view.getInt32(at + 4 * part);
+    this.#uuidKey = formatUuid(Buffer.from(view.buffer, view.byteOffset + at, uuidBytes), 0);
   }
 }

@@ -341,7 +341,7 @@ function gtidsIn(result: unknown): readonly string[] {
   return stateChanges?.gtids ?? [];
 }
 
-const bulkReadBytes = 256 * 1024;
+const bulkReadBytes = 512 * 1024;
 
 /**
  * A plain socket that reads into one buffer, over and over: a dump of gigabytes then leaves no garbage. Until `receive` is

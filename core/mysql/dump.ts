@@ -40,8 +40,11 @@ export interface DumpOptions {
   silenceMs?: number;
 }
 
-/** Passed to the sink since the last `pump`: then the socket is paused until the next one. */
-const maxAheadBytes = 1024 * 1024;
+/**
+ * Passed to the sink since the last `pump`: then the socket is paused until the next one. Not more, because other turns of the
+ * event loop wait meanwhile: an append to the log takes several.
+ */
+const maxAheadBytes = 512 * 1024;
 
 export type PumpResult = 'data' | 'idle' | 'end';
 
@@ -135,7 +138,7 @@ export class BinlogDump {
 
   /**
    * Resolves with 'data' when something was passed to the sink since the last call; waits for it until `performance.now()`
-   * reaches `untilMs`, then 'idle'. 'end' only for mode `once`. At most 1 MiB (and one read) is passed on ahead of the next
+   * reaches `untilMs`, then 'idle'. 'end' only for mode `once`. At most 512 KiB (and one read) is passed on ahead of the next
    * call. Throws transient errors for what may pass, integrity errors when the server says that the history asked for is not
    * there, and what the sink threw.
    */
@@ -200,7 +203,10 @@ export class BinlogDump {
     if (!this.#paused) return;
     this.#paused = false;
     this.#lastByteMs = performance.now();
-    this.#socket.resume();
+    // At once, libuv would read on in the same turn of the event loop, 8 MiB on end.
+    setImmediate(() => {
+      if (!this.#paused) this.#socket.resume();
+    });
   }
 
   #fail(error: unknown): void {

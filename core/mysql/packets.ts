@@ -18,6 +18,25 @@ const semiSyncMagic = 0xef;
 export interface EventSink {
   /** Bytes [start, end) of `chunk`, valid only during the call. */
   slice(chunk: Buffer, start: number, end: number, first: boolean, last: boolean): void;
+
+  /**
+   * Takes as many whole packets, each with one whole event, as there is nothing to be said about, header and prefix included.
+   * All others come as slices. A sink that leaves this out gets everything as slices.
+   */
+  takeOrdinary?(run: PacketRun): void;
+}
+
+/** Packets that stand whole in one chunk of the socket's, one behind the other. */
+export interface PacketRun {
+  /** Valid only during the call, both. `view` is over all of `chunk`. */
+  readonly chunk: Buffer;
+  readonly view: DataView;
+  /** Where the next packet begins; moved on behind each that is taken. */
+  at: number;
+  /** What its header must carry as its number; moved on likewise, modulo 256. */
+  sequence: number;
+  /** What stands between a packet's header and its event: 0x00, and with semi-sync 0xEF and whether a reply is wanted. */
+  readonly prefixBytes: number;
 }
 
 /** What ends or interrupts a stream of events. */
@@ -166,7 +185,7 @@ export class PacketReader {
         at = this.#continuePayload(chunk, at, end);
         continue;
       }
-      // The common case: a whole small packet with one event in this chunk.
+      at = this.#takeOrdinary(chunk, at);
       const prefix = headerBytes + this.#prefixBytes;
       if (this.#headerHave === 0 && end - at > prefix && !this.#commandPhase) {
         const length = (chunk[at] ?? 0) | ((chunk[at + 1] ?? 0) << 8) | ((chunk[at + 2] ?? 0) << 16);
@@ -181,6 +200,17 @@ export class PacketReader {
       }
       at = this.#gatherHeader(chunk, at, end);
     }
+  }
+
+  /** What the sink takes by itself. */
+  #takeOrdinary(chunk: Buffer, at: number): number {
+    if (this.#headerHave > 0 || this.#commandPhase || this.#countsAnew || this.#sink.takeOrdinary === undefined)
+      return at;
+    const view = new DataView(chunk.buffer, chunk.byteOffset, chunk.length);
+    const run = { chunk, view, at, sequence: this.#sequence, prefixBytes: this.#prefixBytes };
+    this.#sink.takeOrdinary(run);
+    this.#sequence = run.sequence;
+    return run.at;
   }
 
   /** Collects packet header and prefix across chunks, then opens the payload. */
