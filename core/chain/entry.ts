@@ -4,7 +4,7 @@
  */
 import { crc32 } from 'node:zlib';
 import { GtidSet } from '../binlog/gtid-set.ts';
-import { openZstdFrame, zstdFrameParts } from '../bytes/zstd.ts';
+import { openZstdFrame, zstdFrameLent } from '../bytes/zstd.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Entry, EntryHeader, EntryKind, PackedBody } from './types.ts';
 
@@ -53,9 +53,11 @@ const reservedRanges = [
 export async function packBody(body: Buffer, level = 1): Promise<PackedBody> {
   const raw: PackedBody = { encoding: 'raw', parts: [body], sizeBytes: body.length };
   if (body.length < packFromBytes) return raw;
-  const parts = await zstdFrameParts(body, level);
+  const { parts, release } = await zstdFrameLent(body, level);
   const sizeBytes = parts.reduce((sum, part) => sum + part.length, 0);
-  return sizeBytes < body.length ? { encoding: 'zstd', parts, sizeBytes } : raw;
+  if (sizeBytes < body.length) return { encoding: 'zstd', parts, sizeBytes, release };
+  release();
+  return raw;
 }
 
 /** The entry's bytes in parts, to be written one after the other; `packed` must be made of `entry.body`. */

@@ -70,6 +70,8 @@ export interface PackedBody {
   /** One after the other: one frame, or the raw bytes. */
   parts: readonly Buffer[];
   sizeBytes: number;
+  /** Says that nobody needs `parts` any more: their memory is used again. Left out, or not called: the collector takes it. */
+  release?(): void;
 }
 
 /** An entry together with where it landed in its store. Readers ignore it unless `landed === entry.number`. */

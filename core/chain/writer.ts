@@ -49,6 +49,7 @@ export interface WriterOptions {
 interface Waiting {
   draft: EntryDraft;
   packed: Promise<PackedBody>;
+  isPacked: boolean;
   resolve(): void;
   reject(error: unknown): void;
 }
@@ -118,9 +119,15 @@ export class ChainWriter {
     if (this.#stopped !== null) return Promise.reject(this.#stopped);
     const each = drafts.map((draft) => {
       const packed = packBody(draft.body, this.#waitingBytes > hurryFromBytes ? hurriedLevel : usualLevel);
-      packed.catch(() => undefined); // awaited, and so reported, when its turn comes
       this.#waitingBytes += draft.body.length + entryOverheadBytes;
-      return new Promise<void>((resolve, reject) => this.#waiting.push({ draft, packed, resolve, reject }));
+      return new Promise<void>((resolve, reject) => {
+        const waiting = { draft, packed, isPacked: false, resolve, reject };
+        const done = () => {
+          waiting.isPacked = true;
+        };
+        packed.then(done, done); // a failure is reported when its turn comes
+        this.#waiting.push(waiting);
+      });
     });
     void this.#pump();
     return Promise.all(each).then(() => undefined);
@@ -176,13 +183,13 @@ export class ChainWriter {
     }
   }
 
-  /** The drafts of the next append: as many as fit its bound, at least one; what begins a generation goes alone. */
+  /** The drafts of the next append: as many as are packed and fit its bound, at least one; what begins a generation goes alone. */
   #take(): Waiting[] {
     let bytes = 0;
     let count = 0;
-    for (const { draft } of this.#waiting) {
+    for (const { draft, isPacked } of this.#waiting) {
       bytes += draft.body.length + entryOverheadBytes;
-      if (count > 0 && (bytes > batchMaxBytes || opensGeneration(draft))) break;
+      if (count > 0 && (bytes > batchMaxBytes || !isPacked || opensGeneration(draft))) break;
       count += 1;
       if (opensGeneration(draft)) break;
     }
@@ -210,6 +217,7 @@ export class ChainWriter {
       deadlineMs: Number.POSITIVE_INFINITY,
       onFailure: (error) => isKind(error, 'transient') && onTrouble?.(error),
     });
+    for (const body of packed) body.release?.();
     for (const { draft, resolve } of batch) {
       this.#waitingBytes -= draft.body.length + entryOverheadBytes;
       resolve();

@@ -1,6 +1,7 @@
 /** The chain's one writer: group commit, bounds, and what it refuses. Interleavings: chain-model.test.ts. */
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { packBody } from '../../core/chain/entry.ts';
 import type { AppendableChain } from '../../core/chain/store.ts';
 import type { Entry, LandedEntry } from '../../core/chain/types.ts';
 import { ChainWriter, type EntryDraft, emptyDraft, type WriterOptions } from '../../core/chain/writer.ts';
@@ -159,7 +160,8 @@ describe('appending', () => {
     );
     let hasRoom = false;
     const room = writer.room().then(() => (hasRoom = true));
-    await new Promise(setImmediate);
+    // In their turn behind the bodies above, which then are packed.
+    for (let turn = 0; turn < 4; turn++) await packBody(Buffer.alloc(size));
     expect(hasRoom).toBe(false);
     release();
     await Promise.all(appended);

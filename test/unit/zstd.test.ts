@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { zstdDecompressSync } from 'node:zlib';
 import { describe, expect, test } from '@jest/globals';
-import { openZstdFrame, zstdFrame, zstdFrameParts } from '../../core/bytes/zstd.ts';
+import { openZstdFrame, zstdFrame, zstdFrameLent, zstdFrameParts } from '../../core/bytes/zstd.ts';
 
 /** Half noise, half text: it shrinks, but to more than one buffer of output. */
 function body(bytes: number): Buffer {
@@ -46,5 +46,38 @@ describe('zstd frames', () => {
   test('a frame that holds more than was said is not opened', async () => {
     const frame = await zstdFrame(Buffer.alloc(10_000_000), 1);
     await expect(openZstdFrame(frame, 1000)).rejects.toMatchObject({ code: 'ERR_BUFFER_TOO_LARGE' });
+  });
+});
+
+describe('lent zstd frames', () => {
+  test('up to 1 MiB they come in one piece, whatever is in them; their memory is used again once released', async () => {
+    const used = new Map<ArrayBufferLike, number>();
+    for (let round = 0; round < 12; round += 1) {
+      const plain = round % 2 === 0 ? randomBytes(1024 * 1024) : body(1024 * 1024 - round);
+      const { parts, release } = await zstdFrameLent(plain, -7);
+      expect(parts).toHaveLength(1);
+      expect(zstdDecompressSync(Buffer.concat(parts)).equals(plain)).toBe(true);
+      for (const { buffer } of parts) used.set(buffer, (used.get(buffer) ?? 0) + 1);
+      release();
+      release();
+    }
+    expect([...used.values()]).toEqual([12]);
+  });
+
+  test('while they are lent nobody writes into them, however many there are', async () => {
+    const bodies = Array.from({ length: 30 }, (_, index) => body(2 * (1 + index * 9_876)));
+    const frames = await Promise.all(bodies.map((plain, index) => zstdFrameLent(plain, index % 3 === 0 ? 1 : -7)));
+    expect(new Set(frames.flatMap(({ parts }) => parts.map(({ buffer }) => buffer))).size).toBe(bodies.length);
+    for (const [index, { parts }] of frames.entries())
+      expect(zstdDecompressSync(Buffer.concat(parts)).equals(bodies[index] ?? Buffer.alloc(0))).toBe(true);
+    for (const { release } of frames) release();
+  });
+
+  test('larger ones come in several parts', async () => {
+    const plain = body(5 * 1024 * 1024);
+    const { parts, release } = await zstdFrameLent(plain, 1);
+    expect(parts.length).toBeGreaterThan(1);
+    expect((await openZstdFrame(Buffer.concat(parts), plain.length)).equals(plain)).toBe(true);
+    release();
   });
 });
