@@ -5,7 +5,6 @@
 export const crashPoints = [
   'local-log:before-write',
   'local-log:after-write',
-  'local-log:after-sync',
   'local-log:after-new-file',
   'local-log:before-delete',
   'kafka-log:before-send',

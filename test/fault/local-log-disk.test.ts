@@ -1,6 +1,7 @@
 /** The local log on a disk that is full, fails, or takes less than it was given: nothing is told that is not durable. */
 import { execFileSync } from 'node:child_process';
-import { mkdir, open, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { mkdir, open, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from '@jest/globals';
@@ -13,6 +14,16 @@ import { madeUuid } from '../made/chain.ts';
 import { eio, withFault } from '../made/disk-faults.ts';
 import { EntryMaker } from '../made/entries.ts';
 import { expectFirst, logger, withFolder, withLog } from '../made/local-log.ts';
+
+/** What a file of this process is open with (proc(5), fdinfo). */
+async function flagsOfOpen(path: string): Promise<number> {
+  for (const name of await readdir('/proc/self/fd')) {
+    if ((await readlink(`/proc/self/fd/${name}`).catch(() => '')) !== path) continue;
+    const [, flags = ''] = /^flags:\s+(\d+)$/m.exec(await readFile(`/proc/self/fdinfo/${name}`, 'utf8')) ?? [];
+    return Number.parseInt(flags, 8);
+  }
+  throw new Error(`${path} is not open`);
+}
 
 describe('local log: room', () => {
   /** Appends until the log is full; what was accepted. */
@@ -124,7 +135,7 @@ describe('local log: room', () => {
 });
 
 describe('local log: faults of the disk', () => {
-  test('an append is told, and read, only once its sync came back', () =>
+  test('an append is told, and read, only once its write came back, which is durable then', () =>
     withFolder((dir) =>
       withLog({ dir }, async (log) => {
         const maker = new EntryMaker();
@@ -134,41 +145,52 @@ describe('local log: faults of the disk', () => {
         const slow = async (real: () => Promise<unknown>) => {
           await sleep(50);
           isRead = (await readAll(log)).length > 1;
-          await real();
-          order.push('synced');
+          const done = await real();
+          order.push('written');
+          return done;
         };
-        await withFault('datasync', slow, async () => {
+        await withFault('writev', slow, async () => {
           await log.append([maker.events()]);
           order.push('told');
         });
-        expect({ order, isRead }).toEqual({ order: ['synced', 'told'], isRead: false });
+        expect({ order, isRead }).toEqual({ order: ['written', 'told'], isRead: false });
       }),
     ));
 
-  test.each(['datasync', 'writev'] as const)(
-    '%s fails: the bytes are taken back, and the same append is taken again',
-    (name) =>
-      withFolder(async (dir) => {
-        const maker = new EntryMaker();
-        const entries = [maker.claim(), maker.events(), maker.events(), maker.events(40)];
-        const size = async () => (await stat(join(dir, fileName(0)))).size;
+  test('a write comes back only once it is durable: into a file that it makes, and into one that it finds', () =>
+    withFolder(async (dir) => {
+      const maker = new EntryMaker();
+      for (const entry of [maker.claim(), maker.events()])
         await withLog({ dir }, async (log) => {
-          await log.append(entries.slice(0, 1));
-          const before = await size();
-          const failing = (real: () => Promise<unknown>) => real().then(eio);
-          await withFault(name, failing, async () => {
-            for (let round = 0; round < 3; round += 1) {
-              await expect(log.append(entries.slice(1, 3))).rejects.toMatchObject({ code: 'QZ4302' });
-              expect((await readAll(log)).length).toBe(1);
-            }
-          });
-          // Nothing of it counts any more, so that another append may take its number.
-          expect(await log.append([])).toEqual({ base: 1 });
-          expect(await size()).toBe(before);
-          expect(await log.append(entries.slice(1))).toEqual({ base: 1 });
+          await log.append([entry]);
+          expect((await flagsOfOpen(join(dir, fileName(0)))) & constants.O_DSYNC).toBe(constants.O_DSYNC);
         });
-        await expectFirst(dir, entries, 4);
-      }),
+    }));
+
+  test.each([
+    ['before it wrote', () => eio()],
+    ['when it has written', (real: () => Promise<unknown>) => real().then(eio)],
+  ])('a write fails %s: the bytes are taken back, and the same append is taken again', (_, failing) =>
+    withFolder(async (dir) => {
+      const maker = new EntryMaker();
+      const entries = [maker.claim(), maker.events(), maker.events(), maker.events(40)];
+      const size = async () => (await stat(join(dir, fileName(0)))).size;
+      await withLog({ dir }, async (log) => {
+        await log.append(entries.slice(0, 1));
+        const before = await size();
+        await withFault('writev', failing, async () => {
+          for (let round = 0; round < 3; round += 1) {
+            await expect(log.append(entries.slice(1, 3))).rejects.toMatchObject({ code: 'QZ4302' });
+            expect((await readAll(log)).length).toBe(1);
+          }
+        });
+        // Nothing of it counts any more, so that another append may take its number.
+        expect(await log.append([])).toEqual({ base: 1 });
+        expect(await size()).toBe(before);
+        expect(await log.append(entries.slice(1))).toEqual({ base: 1 });
+      });
+      await expectFirst(dir, entries, 4);
+    }),
   );
 
   test('a new file whose header cannot be made durable is taken back too', () =>
@@ -211,15 +233,15 @@ describe('local log: faults of the disk', () => {
       const maker = new EntryMaker();
       const entries = [maker.claim(), maker.events()];
       const log = await LocalLog.open({ dir, logger });
-      const syncing = Promise.withResolvers<void>();
+      const writing = Promise.withResolvers<void>();
       const slow = async (real: () => Promise<unknown>) => {
-        syncing.resolve();
+        writing.resolve();
         await sleep(50);
-        await real();
+        return await real();
       };
-      await withFault('datasync', slow, async () => {
+      await withFault('writev', slow, async () => {
         const appending = log.append(entries);
-        await syncing.promise;
+        await writing.promise;
         await expect(log.append(entries)).rejects.toThrow('a second append at once');
         await log.close();
         expect(await appending).toEqual({ base: 0 });

@@ -69,7 +69,6 @@ async function withFolder(work: (dir: string) => Promise<void>): Promise<void> {
 const points: readonly CrashPoint[] = [
   'local-log:before-write',
   'local-log:after-write',
-  'local-log:after-sync',
   'local-log:after-new-file',
   'local-log:before-delete',
 ];

@@ -5,7 +5,7 @@ type Call = (...args: never[]) => Promise<unknown>;
 
 /** Has every file handle's `name` behave as `instead` says, while `work` runs. */
 export async function withFault<T>(
-  name: 'datasync' | 'sync' | 'writev',
+  name: 'sync' | 'writev',
   instead: (real: () => Promise<unknown>, args: unknown[]) => Promise<unknown>,
   work: () => Promise<T>,
 ): Promise<T> {

@@ -1,8 +1,10 @@
 /**
  * The log in files of this host (core/log/types.ts is the contract). One holder; one append in flight; an append is durable
- * (written, fdatasync'd) when its promise resolves. A failed append is taken back before the next one: the file is cut to what
+ * when its promise resolves: its one write comes back only then (O_DSYNC, which is write and fdatasync without a wait for the
+ * event loop in between). A failed append is taken back before the next one: the file is cut to what
  * was durable before, because after a failed sync the kernel may show bytes that never reached the disk (fsync(2), NOTES).
  */
+import { constants } from 'node:fs';
 import { type FileHandle, mkdir, open, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { lockFile } from '../../archive/file-lock.ts';
@@ -19,6 +21,9 @@ import { fullError, ioError } from './io-error.ts';
 import { readEntries } from './read.ts';
 import { type LogFile, listFiles, recover } from './recover.ts';
 
+const { O_RDWR, O_DSYNC, O_CREAT, O_EXCL } = constants;
+/** A write comes back once it is durable. */
+const appending = O_RDWR | O_DSYNC;
 const rollAtBytes = 64 * 1024 * 1024;
 /** Only whole files are released, and never the last: a full log must hold several, or it would stay full for ever. */
 const filesWhenFull = 8;
@@ -131,8 +136,6 @@ export class LocalLog implements ChainLog {
         file.sizeBytes,
       );
       crashPoint('local-log:after-write');
-      await handle.datasync();
-      crashPoint('local-log:after-sync');
       return { file, bytes };
     } catch (error) {
       this.#doubtful = true;
@@ -144,13 +147,13 @@ export class LocalLog implements ChainLog {
   async #openFile(): Promise<{ file: LogFile; handle: FileHandle }> {
     const last = this.#files.at(-1);
     if (last !== undefined && last.sizeBytes < this.#rollBytes) {
-      this.#handle ??= await open(last.path, 'r+');
+      this.#handle ??= await open(last.path, appending);
       return { file: last, handle: this.#handle };
     }
     await this.#handle?.close();
     this.#handle = null;
     const path = join(this.#dir, fileName(this.#next));
-    const handle = await open(path, 'wx+', 0o640);
+    const handle = await open(path, appending | O_CREAT | O_EXCL, 0o640);
     this.#handle = handle;
     const header = encodeFileHeader(this.#next, this.#state);
     await writeAll(handle, [header], 0);
