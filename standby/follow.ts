@@ -9,9 +9,12 @@ import { integrityError, isKind, QazynaError, transientError } from '../core/err
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
 import {
+  noRoomErrors,
   type ReplicaSource,
   type ReplicationFacts,
   replicationFacts,
+  startApplier,
+  startReceiver,
   startReplica,
 } from '../core/restore/replication.ts';
 import { type ServerFacts, type StandbyServer, serverUuidOf } from './server.ts';
@@ -25,8 +28,6 @@ const retryWaitMs = 1000;
  * ER_SERVER_SOURCE_FATAL_ERROR_READING_BINLOG, as replicas since 8.0 note it (share/messages_to_error_log.txt).
  */
 const fatalReading = new Set([1236, 13114]);
-/** ER_DISK_FULL, ER_ERROR_ON_WRITE, ER_RECORD_FILE_FULL (share/messages_to_clients.txt). */
-const noRoomErrors = new Set([1021, 1026, 1114]);
 
 /** How far the standby is, for status, metrics and the decision to take over. */
 export interface FollowStatus {
@@ -130,7 +131,7 @@ class Follower {
 
   /** Starts what stopped; gives up on what stops again and again. */
   async #examine(connection: MysqlConnection, facts: ReplicationFacts): Promise<void> {
-    const { chain, onTrouble, logger } = this.#options;
+    const { chain, source, onTrouble, logger } = this.#options;
     // Nothing is served before it is folded: what the chain does not know by now, it never gave.
     const errant = facts.executed.subtract(chain().gtids);
     if (!errant.isEmpty)
@@ -146,7 +147,7 @@ class Follower {
         throw beyondRepair('QZ3723', `the history that it needs is not there (${facts.receiverError})`);
       logger.warn(`the standby's receiver stopped: ${facts.receiverError || 'no reason given'}`);
       await sleep(retryWaitMs);
-      await connection.query('START REPLICA IO_THREAD');
+      await startReceiver(connection, source);
     }
     if (facts.applier === 'running') return onTrouble(null);
     if (noRoomErrors.has(facts.applierErrno)) {
@@ -160,7 +161,7 @@ class Follower {
       onTrouble(transientError('QZ4713', sentence, 'It is started again; what cannot be applied leads to a new copy.'));
     }
     await sleep(retryWaitMs);
-    await connection.query('START REPLICA SQL_THREAD');
+    await startApplier(connection);
   }
 
   #statusOf(serverUuid: string, facts: ReplicationFacts): FollowStatus {

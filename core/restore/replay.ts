@@ -7,19 +7,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError, isKind, QazynaError, transientError } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
-import type { MysqlRow } from '../mysql/connection.ts';
-import { type StreamServer, startStreamServer } from '../stream/server.ts';
+import { startStreamServer } from '../stream/server.ts';
 import type { BinlogSource } from '../stream/types.ts';
+import { forgetSource, noRoomErrors, type ReplicationFacts, replicationFacts, startReplica } from './replication.ts';
 import type { ScratchServer } from './scratch-server.ts';
 
 const pollMs = 200;
 /** Without a single transaction committed, a byte received or a row applied: something hangs. */
 const stallDeadlineMs = 3_600_000;
-const statementTimeoutMs = 600_000;
-/** Of a worker that only stopped because another one failed: ER_REPLICA_WORKER_STOPPED_PREVIOUS_THD_ERROR. */
-const stoppedByAnother = 3030;
-/** ER_DISK_FULL, ER_ERROR_ON_WRITE, ER_RECORD_FILE_FULL (share/messages_to_clients.txt). */
-const noRoomErrors = new Set([1021, 1026, 1114]);
 
 export interface ReplayOptions {
   server: ScratchServer;
@@ -43,8 +38,7 @@ export async function replay(options: ReplayOptions): Promise<number> {
   const total = target.subtract(before).count;
   options.onProgress(0, total);
   if (total > 0) await follow(options, before, total);
-  await server.connection.query('STOP REPLICA', [], statementTimeoutMs);
-  await server.connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
+  await forgetSource(server.connection);
   requireEqual(await server.executed(), target);
   return total;
 }
@@ -64,23 +58,23 @@ async function follow(options: ReplayOptions, before: GtidSet, total: number): P
     },
   });
   try {
-    await beginReplica(server, stream, credentials, options.filter ?? null);
+    await server.connection.query('SET GLOBAL super_read_only = ON');
+    // An earlier run may have been killed while it replayed: its source is another port by now.
+    const { host, port } = stream;
+    await startReplica(server.connection, { host, port, ...credentials }, options.filter ?? null);
     const exited = server.handle.exited.then(({ code, signal: by }) => serverGone(by ?? `exit code ${code}`));
     let last = '';
     let lastChangeMs = Date.now();
     for (;;) {
       signal.throwIfAborted();
-      const executed = await raceGone(server.executed(), exited);
-      options.onProgress(executed.subtract(before).count, total);
-      if (executed.containsAll(target)) break;
+      const facts = await raceGone(replicationFacts(server.connection), exited);
+      options.onProgress(facts.executed.subtract(before).count, total);
+      if (facts.executed.containsAll(target)) break;
       if (isKind(fault, 'integrity')) throw fault;
-      const status = await raceGone(server.connection.query('SHOW REPLICA STATUS'), exited);
-      await requireRunning(server, status[0] ?? {}, fault);
-      const now = `${executed.count} ${status[0]?.Read_Source_Log_Pos} ${status[0]?.Exec_Source_Log_Pos}`;
-      if (now !== last) lastChangeMs = Date.now();
-      last = now;
-      if (Date.now() - lastChangeMs > stallDeadlineMs)
-        throw stalled(String(status[0]?.Replica_SQL_Running_State ?? ''));
+      requireRunning(facts, fault);
+      if (facts.progress !== last) lastChangeMs = Date.now();
+      last = facts.progress;
+      if (Date.now() - lastChangeMs > stallDeadlineMs) throw stalled(facts.applierState);
       await sleep(pollMs, undefined, { signal });
     }
   } finally {
@@ -88,48 +82,16 @@ async function follow(options: ReplayOptions, before: GtidSet, total: number): P
   }
 }
 
-async function beginReplica(
-  server: ScratchServer,
-  stream: StreamServer,
-  credentials: { user: string; password: string },
-  filter: string | null,
-) {
-  const { connection } = server;
-  // An earlier run may have been killed while it replayed: its source is another port by now.
-  await connection.query('STOP REPLICA', [], statementTimeoutMs);
-  await connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
-  await connection.query('SET GLOBAL super_read_only = ON');
-  await connection.query(
-    `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?, SOURCE_SSL = 1,
-     SOURCE_AUTO_POSITION = 1, SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, SOURCE_HEARTBEAT_PERIOD = 5`,
-    [stream.host, stream.port, credentials.user, credentials.password],
-    statementTimeoutMs,
-  );
-  // A filter is the running server's own: each start begins without one.
-  if (filter !== null) await connection.query(`CHANGE REPLICATION FILTER ${filter}`, [], statementTimeoutMs);
-  await connection.query('START REPLICA', [], statementTimeoutMs);
-}
-
 /** Throws what stopped a thread; a receiver that is reconnecting is none of that. */
-async function requireRunning(server: ScratchServer, status: MysqlRow, fault: unknown): Promise<void> {
-  const applierError = String(status.Last_SQL_Error ?? '');
-  if (applierError !== '' || status.Replica_SQL_Running === 'No') {
-    const [worker] = await server.connection.query(
-      `SELECT last_error_number AS number, last_error_message AS message, applying_transaction AS gtid
-       FROM performance_schema.replication_applier_status_by_worker WHERE last_error_number <> 0
-       ORDER BY last_error_number = ? LIMIT 1`,
-      [stoppedByAnother],
-    );
-    throw applierStopped(String(worker?.message ?? applierError), Number(worker?.number ?? status.Last_SQL_Errno ?? 0));
-  }
-  if (status.Replica_IO_Running !== 'No') return;
-  const receiverError = String(status.Last_IO_Error ?? '');
+function requireRunning(facts: ReplicationFacts, fault: unknown): void {
+  if (facts.applierError !== '' || facts.applier === 'stopped')
+    throw applierStopped(facts.applierError, facts.applierErrno);
   // Between START REPLICA and its first connection the receiver is there without an error.
-  if (receiverError === '') return;
+  if (facts.receiver !== 'stopped' || facts.receiverError === '') return;
   if (fault instanceof QazynaError) throw fault;
   throw integrityError(
     'QZ3602',
-    `The server being restored stopped receiving: ${receiverError}`,
+    `The server being restored stopped receiving: ${facts.receiverError}`,
     'Use another archive or another snapshot; the error log in the target folder says more.',
     { cause: fault },
   );

@@ -1,4 +1,7 @@
-/** The replica's own view of its replication, in our words. Columns: MySQL 8.4 Reference Manual, "SHOW REPLICA STATUS". */
+/**
+ * A stock server as a replica of our stream server, for restores and standbys alike: started, looked at, and let go. Columns:
+ * MySQL 8.4 Reference Manual, "SHOW REPLICA STATUS".
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { MysqlConnection, MysqlRow } from '../mysql/connection.ts';
@@ -16,6 +19,10 @@ export interface ReplicationFacts {
   failedGtid: string;
   /** Commit time on the source (µs) of the newest transaction that was applied; 0 before any since the start. */
   appliedMicros: number;
+  /** Moves with every event received or applied; two equal ones mean that nothing came of it in between. */
+  progress: string;
+  /** What the applier says that it does. */
+  applierState: string;
 }
 
 /** Of a worker that only stopped because another one failed: ER_REPLICA_WORKER_STOPPED_PREVIOUS_THD_ERROR. */
@@ -31,8 +38,9 @@ export async function replicationFacts(connection: MysqlConnection): Promise<Rep
   const applierErrno = Number(status.Last_SQL_Errno ?? 0);
   const failed = applierErrno === 0 ? null : await failedTransaction(connection);
   const receiver = String(status.Replica_IO_Running ?? 'No');
+  const executed = GtidSet.parse(String(server.executed ?? ''));
   return {
-    executed: GtidSet.parse(String(server.executed ?? '')),
+    executed,
     receiver: receiver === 'Yes' ? 'running' : receiver === 'Connecting' ? 'connecting' : 'stopped',
     applier: status.Replica_SQL_Running === 'Yes' ? 'running' : 'stopped',
     receiverErrno: Number(status.Last_IO_Errno ?? 0),
@@ -41,6 +49,8 @@ export async function replicationFacts(connection: MysqlConnection): Promise<Rep
     applierError: String(failed?.message ?? status.Last_SQL_Error ?? ''),
     failedGtid: String(failed?.gtid ?? ''),
     appliedMicros: Math.max(0, Number(server.applied ?? 0)),
+    progress: `${executed.count} ${status.Read_Source_Log_Pos} ${status.Exec_Source_Log_Pos}`,
+    applierState: String(status.Replica_SQL_Running_State ?? ''),
   };
 }
 
@@ -66,16 +76,40 @@ const busyPollMs = 10;
 /** How long that may take before the replica is stopped all the same. */
 const halfTransactionMs = 5000;
 
-/** From here on it follows that source, whatever it followed before; by GTIDs, so nothing is applied twice. */
-export async function startReplica(connection: MysqlConnection, source: ReplicaSource): Promise<void> {
-  await connection.query('STOP REPLICA', [], statementTimeoutMs);
+/** ER_DISK_FULL, ER_ERROR_ON_WRITE, ER_RECORD_FILE_FULL (share/messages_to_clients.txt): the applier has no room. */
+export const noRoomErrors: ReadonlySet<number> = new Set([1021, 1026, 1114]);
+
+/**
+ * From here on it follows that source, whatever it followed before; by GTIDs, so nothing is applied twice. The login is given
+ * to the running threads alone: what CHANGE REPLICATION SOURCE is told stands in a table, and so in every copy of the server.
+ */
+export async function startReplica(
+  connection: MysqlConnection,
+  source: ReplicaSource,
+  /** As CHANGE REPLICATION FILTER takes it: of everything else only the GTIDs are executed, as empty transactions. */
+  filter: string | null = null,
+): Promise<void> {
+  await forgetSource(connection);
   await connection.query(
-    `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?, SOURCE_SSL = 1,
-     SOURCE_AUTO_POSITION = 1, SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, SOURCE_HEARTBEAT_PERIOD = 1`,
-    [source.host, source.port, source.user, source.password],
+    `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_SSL = 1, SOURCE_AUTO_POSITION = 1,
+     SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, SOURCE_HEARTBEAT_PERIOD = 1`,
+    [source.host, source.port],
     statementTimeoutMs,
   );
-  await connection.query('START REPLICA', [], statementTimeoutMs);
+  // A filter is the running server's own: each start begins without one.
+  if (filter !== null) await connection.query(`CHANGE REPLICATION FILTER ${filter}`, [], statementTimeoutMs);
+  await startReceiver(connection, source);
+  await startApplier(connection);
+}
+
+/** A receiver that stopped by itself. */
+export async function startReceiver(connection: MysqlConnection, { user, password }: ReplicaSource): Promise<void> {
+  await connection.query('START REPLICA IO_THREAD USER = ? PASSWORD = ?', [user, password], statementTimeoutMs);
+}
+
+/** An applier that stopped by itself. */
+export async function startApplier(connection: MysqlConnection): Promise<void> {
+  await connection.query('START REPLICA SQL_THREAD', [], statementTimeoutMs);
 }
 
 /** Afterwards it is nobody's replica, and nothing of that is left. */
