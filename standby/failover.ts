@@ -13,11 +13,14 @@ import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { runHook } from './hooks.ts';
 import type { Pair } from './pair.ts';
+import { serverUuidOf } from './server.ts';
 
 const lookEveryMs = 250;
 const fenceDeadlineMs = 60_000;
 /** An alarm that nobody reads is repeated no faster than this. */
 const decideEveryMs = 5000;
+/** A primary that nobody has met by then is not where the configuration looks for it. */
+const meetWithinMs = 10_000;
 
 export interface FailoverOptions {
   pair: Pair;
@@ -42,10 +45,18 @@ class Watcher {
   readonly #options: FailoverOptions;
   readonly #probe: Probe;
   #decidedAtMs = Number.NEGATIVE_INFINITY;
+  /** When it began to be a standby, as performance.now(). */
+  #sinceMs = performance.now();
 
   constructor(options: FailoverOptions) {
     this.#options = options;
-    this.#probe = new Probe(options.primary, options.config.failover.afterMs);
+    const { primary, config, chain, pair } = options;
+    this.#probe = new Probe({
+      endpoint: primary,
+      deadlineMs: Math.max(250, config.failover.afterMs / 2),
+      isSource: (uuid) => uuid === chain().state.sourceUuid,
+      onMet: (uuid) => pair.meet({ uuid, host: primary.host, port: primary.port }),
+    });
   }
 
   async run(): Promise<void> {
@@ -53,7 +64,7 @@ class Watcher {
     try {
       while (!signal.aborted) {
         if (pair.role === 'standby') await this.#look();
-        else this.#probe.forget();
+        else this.#forget();
         await sleep(lookEveryMs, undefined, { signal }).catch(() => undefined);
       }
     } finally {
@@ -62,13 +73,29 @@ class Watcher {
     }
   }
 
+  /** What was before it became a standby does not count. */
+  #forget(): void {
+    this.#sinceMs = performance.now();
+    this.#probe.forget();
+  }
+
+  /** This host has met the present source where the configuration leads to: only then its own look says anything. */
+  get #hasMet(): boolean {
+    const { pair, chain } = this.#options;
+    return pair.met?.uuid === chain().state.sourceUuid;
+  }
+
   async #look(): Promise<void> {
     const { config, chain, onAlarm, signal } = this.#options;
-    const { afterMs } = config.failover;
+    const { afterMs, automatic } = config.failover;
     const nowMs = performance.now();
     const silentMs = nowMs - chain().grewAtMs;
     const unseenMs = await this.#probe.unseenMs(signal);
-    if (silentMs < afterMs || unseenMs < afterMs) return onAlarm('primary', null);
+    if (silentMs < afterMs || unseenMs < afterMs) {
+      const { stranger } = this.#probe;
+      const isLost = !this.#hasMet && (stranger !== '' || nowMs - this.#sinceMs > meetWithinMs);
+      return onAlarm('primary', automatic && isLost ? notMet(this.#options.primary, stranger) : null);
+    }
     if (nowMs - this.#decidedAtMs < decideEveryMs) return;
     this.#decidedAtMs = nowMs;
     const why = await this.#takeOver(silentMs);
@@ -80,6 +107,7 @@ class Watcher {
     const { pair, config, chain, logger, signal } = this.#options;
     const { failover } = config;
     if (!failover.automatic) return 'standby.failover.automatic is off';
+    if (!this.#hasMet) return 'it has never met this primary where source.mysql leads to';
     const sinceMs = Date.now() - pair.tookOverAtMs;
     if (sinceMs < failover.notAgainWithinMs)
       return `this host took over by itself only ${Math.round(sinceMs / 1000)} s ago (standby.failover.not_again_within)`;
@@ -142,17 +170,30 @@ class Watcher {
   }
 }
 
+interface ProbeOptions {
+  endpoint: MysqlEndpoint;
+  deadlineMs: number;
+  /** A server that the chain does not name says nothing about the one that it does. */
+  isSource: (uuid: string) => boolean;
+  onMet: (uuid: string) => Promise<void>;
+}
+
 /** Our own look at the primary: one connection that is kept, a question on it, and a short deadline. */
 class Probe {
-  readonly #endpoint: MysqlEndpoint;
-  readonly #deadlineMs: number;
+  readonly #options: ProbeOptions;
   #connection: MysqlConnection | null = null;
   #seenAtMs = performance.now();
   #asking: Promise<void> | null = null;
+  #stranger = '';
 
-  constructor(endpoint: MysqlEndpoint, afterMs: number) {
-    this.#deadlineMs = Math.max(250, afterMs / 2);
-    this.#endpoint = { ...endpoint, connectTimeoutMs: this.#deadlineMs };
+  constructor(options: ProbeOptions) {
+    const { endpoint, deadlineMs } = options;
+    this.#options = { ...options, endpoint: { ...endpoint, connectTimeoutMs: deadlineMs } };
+  }
+
+  /** server_uuid of another server than the source that answered last; '' when none did. */
+  get stranger(): string {
+    return this.#stranger;
   }
 
   /** How long ago it last answered. Waits for an answer no longer than its deadline. */
@@ -175,14 +216,27 @@ class Probe {
   }
 
   async #ask(signal: AbortSignal): Promise<void> {
+    const { endpoint, deadlineMs, isSource, onMet } = this.#options;
     try {
-      this.#connection ??= await connectMysql(this.#endpoint, signal);
-      await this.#connection.query('SELECT 1', [], this.#deadlineMs);
+      this.#connection ??= await connectMysql(endpoint, signal);
+      const uuid = await serverUuidOf(this.#connection, deadlineMs);
+      this.#stranger = isSource(uuid) ? '' : uuid;
+      if (this.#stranger !== '') return;
       this.#seenAtMs = performance.now();
+      await onMet(uuid);
     } catch {
       await this.close();
     }
   }
+}
+
+function notMet({ host, port }: MysqlEndpoint, stranger: string): QazynaError {
+  const found = stranger === '' ? 'nobody answers there' : `the server ${stranger} answers there`;
+  return transientError(
+    'QZ4721',
+    `This standby cannot look at its primary, and will not take over by itself: source.mysql leads to ${host}:${port}, and ${found}.`,
+    'Name the server that is the primary now in source.mysql of this host, and see that its account gets in from here.',
+  );
 }
 
 function gone(silentMs: number, why: string): QazynaError {

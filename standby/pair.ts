@@ -78,6 +78,7 @@ export class Pair {
   readonly #options: PairOptions;
   #role: Role = 'starting';
   #state: StandbyState | null = null;
+  #noting = Promise.resolve();
   #follow: FollowStatus | null = null;
   #isWritable = false;
   #journal: PromotionJournal | null = null;
@@ -115,6 +116,18 @@ export class Pair {
 
   get tookOverAtMs(): number {
     return this.#state?.tookOverAtMs ?? 0;
+  }
+
+  /** The newest source that this host has met, and where; null before any. */
+  get met(): StandbyState['met'] {
+    return this.#state?.met ?? null;
+  }
+
+  async meet(source: NonNullable<StandbyState['met']>): Promise<void> {
+    const { met } = this;
+    if (this.#role !== 'standby') return;
+    if (met?.uuid !== source.uuid || met.host !== source.host || met.port !== source.port)
+      await this.#note({ met: source });
   }
 
   /** Until the signal aborts. Throws what needs a person. */
@@ -301,7 +314,9 @@ export class Pair {
     this.#role = 'promoting';
     try {
       const to = this.#follow?.serverUuid ?? '';
-      await journal.begin({ kind: request.kind, reason: request.reason, from: decidedAt.sourceUuid, to });
+      const { met } = this;
+      const old = met?.uuid === decidedAt.sourceUuid ? { host: met.host, port: met.port } : null;
+      await journal.begin({ kind: request.kind, reason: request.reason, from: decidedAt.sourceUuid, to, old });
       request.onStep('asking the chain to make this server the source');
       await win({ decide, journal, decidedAt, signal, logger });
       request.onStep(`won: generation ${journal.record?.generation}; the old primary can acknowledge nothing any more`);
@@ -402,10 +417,14 @@ export class Pair {
     return error.message;
   }
 
+  /** One after the other: several parts note what they come to know. */
   async #note(change: Partial<StandbyState>): Promise<void> {
     if (this.#state === null) return;
-    this.#state = { ...this.#state, ...change };
-    await writeStandbyState(this.#options.config.dir, this.#state);
+    const state = { ...this.#state, ...change };
+    this.#state = state;
+    const noted = this.#noting.then(() => writeStandbyState(this.#options.config.dir, state));
+    this.#noting = noted.catch(() => undefined);
+    await noted;
   }
 
   #requireJournal(): PromotionJournal {

@@ -129,8 +129,8 @@ class Primary {
     if (record === null) return;
     onStep('this server takes writes; running the hooks');
     const event = record.kind === 'switched-over' ? 'switched-over' : 'promoted';
-    const { generation } = record;
-    const facts = { event, source: sourceName, generation, primary: config.advertise, old: null } as const;
+    const { generation, old } = record;
+    const facts = { event, source: sourceName, generation, primary: config.advertise, old } as const;
     await runHooks(config.failover.hooks, facts, { deadlineMs: hookDeadlineMs, signal, logger, environment, onAlarm });
     // What was left out runs when the daemon starts again.
     signal.throwIfAborted();

@@ -36,6 +36,8 @@ const schema = z.strictObject({
   /** server_uuid of the one that was the source, and of ours. */
   from: z.string(),
   to: z.string(),
+  /** Where clients reached the one that was the source; null when that is not known. */
+  old: z.strictObject({ host: z.string(), port: z.number() }).nullable().default(null),
   /** Of the timeline that it begins; 0 before it was won. */
   generation: z.number().int().nonnegative(),
   /** Exactly what this server has to have executed; '' before it was won. */

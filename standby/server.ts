@@ -163,8 +163,8 @@ export async function executedBy(connection: MysqlConnection): Promise<GtidSet> 
   return GtidSet.parse(String(row?.gtids ?? ''));
 }
 
-export async function serverUuidOf(connection: MysqlConnection): Promise<string> {
-  const [row] = await connection.query('SELECT @@GLOBAL.server_uuid AS uuid');
+export async function serverUuidOf(connection: MysqlConnection, timeoutMs?: number): Promise<string> {
+  const [row] = await connection.query('SELECT @@GLOBAL.server_uuid AS uuid', [], timeoutMs);
   return String(row?.uuid ?? '').toLowerCase();
 }
 

@@ -32,6 +32,8 @@ const schema = z.strictObject({
   reason: z.string(),
   /** When it took over by itself for the last time (ms since 1970); 0 for never. */
   tookOverAtMs: z.number(),
+  /** The newest source that was met where `source.mysql` leads to, and where that was. */
+  met: z.strictObject({ uuid: z.string(), host: z.string(), port: z.number() }).nullable().default(null),
 });
 
 export type StandbyState = z.output<typeof schema>;

@@ -32,7 +32,7 @@ beforeAll(async () => {
   await nginx.start();
   // Stands still the first time: the daemon is killed while it runs.
   const last = join(folder, 'last');
-  const body = `echo "$QAZYNA_EVENT $QAZYNA_GENERATION $QAZYNA_PRIMARY_PORT" >> ${folder}/told
+  const body = `echo "$QAZYNA_EVENT $QAZYNA_GENERATION $QAZYNA_PRIMARY_PORT $QAZYNA_OLD_HOST:$QAZYNA_OLD_PORT" >> ${folder}/told
     [ -e ${folder}/reached ] || { echo $$ > ${folder}/reached; exec sleep 600; }`;
   await writeFile(last, `#!/bin/sh\n${body}\n`);
   await chmod(last, 0o755);
@@ -113,7 +113,9 @@ test('the daemon is killed while its hooks run; started again, it runs them agai
   await until('HAProxy leads to the new primary', async () => (await uuidAt(haproxy.port)) === wanted);
   expect(await names.ask(name, 'A')).toEqual(['127.0.0.1']);
   expect(await names.ask(`_qazyna.${name}`, 'TXT')).toEqual(['"generation=2"']);
-  expect(await readFile(join(folder, 'told'), 'utf8')).toBe(`promoted 2 ${standby.port}\n`.repeat(2));
+  expect(await readFile(join(folder, 'told'), 'utf8')).toBe(
+    `promoted 2 ${standby.port} 127.0.0.1:${lab.mysql.port}\n`.repeat(2),
+  );
   expect(standby.stderr).not.toContain(names.secret);
   expect((await standby.status())?.alarms.filter(({ topic }) => topic.startsWith('hook'))).toEqual([]);
 }, 120_000);

@@ -63,6 +63,11 @@ describe('a standby', () => {
   test('fills itself from the first snapshot, and follows', async () => {
     await write(20);
     await same();
+    const replica = await standby.connect();
+    // What stands in a table stands in every copy of the server.
+    const [login] = await replica.query('SELECT user_name AS user, user_password AS secret FROM mysql.slave_master_info');
+    expect(login).toEqual({ user: '', secret: '' });
+    await replica.close();
     const status = await standby.status();
     expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false, replication: 'following' });
     const asked = async (path: string) => (await fetch(`http://127.0.0.1:${standby.httpPort}${path}`)).status;

@@ -27,7 +27,8 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     );
     await meetIn(lab, meeting);
     const agent = new RunningDaemon(lab);
-    one = await StandbyHost.create(lab, { name: 'one', archive });
+    // By itself it takes over never: nothing vouches for the primary.
+    one = await StandbyHost.create(lab, { name: 'one', archive, failover: '{ automatic: true }' });
     one.start();
     await agent.untilProtected();
     await source.query(
@@ -112,7 +113,13 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
       ({ standby }) => standby?.role === 'standby' && standby.replication === 'following',
     );
     await one.untilFollowing();
+    const journal = JSON.parse(await readFile(join(two.dir, 'promotion-3.json'), 'utf8'));
+    expect(journal.old).toEqual({ host: '127.0.0.1', port: one.port });
   }, 60_000);
+
+  test('a standby whose configuration leads to another server than its primary says so', async () => {
+    await one.until('the alarm', ({ alarms }) => alarms.some(({ code }) => code === 'QZ4721'));
+  }, 30_000);
 
   test('a former primary that holds more than the history is kept from everybody, until it is told to begin anew', async () => {
     const cut = await two.connect();
@@ -127,6 +134,8 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     await cut.close();
     const promoted = await verb(['promote', '--old-primary-is-off', '--config', one.configFile]);
     expect(promoted.code).toBe(0);
+    // Nobody told it where the former primary is.
+    expect(JSON.parse(await readFile(join(one.dir, 'promotion-4.json'), 'utf8')).old).toBeNull();
     two.start();
     await two.until(
       'fenced',
