@@ -12,10 +12,11 @@ import { isKind, transientError } from '../core/errors/error.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { greets, type Mysqld, type MysqldOptions } from '../core/mysql/mysqld.ts';
+import { standbyAccount } from '../core/restore/own-accounts.ts';
 import { standbyOptions } from '../core/restore/server-options.ts';
 import { giveTo, pathsIn, type TargetPaths } from '../core/restore/target.ts';
+import { accountSql } from './account.ts';
 
-export const accountName = 'qazyna_standby';
 const stopDeadlineMs = 120_000;
 const pollMs = 50;
 
@@ -68,7 +69,6 @@ export class StandbyServer {
     }
     const { mysqld, osUser, bind, extra, semiSync, logger } = this.#options;
     const password = await this.#secret();
-    const account = `'${accountName}'@'localhost'`;
     const handle = await mysqld.start({
       dataDir: this.paths.dataDir,
       socket: this.paths.socket,
@@ -77,12 +77,7 @@ export class StandbyServer {
       osUser,
       options: { ...standbyOptions(settings, serverId, { semiSync }), ...extra, ...fixed, 'bind-address': bind.host },
       signal,
-      initSql: [
-        'SET SESSION sql_log_bin = 0',
-        `CREATE USER IF NOT EXISTS ${account} IDENTIFIED BY '${password}'`,
-        `ALTER USER ${account} IDENTIFIED BY '${password}' ACCOUNT UNLOCK`,
-        `GRANT ALL ON *.* TO ${account} WITH GRANT OPTION`,
-      ],
+      initSql: accountSql(mysqld, password),
     });
     handle.release();
     logger.info(`mysqld ${mysqld.version} runs on ${bind.host}:${bind.port}`, { pid: handle.pid });
@@ -95,7 +90,7 @@ export class StandbyServer {
       host: 'localhost',
       port: 0,
       socketPath: this.paths.socket,
-      user: accountName,
+      user: standbyAccount,
       password: await this.#secret(),
     };
   }

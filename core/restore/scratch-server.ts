@@ -9,6 +9,7 @@ import { GtidSet } from '../binlog/gtid-set.ts';
 import { transientError } from '../errors/error.ts';
 import { connectMysql, type MysqlConnection } from '../mysql/connection.ts';
 import type { Mysqld, MysqldHandle, MysqldOptions } from '../mysql/mysqld.ts';
+import { dropOwnAccounts, restoreAccount } from './own-accounts.ts';
 import type { TargetPaths } from './target.ts';
 
 const stopDeadlineMs = 300_000;
@@ -16,16 +17,13 @@ const stopDeadlineMs = 300_000;
 const orphanDeadlineMs = 10_000;
 const orphanPollMs = 50;
 
-/** Never in a snapshot taken by us: it is dropped before a restored server is handed over. */
-export const accountName = 'qazyna_restore';
-
 export interface ScratchServer {
   readonly handle: MysqldHandle;
   readonly connection: MysqlConnection;
   /** gtid_executed now. */
   executed(): Promise<GtidSet>;
-  /** Without a trace in gtid_executed or a binlog. */
-  dropAccount(): Promise<void>;
+  /** Ours, and whatever of ours the snapshot brought along. */
+  dropAccounts(): Promise<void>;
   /** Ends the connection; the server runs on. */
   disconnect(): Promise<void>;
   stop(): Promise<void>;
@@ -45,7 +43,7 @@ export async function startScratchServer(wanted: ScratchOptions): Promise<Scratc
   await stopOrphan(paths);
   // Every character class, for the sake of a password policy in the snapshot.
   const password = `Aa1-${randomBytes(18).toString('hex')}`;
-  const account = `'${accountName}'@'localhost'`;
+  const account = `'${restoreAccount}'@'localhost'`;
   const handle = await wanted.mysqld.start({
     dataDir: paths.dataDir,
     socket: paths.socket,
@@ -62,7 +60,7 @@ export async function startScratchServer(wanted: ScratchOptions): Promise<Scratc
     ],
   });
   try {
-    const endpoint = { host: 'localhost', port: 0, socketPath: paths.socket, user: accountName, password };
+    const endpoint = { host: 'localhost', port: 0, socketPath: paths.socket, user: restoreAccount, password };
     const connection = await connectMysql(endpoint, wanted.signal);
     return new RunningScratch(handle, connection);
   } catch (error) {
@@ -85,9 +83,8 @@ class RunningScratch implements ScratchServer {
     return GtidSet.parse(String(row?.gtids ?? ''));
   }
 
-  async dropAccount(): Promise<void> {
-    await this.connection.query('SET SESSION sql_log_bin = 0');
-    await this.connection.query(`DROP USER IF EXISTS '${accountName}'@'localhost'`);
+  async dropAccounts(): Promise<void> {
+    await dropOwnAccounts(this.connection);
   }
 
   async disconnect(): Promise<void> {

@@ -11,9 +11,9 @@ import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { configurationError, isKind, QazynaError, transientError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { dropOwnAccounts } from '../../core/restore/own-accounts.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
 import { requireEqual } from '../../core/restore/replay.ts';
-import { accountName } from '../../core/restore/scratch-server.ts';
 
 const secretName = '.qazyna-clone-account';
 export const cloneAccount = 'qazyna_clone';
@@ -184,8 +184,7 @@ export async function finishRecipient(
     return GtidSet.parse(String(row?.gtids ?? ''));
   };
   requireEqual(await executed(), target);
-  await recipient.query('SET SESSION sql_log_bin = 0');
-  await recipient.query(`DROP USER IF EXISTS '${accountName}'@'localhost'`);
+  await dropOwnAccounts(recipient);
   await recipient.query('RESET PERSIST IF EXISTS event_scheduler');
   await recipient.query('RESET PERSIST IF EXISTS offline_mode');
   requireEqual(await executed(), target);

@@ -77,7 +77,7 @@ class RestoreRun {
         const statuses = () => statusesAtCut(source, baseline, signal);
         await giveEventsTheirStatus({ connection, serverIds: source.serverIds, statuses, logger });
       }
-      await server.dropAccount();
+      await server.dropAccounts();
       requireEqual(await server.executed(), planned.cut.gtids);
       await rm(join(paths.dataDir, journalName), { force: true });
       // Begun by us, and from now on opened by the server's own account.

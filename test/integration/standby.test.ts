@@ -2,6 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
+import { Mysqld } from '../../core/mysql/mysqld.ts';
+import { accountPrivileges } from '../../standby/account.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
 import { Lab } from '../lab/lab.ts';
 import { StandbyHost } from '../lab/pair.ts';
@@ -65,8 +67,18 @@ describe('a standby', () => {
     await same();
     const replica = await standby.connect();
     // What stands in a table stands in every copy of the server.
-    const [login] = await replica.query('SELECT user_name AS user, user_password AS secret FROM mysql.slave_master_info');
+    const [login] = await replica.query(
+      'SELECT user_name AS user, user_password AS secret FROM mysql.slave_master_info',
+    );
     expect(login).toEqual({ user: '', secret: '' });
+    // All that its own account may do; no row is written by it, and nobody gets a right from it.
+    const grants = (await replica.query('SHOW GRANTS FOR qazyna_standby@localhost')).map(
+      (row) => Object.values(row)[0],
+    );
+    const held = grants.map(
+      (grant) => /^GRANT (.+) ON \*\.\* TO/.exec(String(grant))?.[1]?.split(/, ?/) ?? [String(grant)],
+    );
+    expect(held.flat().sort()).toEqual(accountPrivileges(await Mysqld.find()).sort());
     await replica.close();
     const status = await standby.status();
     expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false, replication: 'following' });

@@ -34,6 +34,12 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     await source.query(
       "CREATE EVENT t.replayed ON SCHEDULE EVERY 1 YEAR STARTS '2999-01-01 00:00:00' DO DELETE FROM t.t",
     );
+    // Its definer is gone by the time that it has to be enabled.
+    await source.query('CREATE USER gone@localhost');
+    await source.query(
+      "CREATE DEFINER = gone@localhost EVENT t.orphan ON SCHEDULE EVERY 1 YEAR STARTS '2999-01-01 00:00:00' DO DELETE FROM t.t",
+    );
+    await source.query('DROP USER gone@localhost');
     for (let id = 1; id <= 10; id += 1) await source.query('INSERT INTO t.t VALUES (?)', [id]);
     await one.untilFollowing();
     await source.close();
@@ -66,6 +72,7 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     const events = await primary.query('SELECT event_name AS name, status AS status FROM information_schema.events');
     expect(events.map(({ name, status }) => `${name} ${status}`).sort()).toEqual([
       'every_year ENABLED',
+      'orphan ENABLED',
       'replayed ENABLED',
     ]);
     await primary.close();

@@ -9,7 +9,6 @@ import type { StatusReport } from '../../agent/http/status.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort } from '../../core/mysql/mysqld.ts';
 import { pathsIn } from '../../core/restore/target.ts';
-import { accountName } from '../../standby/server.ts';
 import type { Lab } from './lab.ts';
 
 const qazyna = fileURLToPath(new URL('../../bin/qazyna', import.meta.url));
@@ -39,15 +38,17 @@ export class StandbyHost {
   /** Of its stream server. */
   readonly streamPort: number;
   readonly #environment: NodeJS.ProcessEnv;
+  readonly #root: MysqlEndpoint;
   #child: ChildProcess | null = null;
   #stderr = '';
 
   private constructor(
-    dir: string,
+    { dir, mysql }: Lab,
     name: string,
     [port, httpPort, streamPort]: [number, number, number],
     environment: NodeJS.ProcessEnv,
   ) {
+    this.#root = mysql.root;
     this.dir = join(dir, name);
     this.configFile = join(dir, `${name}.yaml`);
     this.port = port;
@@ -60,7 +61,7 @@ export class StandbyHost {
   static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
     const { name = 'standby', primaryPort = lab.mysql.port, archive = 'onsite', brokers } = options;
     const ports: [number, number, number] = [await freePort(), await freePort(), await freePort()];
-    const host = new StandbyHost(lab.dir, name, ports, options.environment ?? {});
+    const host = new StandbyHost(lab, name, ports, options.environment ?? {});
     const text = (await readFile(lab.configFile, 'utf8'))
       .replace(/^standby:.*\n/m, '')
       .replace(`127.0.0.1:${lab.httpPort}`, `127.0.0.1:${host.httpPort}`)
@@ -126,12 +127,10 @@ export class StandbyHost {
     return line.includes(this.dir) ? pid : 0;
   }
 
-  /** Its server by the standby's own account. */
+  /** Its server, by root of the source that it is a copy of. */
   async connect(): Promise<MysqlConnection> {
-    const password = (await readFile(join(this.dir, 'account.password'), 'utf8')).trim();
     const { socket } = pathsIn(this.dir);
-    const endpoint = { host: 'localhost', port: 0, socketPath: socket, user: accountName, password };
-    return await connectMysql(endpoint, new AbortController().signal);
+    return await connectMysql({ ...this.#root, socketPath: socket }, new AbortController().signal);
   }
 
   /** As an application reaches it. */
