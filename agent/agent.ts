@@ -23,9 +23,9 @@ import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
 import { type ArchiveProgress, releaseArchived } from './release.ts';
 import { RpoWatch } from './semi-sync/watch.ts';
-import { SnapshotScheduler, snapshotAlarms } from './snapshot/scheduler.ts';
+import { dueOfSourceMs, SnapshotScheduler, snapshotAlarms } from './snapshot/scheduler.ts';
 import type { NamedStore } from './snapshot/sides.ts';
-import { takeSnapshot } from './snapshot/snapshot.ts';
+import { type SnapshotReport, type SnapshotRequest, takeSnapshot } from './snapshot/snapshot.ts';
 import { Unaccepted } from './unaccepted.ts';
 
 export interface AgentArchive {
@@ -47,7 +47,7 @@ export interface AgentOptions {
   gather: { maxMs: number; alsoWhenIdle: boolean };
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
-  snapshots: { engine: MysqlEngine; everyMs: number; scratchDir: string };
+  snapshots: { engine: MysqlEngine; from: 'source' | 'standby'; everyMs: number; scratchDir: string };
   /** The source's commits wait until the log has them, or the archive that decides. */
   acknowledges: boolean;
   /** Of the archive that decides who the source is, which somebody ships to from this log; null: the log itself decides. */
@@ -268,11 +268,11 @@ export class Agent {
     const { archives, sourceName, logger, alarms, snapshots } = this.#options;
     while (!signal.aborted && this.chain?.range === null) await sleep(50, undefined, { signal }).catch(() => undefined);
     this.#scheduler = new SnapshotScheduler({
-      everyMs: snapshots.everyMs,
+      everyMs: dueOfSourceMs(snapshots),
       sourceName,
       generation: () => this.chain?.generation ?? 0,
       stores: archives.map(({ name, store }) => ({ name, store })),
-      take: (stores, each) => this.#takeSnapshot(stores, each),
+      take: (stores, each) => this.#takeSnapshot(stores, { signal: each }),
       onAlarm: snapshotAlarms(alarms),
       logger,
       signal,
@@ -280,10 +280,18 @@ export class Agent {
     await this.#scheduler.run();
   }
 
-  #takeSnapshot(stores: readonly NamedStore[], signal: AbortSignal) {
+  /** Into every archive, now. Errors: those of `takeSnapshot`. */
+  snapshot(onProgress: SnapshotRequest['onProgress']): Promise<SnapshotReport> {
+    const { archives, signal } = this.#options;
+    return this.#takeSnapshot(archives, { signal, onProgress });
+  }
+
+  #takeSnapshot(stores: readonly NamedStore[], options: Pick<SnapshotRequest, 'signal' | 'onProgress'>) {
     const { endpoint, sourceName, snapshots, logger } = this.#options;
     const { generation, sourceUuid } = this.chain ?? { generation: 0, sourceUuid: '' };
-    return takeSnapshot({ ...snapshots, source: endpoint, stores, sourceName, generation, sourceUuid, signal, logger });
+    const { engine, scratchDir } = snapshots;
+    const timeline = { generation, sourceUuid };
+    return takeSnapshot({ engine, scratchDir, source: endpoint, stores, sourceName, timeline, logger, ...options });
   }
 
   /** Never resolves; rejects when the archive that decides is somebody else's by now, or takes nothing more that is waited for. */

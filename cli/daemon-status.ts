@@ -26,6 +26,8 @@ export interface TellerOptions {
   services?: readonly { status(): Promise<ServiceStatus> }[];
   /** Where there is one. */
   standby?: () => StandbyStatus;
+  /** Of snapshots that are not the agent's. */
+  snapshotRunning?: () => boolean;
 }
 
 export class StatusTeller {
@@ -74,7 +76,7 @@ export class StatusTeller {
       snapshots: {
         engine: config.snapshots.engine,
         everyMs: config.snapshots.everyMs,
-        running: agent?.snapshotRunning ?? false,
+        running: agent?.snapshotRunning ?? this.#options.snapshotRunning?.() ?? false,
         lastId: oldest?.snapshotId ?? '',
         lastFinishedMicros: oldest?.snapshotMicros ?? 0,
       },

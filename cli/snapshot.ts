@@ -1,16 +1,18 @@
 /** `qazyna snapshot take | list`. */
-import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
+import type { SnapshotReport, SnapshotTimeline } from '../agent/snapshot/snapshot.ts';
 import { openArchive } from '../core/archive/open.ts';
 import { type Config, mysqlOf } from '../core/config/config.ts';
 import { mysqlEndpointOf } from '../core/config/secrets.ts';
-import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
+import { configurationError, exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { connectMysql } from '../core/mysql/connection.ts';
 import { formatBytes, formatDuration, formatInstant } from '../core/progress/format.ts';
 import { formatTable } from '../core/progress/table.ts';
 import { type CompleteSnapshot, listSnapshots } from '../core/snapshot/manifest.ts';
+import { askStandby } from '../standby/control.ts';
 import { type ArchiveOptions, archiveOptions, openEachArchive } from './archives.ts';
+import { describe, reportLines, type ShownReport, shownReport } from './snapshot-report.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 export function addSnapshot(program: Command, frame: Frame): void {
@@ -21,7 +23,8 @@ export function addSnapshot(program: Command, frame: Frame): void {
   addVerb(snapshot, frame, {
     usage: 'take',
     summary: 'take a snapshot into every archive now',
-    about: 'Beside a running agent too. Parts that an archive already holds are not stored again.',
+    about:
+      'Beside a running agent too. Parts that an archive already holds are not stored again. Where `qazyna standby` runs on this host, its own server is copied.',
     examples: [['snapshot take', 'Take one before a risky change']],
     run: take,
   });
@@ -39,6 +42,24 @@ export function addSnapshot(program: Command, frame: Frame): void {
 
 async function take(context: Context): Promise<number> {
   const config = await context.config();
+  const shown = (await byDaemon(config, context)) ?? shownReport(await ofSource(config, context), 'source');
+  context.out.result({ snapshot: shown }, reportLines(shown, config.source.name, context.out.width));
+  return shown.archives.some(({ error }) => error !== null) ? exitCodes.attention : exitCodes.done;
+}
+
+/** Of the server of this host, where `qazyna standby` runs it; null where it does not. */
+async function byDaemon(config: Config, { signal }: Context): Promise<ShownReport | null> {
+  if (config.standby === null) return null;
+  const onStep = (sentence: string) => void process.stderr.write(`${sentence}\n`);
+  try {
+    return (await askStandby(config.standby.dir, 'snapshot', {}, { onStep, signal })) as unknown as ShownReport;
+  } catch (error) {
+    if (isKind(error, 'configuration') && error.code === 'QZ2714') return null;
+    throw error;
+  }
+}
+
+async function ofSource(config: Config, context: Context): Promise<SnapshotReport> {
   const { takeSnapshot } = await import('../agent/snapshot/snapshot.ts');
   const source = await mysqlEndpointOf(mysqlOf(config), {
     warn: (sentence) => context.logger.warn(sentence),
@@ -57,7 +78,7 @@ async function take(context: Context): Promise<number> {
     source,
     stores,
     sourceName: config.source.name,
-    ...timeline,
+    timeline,
     scratchDir: config.snapshots.scratchDir ?? '',
     signal: context.signal,
     logger: context.logger,
@@ -67,39 +88,20 @@ async function take(context: Context): Promise<number> {
     },
   });
   step.end();
-  const archives = report.archives.map(({ error, ...rest }) => ({
-    ...rest,
-    error: error === null ? null : describe(error),
-  }));
-  const gtids = { gtidsBefore: report.gtidsBefore.toString(), gtidsAfter: report.gtidsAfter.toString() };
-  context.out.result({ snapshot: { ...report, ...gtids, archives } }, [
-    `Snapshot ${report.id} of ${config.source.name} (${formatBytes(report.sizeBytes)}, ${report.engine}${report.madeBy === null ? '' : ` by ${report.madeBy}`}) taken in ${formatDuration(report.durationMs)}.`,
-    ...formatTable(
-      archives,
-      [
-        { title: 'archive', value: ({ name }) => name },
-        { title: 'new', value: ({ newBytes }) => formatBytes(newBytes), align: 'right' },
-        { title: 'stored', value: ({ packBytesPut }) => formatBytes(packBytesPut), align: 'right' },
-        {
-          title: 'state',
-          value: ({ error }) => (error === null ? 'complete' : `MISSING: ${error.message}`),
-          shrinks: true,
-        },
-      ],
-      context.out.width,
-    ),
-  ]);
-  return archives.some(({ error }) => error !== null) ? exitCodes.attention : exitCodes.done;
+  return report;
 }
 
-/** Which timeline the snapshot belongs to: the newest in the archives; before any history the source's own first one. */
+/**
+ * Which timeline the snapshot belongs to: the newest in the archives; before any history the source's own first one. Throws
+ * QZ2515 for a server that is not its source: a standby's copy needs what only its daemon knows.
+ */
 async function presentTimeline(
   config: Config,
   stores: readonly { name: string; store: Parameters<typeof ArchiveHistory.open>[0] }[],
   context: Context,
   endpoint: Parameters<typeof connectMysql>[0],
-): Promise<{ generation: number; sourceUuid: string }> {
-  let newest: { generation: number; sourceUuid: string } | null = null;
+): Promise<SnapshotTimeline> {
+  let newest: SnapshotTimeline | null = null;
   for (const { store } of stores) {
     try {
       const history = await ArchiveHistory.open(store, config.source.name, context);
@@ -109,19 +111,24 @@ async function presentTimeline(
       if (!isKind(error, 'configuration') || error.code !== 'QZ2410') throw error;
     }
   }
-  if (newest) return { generation: newest.generation, sourceUuid: newest.sourceUuid };
   const connection = await connectMysql(endpoint, context.signal);
   try {
     const [row] = await connection.query('SELECT @@GLOBAL.server_uuid AS uuid');
-    return { generation: 1, sourceUuid: String(row?.uuid ?? randomUUID()).toLowerCase() };
+    const uuid = String(row?.uuid ?? '').toLowerCase();
+    if (newest === null) return { generation: 1, sourceUuid: uuid };
+    if (newest.sourceUuid !== uuid) throw noSource(connection.name, uuid, newest.sourceUuid);
+    return { generation: newest.generation, sourceUuid: uuid };
   } finally {
     await connection.close();
   }
 }
 
-function describe(error: unknown): { code: string; message: string; hint: string } {
-  if (error instanceof QazynaError) return { code: error.code, message: error.message, hint: error.hint };
-  return { code: 'bug', message: error instanceof Error ? error.message : String(error), hint: '' };
+function noSource(name: string, uuid: string, sourceUuid: string) {
+  return configurationError(
+    'QZ2515',
+    `${name} is the server ${uuid}, but the newest history in the archives is of the source ${sourceUuid}.`,
+    'Run this where `source.mysql` leads to the source; or on the host of a standby while `qazyna standby` runs there.',
+  );
 }
 
 async function list(context: Context, options: ArchiveOptions): Promise<number> {

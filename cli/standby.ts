@@ -17,7 +17,6 @@ import { LiveSource } from '../core/live/live-source.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
 import { defaultOsUser, Mysqld } from '../core/mysql/mysqld.ts';
-import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import { startStreamServer } from '../core/stream/server.ts';
 import { ClosedPrimary } from '../standby/closed-primary.ts';
@@ -30,12 +29,14 @@ import { switchOver } from '../standby/switchover.ts';
 import { ArchiveWatch } from './archive-watch.ts';
 import { type ArchiveWorker, chainsOf, openArchives, openWorkers, requireKeys } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
+import { fillProgress } from './fill-progress.ts';
 import { openLog, stateFolder } from './log.ts';
 import { startMetrics } from './metrics.ts';
 import { PairCapture } from './pair-capture.ts';
 import { PairRoles } from './pair-roles.ts';
 import type { PromotionAnswer } from './promote.ts';
 import { standbyOf } from './standby-config.ts';
+import { StandbySnapshots } from './standby-snapshots.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 const role = 'standby';
@@ -84,6 +85,7 @@ class PairDaemon {
   #pair: Pair | null = null;
   #live: LiveSource | null = null;
   #closed: ClosedPrimary | null = null;
+  #snapshots: StandbySnapshots | null = null;
   /** While this host's server is captured. */
   #watch: PrimaryWatch | null = null;
   readonly #roles = new PairRoles({
@@ -115,6 +117,7 @@ class PairDaemon {
       workers: this.#workers,
       alarms: this.#alarms,
       standby: standbyStatus,
+      snapshotRunning: () => this.#snapshots?.isRunning ?? false,
     });
   }
 
@@ -175,9 +178,12 @@ class PairDaemon {
       chain,
       primary: this.#primary,
     };
+    const snapshots = this.#openSnapshots(pair, signal);
+    this.#snapshots = snapshots;
     const beside = [
       running,
       closed.watch(),
+      snapshots.run(),
       this.#watchGrowth(live, signal),
       watchPrimary({ ...failover, onAlarm, environment, signal, logger }),
     ];
@@ -295,6 +301,12 @@ class PairDaemon {
     });
   }
 
+  #openSnapshots(pair: Pair, signal: AbortSignal): StandbySnapshots {
+    const stores = this.#workers.map(({ name, store }) => ({ name, store }));
+    const { logger } = this.#context;
+    return new StandbySnapshots({ pair, config: this.#config, stores, alarms: this.#alarms, signal, logger });
+  }
+
   async #ask(
     verb: ControlVerb,
     options: Record<string, unknown>,
@@ -303,12 +315,14 @@ class PairDaemon {
     const pair = this.#pair;
     const live = this.#live;
     const closed = this.#closed;
-    if (pair === null || live === null || closed === null)
+    const snapshots = this.#snapshots;
+    if (pair === null || live === null || closed === null || snapshots === null)
       throw transientError(
         'QZ4719',
         'The standby is not ready yet.',
         'Try again in a moment; `qazyna status` says why.',
       );
+    if (verb === 'snapshot') return { ...(await snapshots.ask(this.#teller.agent, onStep)) };
     if (verb === 'rejoin')
       return await pair.rejoin({ reseed: options.reseed === true, dryRun: options.dryRun === true });
     const before = live.state;
@@ -368,18 +382,4 @@ class PairDaemon {
     if (worker === undefined) throw new Error('the configuration was checked');
     return worker;
   }
-}
-
-/** One step at a time, each with its own line. */
-function fillProgress(progress: Progress): (fill: { step: string; doneBytes: number; totalBytes: number }) => void {
-  let present: { name: string; line: ProgressStep } | null = null;
-  return ({ step, doneBytes, totalBytes }) => {
-    if (present?.name !== step)
-      present = { name: step, line: progress.step(step, { unit: 'bytes', total: totalBytes }) };
-    present.line.set(doneBytes);
-    if (doneBytes >= totalBytes) {
-      present.line.end();
-      present = null;
-    }
-  };
 }

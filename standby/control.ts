@@ -1,5 +1,5 @@
 /**
- * How the verbs `promote`, `switchover` and `rejoin` reach the running standby: HTTP over a socket file that only its account
+ * How the verbs `promote`, `switchover`, `rejoin` and `snapshot take` reach the running standby: HTTP over a socket file that only its account
  * and root can open. An answer is a line of JSON for each step, the last one `{"done": …}` or `{"error": …}`.
  */
 import { chmod, mkdir, rm } from 'node:fs/promises';
@@ -18,7 +18,7 @@ import type { Logger } from '../core/logging/logger.ts';
 
 const maxBodyBytes = 64 * 1024;
 
-export type ControlVerb = 'promote' | 'switchover' | 'rejoin';
+export type ControlVerb = 'promote' | 'switchover' | 'rejoin' | 'snapshot';
 
 /** Resolves with what is told to the verb at its end. */
 export type ControlHandler = (
@@ -53,7 +53,7 @@ async function answer(
   handle: ControlHandler,
   logger: Logger,
 ): Promise<void> {
-  const verb = /^\/(promote|switchover|rejoin)$/.exec(request.url ?? '')?.[1] as ControlVerb | undefined;
+  const verb = /^\/(promote|switchover|rejoin|snapshot)$/.exec(request.url ?? '')?.[1] as ControlVerb | undefined;
   const say = (line: Record<string, unknown>) => void response.write(`${JSON.stringify(line)}\n`);
   if (request.method !== 'POST' || verb === undefined) {
     response.writeHead(404).end();

@@ -39,3 +39,20 @@ export function holdsMore(errant: GtidSet) {
     { details: { errant: errant.toString() } },
   );
 }
+
+export function notCopiedNow(role: string) {
+  return transientError(
+    'QZ4722',
+    `The server of this host cannot be copied now: it is ${role === 'standby' ? 'not following yet' : role}.`,
+    'See `qazyna status` on this host; or take the snapshot on the other host.',
+  );
+}
+
+export function copyOfNoHistory(errant: GtidSet) {
+  return integrityError(
+    'QZ3727',
+    `The copy of the standby's server holds ${errant}, which is in no history: it was thrown away.`,
+    'Somebody wrote to that server. It is filled anew by itself; until then take snapshots of the source.',
+    { details: { errant: errant.toString() } },
+  );
+}

@@ -75,6 +75,7 @@ class Watcher {
 
   /** What was before it became a standby does not count. */
   #forget(): void {
+    this.#options.onAlarm('primary', null);
     this.#sinceMs = performance.now();
     this.#probe.forget();
   }

@@ -8,7 +8,9 @@ import type { ChainState } from '../core/chain/types.ts';
 import { integrityError, isKind, QazynaError, transientError } from '../core/errors/error.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
+import { noteForgotten, notePrepared } from '../core/restore/forgotten-gtids.ts';
 import {
+  forgetSource,
   noRoomErrors,
   type ReplicaSource,
   type ReplicationFacts,
@@ -17,6 +19,7 @@ import {
   startReceiver,
   startReplica,
 } from '../core/restore/replication.ts';
+import type { BinlogSource } from '../core/stream/types.ts';
 import { type ServerFacts, type StandbyServer, serverUuidOf } from './server.ts';
 
 const pollMs = 200;
@@ -47,6 +50,8 @@ export interface FollowOptions {
   facts: ServerFacts;
   /** Where its stream comes from. */
   source: ReplicaSource;
+  /** What comes from there, to be looked into. */
+  history: BinlogSource;
   /** The newest state of the chain. */
   chain: () => ChainState;
   /** On each connection, before replication begins. */
@@ -90,13 +95,15 @@ class Follower {
 
   /** From a running server on, for as long as its connection lasts. */
   async #session(): Promise<void> {
-    const { server, source, prepare, signal, logger, onStatus } = this.#options;
+    const { server, source, history, prepare, signal, logger, onStatus } = this.#options;
     await this.#startServer();
     const connection = await server.connect(signal);
     try {
       const serverUuid = await serverUuidOf(connection);
       await connection.query('SET GLOBAL super_read_only = ON');
       await connection.query('SET GLOBAL event_scheduler = OFF');
+      await forgetSource(connection);
+      await noteForgotten({ connection, source: history, signal, logger });
       await prepare(connection);
       // It may have been fenced while it was the primary; from here on it may be read.
       await connection.query('SET GLOBAL offline_mode = OFF');
@@ -150,6 +157,7 @@ class Follower {
       await startReceiver(connection, source);
     }
     if (facts.applier === 'running') return onTrouble(null);
+    if (await notePrepared(connection, facts)) return startApplier(connection);
     if (noRoomErrors.has(facts.applierErrno)) {
       const hint = 'Make room on the file system of standby.dir; it goes on by itself.';
       onTrouble(transientError('QZ4712', `The standby has no room left: ${facts.applierError}`, hint));

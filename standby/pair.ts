@@ -6,55 +6,28 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ObjectStore } from '../core/archive/store.ts';
 import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
-import type { StandbyConfig } from '../core/config/config.ts';
 import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import { EventTracker } from '../core/live/event-tracker.ts';
-import type { LiveSource } from '../core/live/live-source.ts';
-import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
-import type { Mysqld } from '../core/mysql/mysqld.ts';
 import { recordEvents } from '../core/restore/events.ts';
-import type { ReplicaSource } from '../core/restore/replication.ts';
-import type { Decide } from './decide.ts';
-import { saveErrant } from './errant.ts';
-import { holdsMore, notNow, notVouchedFor, waitForSnapshot } from './errors.ts';
+import type { EventRecord } from '../core/snapshot/types.ts';
+import { parted } from './errant.ts';
+import { copyOfNoHistory, holdsMore, notCopiedNow, notNow, notVouchedFor, waitForSnapshot } from './errors.ts';
 import { type FollowStatus, follow } from './follow.ts';
-import { bePrimary, type Capture, fence } from './primary.ts';
+import { StandbyNotes } from './notes.ts';
+import type { PairOptions } from './pair-options.ts';
+import { bePrimary, fence } from './primary.ts';
 import { detach, drain, enableEvents, PromotionJournal, type PromotionRecord, win } from './promotion.ts';
 import { seed } from './seed.ts';
 import { executedBy, StandbyServer } from './server.ts';
-import { readStandbyState, type StandbyState, writeStandbyState } from './state.ts';
+import type { StandbyState } from './state.ts';
 
 /** A copy that is beyond repair is made anew at most this often: what breaks each copy needs a person. */
 const refillEveryMs = 600_000;
 const wasPrimary = 'it was the primary';
-
-export interface PairOptions {
-  config: StandbyConfig;
-  sourceName: string;
-  /** The store whose order says who the source is. */
-  decide: Decide;
-  live: LiveSource;
-  /** The archive it is filled from. */
-  store: ObjectStore;
-  /** Where our own stream server is reached. */
-  stream: ReplicaSource;
-  mysqld: Mysqld;
-  osUser: string | undefined;
-  /** Commits of the primary wait for an acknowledgement (RPO 0). */
-  semiSync: boolean;
-  capture: Capture;
-  /** What is wrong with `topic`, or null once it is not any more. */
-  onAlarm: (topic: string, error: QazynaError | null) => void;
-  onFill: (progress: { step: string; doneBytes: number; totalBytes: number }) => void;
-  environment: NodeJS.ProcessEnv;
-  signal: AbortSignal;
-  logger: Logger;
-}
 
 export type Role = 'starting' | 'filling' | 'standby' | 'promoting' | 'primary' | 'fenced';
 
@@ -77,8 +50,7 @@ export class Pair {
   readonly server: StandbyServer;
   readonly #options: PairOptions;
   #role: Role = 'starting';
-  #state: StandbyState | null = null;
-  #noting = Promise.resolve();
+  readonly #notes: StandbyNotes;
   #follow: FollowStatus | null = null;
   #isWritable = false;
   #journal: PromotionJournal | null = null;
@@ -93,7 +65,12 @@ export class Pair {
     this.#options = options;
     const { config, mysqld, osUser, semiSync, logger } = options;
     const { dir, bind, serverOptions: extra } = config;
+    this.#notes = new StandbyNotes(dir);
     this.server = new StandbyServer({ dir, mysqld, osUser, bind, extra, semiSync, logger });
+  }
+
+  get #state(): StandbyState | null {
+    return this.#notes.state;
   }
 
   get role(): Role {
@@ -103,6 +80,25 @@ export class Pair {
   /** Null while it is not a standby, or nothing was seen yet. */
   get following(): FollowStatus | null {
     return this.#role === 'standby' || this.#role === 'promoting' ? this.#follow : null;
+  }
+
+  /** What a copy of its server does not show of the source. Throws QZ4722 while it does not follow. */
+  async sourceFacts(signal: AbortSignal): Promise<{ settings: StandbyState['settings']; events: EventRecord }> {
+    const tracker = this.#tracker;
+    const state = this.#state;
+    const executed = this.following?.executed;
+    if (this.#role !== 'standby' || tracker === null || state === null || executed === undefined)
+      throw notCopiedNow(this.#role);
+    await tracker.statusesAt(executed, signal);
+    return { settings: state.settings, events: tracker.record() };
+  }
+
+  /** The timeline that a copy with these transactions belongs to. Throws QZ3727 when they are in no history. */
+  timelineOf(executed: GtidSet): Pick<ChainState, 'generation' | 'sourceUuid'> {
+    const { gtids, generation, sourceUuid } = this.#options.live.state;
+    const errant = executed.subtract(gtids);
+    if (!errant.isEmpty) throw copyOfNoHistory(errant);
+    return { generation, sourceUuid };
   }
 
   /** It is the source, its binlog is read, and it takes writes. */
@@ -124,17 +120,14 @@ export class Pair {
   }
 
   async meet(source: NonNullable<StandbyState['met']>): Promise<void> {
-    const { met } = this;
-    if (this.#role !== 'standby') return;
-    if (met?.uuid !== source.uuid || met.host !== source.host || met.port !== source.port)
-      await this.#note({ met: source });
+    if (this.#role === 'standby') await this.#notes.meet(source);
   }
 
   /** Until the signal aborts. Throws what needs a person. */
   async run(): Promise<void> {
     const { config, signal } = this.#options;
     this.#journal = await PromotionJournal.open(config.dir);
-    this.#state = await readStandbyState(config.dir);
+    await this.#notes.read();
     while (!signal.aborted) {
       try {
         if (await this.#isSource()) await this.#bePrimary();
@@ -169,20 +162,16 @@ export class Pair {
   async rejoin({ reseed, dryRun }: { reseed: boolean; dryRun: boolean }): Promise<{ errant: string; savedTo: string }> {
     const { live, config, signal } = this.#options;
     if (this.#role === 'primary' || this.#role === 'promoting' || this.#role === 'starting') throw notNow(this.#role);
-    const connection = await this.server.connect(signal);
-    let savedTo = '';
-    let errant: GtidSet;
-    try {
-      errant = (await executedBy(connection)).subtract(live.state.gtids);
-      if (dryRun) return { errant: errant.toString(), savedTo };
-      if (!errant.isEmpty && !reseed) throw holdsMore(errant);
-      if (!errant.isEmpty)
-        savedTo = await saveErrant(connection, { errant, paths: this.server.paths, dir: config.dir });
-    } finally {
-      await connection.close();
-    }
+    const { errant, savedTo } = await parted(this.server, {
+      history: live.state.gtids,
+      config,
+      reseed,
+      dryRun,
+      signal,
+    });
+    if (dryRun) return { errant: errant.toString(), savedTo };
     if (reseed)
-      await this.#note({ step: 'filling', snapshot: '', reason: 'an operator asked for it (rejoin --reseed)' });
+      await this.#notes.note({ step: 'filling', snapshot: '', reason: 'an operator asked for it (rejoin --reseed)' });
     this.#rejoined.resolve({ reseed });
     if (reseed) this.#called.resolve('reseed');
     return { errant: errant.toString(), savedTo };
@@ -251,6 +240,7 @@ export class Pair {
       server: this.server,
       facts: this.#state,
       source: stream,
+      history: live,
       chain: () => live.state,
       prepare: (connection) => this.#prepare(connection, either),
       signal: either,
@@ -285,7 +275,7 @@ export class Pair {
       if (!errant.isEmpty) throw holdsMore(errant);
     }
     if (state.events === null || state.reason === wasPrimary)
-      await this.#note({
+      await this.#notes.note({
         events: await recordEvents(connection),
         reason: state.reason === wasPrimary ? 'it rejoined' : state.reason,
       });
@@ -355,7 +345,8 @@ export class Pair {
       const tracker = this.#tracker;
       const target = GtidSet.parse(journal.record?.target ?? '');
       const statuses = async () => (await tracker?.statusesAt(target, signal)) ?? new Map();
-      await enableEvents(connection, { serverIds: live.serverIds, statuses, logger });
+      const baseline = this.#state.events ?? { gtids: '', statuses: {} };
+      await enableEvents(connection, { serverIds: live.serverIds, baseline, statuses, logger });
       stop.abort();
       await following.catch(() => undefined);
       await detach(connection, journal);
@@ -365,10 +356,10 @@ export class Pair {
   }
 
   async #bePrimary(): Promise<void> {
-    const { config, sourceName, capture, environment, signal, logger, onAlarm } = this.#options;
+    const { config, sourceName, live, capture, environment, signal, logger, onAlarm } = this.#options;
     const journal = this.#requireJournal();
     this.#role = 'primary';
-    await this.#note({ reason: wasPrimary });
+    await this.#notes.note({ reason: wasPrimary });
     if (this.#state === null) throw new Error('a primary was filled once');
     await bePrimary({
       server: this.server,
@@ -376,6 +367,7 @@ export class Pair {
       journal,
       config,
       sourceName,
+      history: live,
       capture,
       environment,
       signal,
@@ -386,7 +378,7 @@ export class Pair {
       },
       onStep: (sentence) => this.#asked?.request.onStep(sentence),
       onPromoted: async () => {
-        if (journal.record?.kind === 'failed-over') await this.#note({ tookOverAtMs: Date.now() });
+        if (journal.record?.kind === 'failed-over') await this.#notes.note({ tookOverAtMs: Date.now() });
         this.#asked?.settled.resolve();
         this.#asked = null;
       },
@@ -402,7 +394,7 @@ export class Pair {
     const onFailure = (error: Error) => error instanceof QazynaError && onAlarm('standby', error);
     const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
     const work = () => seed({ ...options, onProgress: onFill }).catch(waitForSnapshot);
-    this.#state = await retrying('filling the standby', work, patience);
+    this.#notes.begin(await retrying('filling the standby', work, patience));
     onAlarm('standby', null);
   }
 
@@ -415,16 +407,6 @@ export class Pair {
     if (restMs > 0) logger.warn(`it was filled only just now: the next copy is made in ${Math.round(restMs / 1000)} s`);
     await sleep(restMs, undefined, { signal });
     return error.message;
-  }
-
-  /** One after the other: several parts note what they come to know. */
-  async #note(change: Partial<StandbyState>): Promise<void> {
-    if (this.#state === null) return;
-    const state = { ...this.#state, ...change };
-    this.#state = state;
-    const noted = this.#noting.then(() => writeStandbyState(this.#options.config.dir, state));
-    this.#noting = noted.catch(() => undefined);
-    await noted;
   }
 
   #requireJournal(): PromotionJournal {

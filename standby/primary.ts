@@ -8,6 +8,8 @@ import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import { noteForgotten } from '../core/restore/forgotten-gtids.ts';
+import type { BinlogSource } from '../core/stream/types.ts';
 import { runHooks } from './hooks.ts';
 import type { PromotionJournal } from './promotion.ts';
 import type { StandbyServer } from './server.ts';
@@ -29,6 +31,7 @@ export interface PrimaryOptions {
   journal: PromotionJournal;
   config: StandbyConfig;
   sourceName: string;
+  history: BinlogSource;
   capture: Capture;
   environment: NodeJS.ProcessEnv;
   signal: AbortSignal;
@@ -63,10 +66,14 @@ class Primary {
     await server.ensureRunning(state, signal);
     const watching = this.#keepRunning().catch((error: unknown) => this.#stop.abort(error));
     try {
+      const patience = { signal: this.#signal, logger, deadlineMs: Number.POSITIVE_INFINITY };
+      await retrying('looking at the server', () => this.#noteForgotten(), patience);
       await capture(await server.endpoint(), { onAttached: () => this.#attached(), signal: this.#signal });
       if (this.#stop.signal.aborted && !signal.aborted) throw this.#stop.signal.reason;
     } catch (error) {
       const code = isKind(error, 'integrity') ? error.code : '';
+      // Somebody else may have started the server anew.
+      if (code !== '' && (await this.#noteForgotten().catch(() => 0)) > 0) return;
       if (code !== 'QZ3310' && code !== 'QZ3311') throw error;
       onWritable(false);
       if (code === 'QZ3310') {
@@ -82,6 +89,17 @@ class Primary {
       await watching;
       await this.#opening;
       onWritable(false);
+    }
+  }
+
+  /** What it executed as a standby and forgot when it was started anew: the agent would miss it. */
+  async #noteForgotten(): Promise<number> {
+    const { server, history, signal, logger } = this.#options;
+    const connection = await server.connect(signal);
+    try {
+      return await noteForgotten({ connection, source: history, signal, logger });
+    } finally {
+      await connection.close();
     }
   }
 

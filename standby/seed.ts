@@ -80,7 +80,7 @@ async function choose(options: SeedOptions, earlier: StandbyState | null) {
     generation: planned.timeline.generation,
     serverId: freshServerId(source.serverIds),
     settings: { ...manifest.settings },
-    events: null,
+    events: manifest.events ?? null,
     filledAtMs: 0,
     reason,
     tookOverAtMs: earlier?.tookOverAtMs ?? 0,

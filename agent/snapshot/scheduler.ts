@@ -1,7 +1,7 @@
 /**
  * When to take snapshots: one at first start, then every `snapshots.every`. What is due follows from the newest complete
- * snapshot in each archive, not from a file of our own: missed ones are caught up, and an archive that missed one gets its
- * copy alone. A failure raises an alarm and is tried again.
+ * snapshot in each archive, whoever took it, not from a file of our own: missed ones are caught up, and an archive that missed
+ * one gets its copy alone. A failure raises an alarm and is tried again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText as messageOf } from '../../core/archive/store-error.ts';
@@ -20,10 +20,11 @@ export interface TakenSnapshot {
 }
 
 export interface SnapshotSchedule {
+  /** One is due once the newest is as old as this. */
   everyMs: number;
   sourceName: string;
-  /** The chain's present generation: a new timeline is due a snapshot at once. */
-  generation(): number;
+  /** The chain's present generation: a new timeline is due a snapshot at once. Null: somebody else takes that one. */
+  generation(): number | null;
   stores: readonly NamedStore[];
   /** Takes a snapshot into these archives; rejects when it is complete in none of them. */
   take(stores: readonly NamedStore[], signal: AbortSignal): Promise<TakenSnapshot>;
@@ -35,6 +36,14 @@ export interface SnapshotSchedule {
   retryMs?: number;
   /** µs and ms since 1970; for tests. */
   nowMs?: () => number;
+}
+
+/** How many times their interval the newest may be old before the source is copied although a standby should have been. */
+const takeOverAfter = 1.5;
+
+/** How old the newest snapshot may be before the source itself is copied. */
+export function dueOfSourceMs({ from, everyMs }: { from: 'source' | 'standby'; everyMs: number }): number {
+  return from === 'source' ? everyMs : takeOverAfter * everyMs;
 }
 
 export interface SchedulerState {
@@ -113,10 +122,14 @@ export class SnapshotScheduler {
     return { due, nextMs };
   }
 
-  async #dueMs({ name, store }: NamedStore, filter: { source: string; signal: AbortSignal }, generation: number) {
+  async #dueMs(
+    { name, store }: NamedStore,
+    filter: { source: string; signal: AbortSignal },
+    generation: number | null,
+  ) {
     try {
       const [newest] = await listCompleteSnapshots(store, filter);
-      if (newest === undefined || newest.generation !== generation) return 0;
+      if (newest === undefined || newest.generation !== (generation ?? newest.generation)) return 0;
       const takenMs = newest.startedMicros / 1000;
       if (takenMs < this.#dueFromMs) return 0;
       this.state.lastSuccessMs = Math.max(this.state.lastSuccessMs, takenMs);

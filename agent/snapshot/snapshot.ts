@@ -2,13 +2,13 @@
  * Takes one snapshot of one source into all archives at once. Nothing counts before its COMPLETE mark is written; an archive
  * that fails on the way is named in the report, and the others get theirs.
  */
-import type { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { ChunkPipeline } from '../../core/chunks/chunk-pipeline.ts';
 import type { PackWriter } from '../../core/chunks/pack-writer.ts';
 import { transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { newSnapshotId } from '../../core/snapshot/manifest.ts';
-import type { MysqlEngine, SnapshotManifest } from '../../core/snapshot/types.ts';
+import type { EventRecord, MysqlEngine, SnapshotManifest } from '../../core/snapshot/types.ts';
 import { cloneEngine } from './clone.ts';
 import type { EngineCopy, SnapshotEngineProgram } from './engine.ts';
 import { logicalEngine } from './logical.ts';
@@ -20,17 +20,32 @@ import {
   openSides,
   type SidesRequest,
 } from './sides.ts';
-import { readColumns, readSettings } from './source-facts.ts';
+import { readColumns, readSettings, settingsOfCopy } from './source-facts.ts';
 import { keepAlive, lockSource } from './source-lock.ts';
+
+/** The timeline that a snapshot belongs to. */
+export interface SnapshotTimeline {
+  generation: number;
+  sourceUuid: string;
+}
+
+/** What a standby tells, so that a copy of its server can stand for one of its source. */
+export interface StandIn {
+  /** Settings of the source, and its events as the history has them: asked before anything is copied. */
+  facts(signal: AbortSignal): Promise<{ settings: Readonly<Record<string, string>>; events: EventRecord }>;
+  /** Of a copy with these transactions. Throws when they are in no history. */
+  timelineOf(executed: GtidSet): SnapshotTimeline;
+}
 
 export interface SnapshotRequest extends SidesRequest {
   engine: MysqlEngine;
+  /** The server that is copied: the source itself, or a standby. */
   source: MysqlEndpoint;
-  generation: number;
-  sourceUuid: string;
+  /** Of a copy of the source itself; a standby's says it when it is made. */
+  timeline: SnapshotTimeline | StandIn;
   /** For `clone`: an absolute folder that mysqld may write to; its file system needs room for a second data folder. */
   scratchDir: string;
-  onProgress?: (doneBytes: number, totalBytes: number | null) => void;
+  onProgress?: ((doneBytes: number, totalBytes: number | null) => void) | undefined;
 }
 
 export interface SnapshotReport {
@@ -91,9 +106,20 @@ async function takeLocked(request: SnapshotRequest, connection: MysqlConnection,
   };
   const engine = engines[request.engine];
   await engine.check(context);
-  const facts = { settings: await readSettings(connection), columns: await readColumns(connection) };
+  const standIn = 'facts' in request.timeline ? request.timeline : null;
+  const told = (await standIn?.facts(signal)) ?? null;
+  const settings = await readSettings(connection);
+  const ofServer = {
+    settings: told === null ? settings : settingsOfCopy(settings, told.settings),
+    columns: await readColumns(connection),
+    events: told?.events,
+  };
   const copied = await engine.copy(context);
+  // What is told of the events may hold for a little more than the copy does: it serves from there on.
+  if (told !== null) copied.gtidsAfter.addAll(GtidSet.parse(told.events.gtids));
   await pipeline.finish();
+  const timeline = 'facts' in request.timeline ? request.timeline.timelineOf(copied.gtidsAfter) : request.timeline;
+  const facts = { ...ofServer, ...timeline };
   await completeSides(sides, failed, pipeline, ({ writer }) => manifestOf(request, id, copied, facts, writer), signal);
   return report(request, id, copied, sides, failed, startedMs);
 }
@@ -102,21 +128,22 @@ function manifestOf(
   request: SnapshotRequest,
   id: string,
   copied: EngineCopy,
-  facts: Pick<SnapshotManifest, 'settings' | 'columns'>,
+  facts: Pick<SnapshotManifest, 'settings' | 'columns' | 'events' | 'generation' | 'sourceUuid'>,
   writer: PackWriter,
 ): SnapshotManifest {
   return {
     id,
     source: request.sourceName,
     engine: request.engine,
-    generation: request.generation,
-    sourceUuid: request.sourceUuid,
+    generation: facts.generation,
+    sourceUuid: facts.sourceUuid,
     gtidsBefore: copied.gtidsBefore,
     gtidsAfter: copied.gtidsAfter,
     startedMicros: copied.startedMicros,
     finishedMicros: copied.finishedMicros,
     serverVersion: facts.settings.version ?? '',
     columns: facts.columns,
+    events: facts.events,
     settings: copied.madeBy === undefined ? facts.settings : { ...facts.settings, dump_programs: copied.madeBy },
     directories: copied.directories,
     files: copied.files.map(({ path, mode, sizeBytes, firstRow, lastRow }) => {

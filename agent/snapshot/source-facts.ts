@@ -46,6 +46,27 @@ const settingNames = [
   'version_compile_os',
 ];
 
+/** Of those, what the files of a copy are by: the server that was copied has the say. */
+const settingsOfFiles = [
+  'innodb_checksum_algorithm',
+  'innodb_data_file_path',
+  'innodb_data_home_dir',
+  'innodb_directories',
+  'innodb_log_file_size',
+  'innodb_log_files_in_group',
+  'innodb_page_size',
+  'innodb_redo_log_capacity',
+  'innodb_undo_directory',
+  'innodb_undo_tablespaces',
+  'lower_case_table_names',
+  'server_id',
+  'server_uuid',
+  'version',
+  'version_comment',
+  'version_compile_machine',
+  'version_compile_os',
+] as const;
+
 /** information_schema of a server with very many tables is slow. */
 const metadataTimeoutMs = 600_000;
 
@@ -75,6 +96,19 @@ export async function readSettings(connection: MysqlConnection): Promise<Record<
     "SELECT plugin_name AS name FROM information_schema.plugins WHERE plugin_status = 'ACTIVE' AND plugin_library IS NOT NULL ORDER BY 1",
   );
   settings.plugins = plugins.map((row) => String(row.name)).join(',');
+  return settings;
+}
+
+/** A standby runs with settings of its own; how applications know the server is as its source had it (`ofSource`). */
+export function settingsOfCopy(
+  ofServer: Record<string, string>,
+  ofSource: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const { dump_programs: _, ...settings }: Record<string, string> = ofSource;
+  for (const name of settingsOfFiles) {
+    const value = ofServer[name];
+    if (value !== undefined) settings[name] = value;
+  }
   return settings;
 }
 

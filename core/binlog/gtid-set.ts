@@ -147,6 +147,13 @@ export class GtidSet {
     return result;
   }
 
+  /** Some number here is lower than one of `other` under the same key. */
+  isBelow(other: GtidSet): boolean {
+    for (const [key, ours] of this.#intervals)
+      if ((ours[0] ?? 0) < (other.#intervals.get(key)?.at(-1) ?? 0) - 1) return true;
+    return false;
+  }
+
   /** A new set: those of one server, tagged and not. */
   ofSource(uuid: string): GtidSet {
     const result = new GtidSet();

@@ -103,6 +103,7 @@ function toConfig(file: string, raw: ConfigFile): Config {
     archives: Object.entries(archives).map(([name, archive]) => toArchive(name, archive)),
     snapshots: {
       engine: snapshots.engine,
+      from: snapshots.from,
       everyMs: snapshots.every,
       scratchDir: snapshots.scratch_dir === undefined ? null : resolve(snapshots.scratch_dir),
     },

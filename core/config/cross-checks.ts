@@ -30,6 +30,7 @@ export function crossComplaints(config: Config, yaml: YamlFile, decides: string 
     ...folderComplaints(config, yaml),
     ...acknowledgeComplaints(config, yaml),
     ...standbyComplaints(config, yaml, decides),
+    ...snapshotComplaints(config, yaml),
     ...serviceComplaints(config, yaml),
   ];
 }
@@ -67,6 +68,13 @@ function standbyComplaints(config: Config, yaml: YamlFile, decidingName: string 
     found.push(wrong(yaml, file, ['standby', 'failover', 'hooks'], sentence, hint));
   }
   return found;
+}
+
+/** A dump would stop what the standby applies. */
+function snapshotComplaints({ snapshots, file }: Config, yaml: YamlFile): Complaint[] {
+  if (snapshots.from === 'source' || snapshots.engine === 'clone') return [];
+  const hint = 'Set engine: clone, or from: source.';
+  return [wrong(yaml, file, ['snapshots', 'from'], '`snapshots.from: standby` takes clones only', hint)];
 }
 
 function wrong(yaml: YamlFile, file: string, path: readonly string[], sentence: string, hint: string): Complaint {

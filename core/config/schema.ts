@@ -249,6 +249,11 @@ const snapshots = mapping({
     'clone copies the data files (MySQL 8.0.17 or later, agent on the same host, InnoDB only); logical dumps SQL from anywhere.',
     'clone',
   ),
+  from: key(
+    oneOf(['source', 'standby']).default('source'),
+    'Whose server is copied: that of the source; or that of the standby, which spares the source. Of each timeline the source’s agent takes the first all the same, and one whenever the newest is older than one and a half times `every`.',
+    'source',
+  ),
   every: key(durationMs(60_000).prefault('6h'), 'A full copy this often; unchanged parts are stored only once.', '6h'),
   scratch_dir: key(
     absolutePath().optional(),

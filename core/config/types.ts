@@ -78,7 +78,7 @@ export interface Config {
   log: LocalLogConfig | KafkaLogConfig;
   /** In the order of the file; at least one. */
   archives: ArchiveConfig[];
-  snapshots: { engine: 'clone' | 'logical'; everyMs: number; scratchDir: string | null };
+  snapshots: { engine: 'clone' | 'logical'; from: 'source' | 'standby'; everyMs: number; scratchDir: string | null };
   /** Null where there is none. */
   standby: StandbyConfig | null;
   /** In the order of the file. */

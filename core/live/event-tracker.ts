@@ -11,8 +11,8 @@ import { isKind } from '../errors/error.ts';
 import { retrying } from '../errors/retry.ts';
 import type { Logger } from '../logging/logger.ts';
 import { EventStatementReader } from '../restore/event-history.ts';
-import type { EventStatus } from '../restore/event-statements.ts';
-import { baselineOf, type EventRecord } from '../restore/events.ts';
+import { baselineOf } from '../restore/events.ts';
+import type { EventRecord, EventStatus } from '../snapshot/types.ts';
 import { chooseFile } from '../stream/choose-file.ts';
 import type { BinlogSource } from '../stream/types.ts';
 import { Waiters } from './waiters.ts';
@@ -78,6 +78,11 @@ export class EventTracker {
 
   get through(): TrackedPlace {
     return this.#through;
+  }
+
+  /** All that was looked at so far, in one piece. */
+  record(): EventRecord {
+    return { gtids: this.#through.gtids.toString(), statuses: Object.fromEntries(this.#statuses) };
   }
 
   /** Statuses once everything in `gtids` was looked at, by `eventKey`; rejects when a signal aborts before. */

@@ -4,18 +4,17 @@ import {
   eventType,
   eventTypes,
   firstEventOffset,
-  headerBytes,
   parseFormatDescription,
   trailerBytes,
 } from '../binlog/events.ts';
 import { parseGtid } from '../binlog/gtid-event.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { PickedEvents } from '../binlog/picked-events.ts';
+import { parseQuery } from '../binlog/statement-events.ts';
+import type { EventStatus } from '../snapshot/types.ts';
 import type { BinlogSource } from '../stream/types.ts';
-import { type EventChange, type EventStatus, parseEventStatement } from './event-statements.ts';
+import { type EventChange, parseEventStatement } from './event-statements.ts';
 
-/** Of a Query event behind the common header: thread, time, length of the database, error, length of status variables. */
-const queryHeadBytes = 4 + 4 + 1 + 2 + 2;
 /** A CREATE EVENT beyond this is left as the replica has it. */
 const maxQueryBytes = 16 * 1024 * 1024;
 const lookedInto: ReadonlySet<number> = new Set([
@@ -103,11 +102,8 @@ export class EventStatementReader {
 }
 
 function changeIn(event: Buffer, trailer: number): EventChange | null {
-  const databaseBytes = event.readUInt8(headerBytes + 8);
-  const database = headerBytes + queryHeadBytes + event.readUInt16LE(headerBytes + 11);
-  const text = database + databaseBytes + 1;
-  const sql = event.toString('utf8', text, event.length - trailer);
-  return parseEventStatement(sql, event.toString('utf8', database, database + databaseBytes));
+  const { statement, database } = parseQuery(event, event.length - trailer);
+  return parseEventStatement(statement, database);
 }
 
 function apply(statuses: Map<string, EventStatus>, change: EventChange): void {

@@ -5,8 +5,7 @@
  * Grammar: MySQL Reference Manual, "CREATE EVENT Statement" and "ALTER EVENT Statement"; the binlog holds the statement as
  * the client wrote it, definer added.
  */
-
-export type EventStatus = 'ENABLED' | 'DISABLED' | 'REPLICA_SIDE_DISABLED';
+import type { EventStatus } from '../snapshot/types.ts';
 
 /** `status` null: not said. `renamedTo` null: the name stays. Keys are `db.event`, the event's part in lower case. */
 export type EventChange =

@@ -6,19 +6,14 @@
  */
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { Logger } from '../logging/logger.ts';
-import type { MysqlConnection } from '../mysql/connection.ts';
+import type { MysqlConnection, MysqlRow } from '../mysql/connection.ts';
+import type { EventRecord, EventStatus } from '../snapshot/types.ts';
 import type { EventBaseline } from './event-history.ts';
-import { type EventStatus, eventKey } from './event-statements.ts';
+import { eventKey } from './event-statements.ts';
 
 const replicaSide = "('SLAVESIDE_DISABLED', 'REPLICA_SIDE_DISABLED')";
 
-/** As the journal keeps it. */
-export interface EventRecord {
-  gtids: string;
-  statuses: Record<string, EventStatus>;
-}
-
-/** The events of the snapshot, before anything is replayed on it. */
+/** The events of a source's copy, before anything is replayed on it. */
 export async function recordEvents(connection: MysqlConnection): Promise<EventRecord> {
   const [executed] = await connection.query('SELECT @@GLOBAL.gtid_executed AS gtids');
   const rows = await connection.query(
@@ -27,8 +22,7 @@ export async function recordEvents(connection: MysqlConnection): Promise<EventRe
   const statuses: Record<string, EventStatus> = {};
   for (const row of rows) {
     const status = String(row.status);
-    const isPlain = status === 'ENABLED' || status === 'DISABLED';
-    statuses[eventKey(String(row.db), String(row.name))] = isPlain ? status : 'REPLICA_SIDE_DISABLED';
+    statuses[eventKey(String(row.db), String(row.name))] = isPlain(status) ? status : 'REPLICA_SIDE_DISABLED';
   }
   return { gtids: String(executed?.gtids ?? ''), statuses };
 }
@@ -41,6 +35,8 @@ export interface EventsOptions {
   connection: MysqlConnection;
   /** server_ids of the history: events that came from elsewhere are left as they are. */
   serverIds: ReadonlySet<number>;
+  /** How they stood when the replay began: a replica's copy may hold some of a source that the history has forgotten. */
+  baseline: EventRecord;
   /** Asked only when there is an event to be judged; by `eventKey`. */
   statuses: () => Promise<ReadonlyMap<string, EventStatus>>;
   logger: Logger;
@@ -48,13 +44,15 @@ export interface EventsOptions {
 
 /** Nothing of it gets a GTID. */
 export async function giveEventsTheirStatus(options: EventsOptions): Promise<void> {
-  const { connection, serverIds, logger } = options;
+  const { connection, serverIds, baseline, logger } = options;
   const rows = await connection.query(
     `SELECT event_schema AS db, event_name AS name, definer AS definer, sql_mode AS mode, time_zone AS zone,
             character_set_client AS charset, collation_connection AS collation, originator AS originator
      FROM information_schema.events WHERE status IN ${replicaSide}`,
   );
-  const ours = rows.filter((row) => serverIds.has(Number(row.originator)));
+  const isOurs = (row: MysqlRow) =>
+    serverIds.has(Number(row.originator)) || isPlain(baseline.statuses[eventKey(String(row.db), String(row.name))]);
+  const ours = rows.filter(isOurs);
   if (ours.length === 0) return;
   const statuses = await options.statuses();
   for (const row of ours) {
@@ -65,7 +63,7 @@ export async function giveEventsTheirStatus(options: EventsOptions): Promise<voi
         component: 'events',
       });
     }
-    if (status !== 'ENABLED' && status !== 'DISABLED') continue;
+    if (!isPlain(status)) continue;
     await connection.query(
       'SET SESSION sql_log_bin = 0, sql_mode = ?, time_zone = ?, character_set_client = ?, collation_connection = ?',
       [row.mode, row.zone, row.charset, row.collation],
@@ -74,6 +72,10 @@ export async function giveEventsTheirStatus(options: EventsOptions): Promise<voi
     await connection.query(`ALTER DEFINER = ${definerText(String(row.definer))} EVENT ${name} ${verb}`);
   }
   await connection.query('SET SESSION sql_mode = DEFAULT, time_zone = DEFAULT, character_set_client = utf8mb4');
+}
+
+function isPlain(status: string | undefined): status is 'ENABLED' | 'DISABLED' {
+  return status === 'ENABLED' || status === 'DISABLED';
 }
 
 /** `user@host` as information_schema writes it; only the last @ separates. */

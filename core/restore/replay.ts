@@ -9,7 +9,15 @@ import { integrityError, isKind, QazynaError, transientError } from '../errors/e
 import type { Logger } from '../logging/logger.ts';
 import { startStreamServer } from '../stream/server.ts';
 import type { BinlogSource } from '../stream/types.ts';
-import { forgetSource, noRoomErrors, type ReplicationFacts, replicationFacts, startReplica } from './replication.ts';
+import { noteForgotten, notePrepared } from './forgotten-gtids.ts';
+import {
+  forgetSource,
+  noRoomErrors,
+  type ReplicationFacts,
+  replicationFacts,
+  startApplier,
+  startReplica,
+} from './replication.ts';
 import type { ScratchServer } from './scratch-server.ts';
 
 const pollMs = 200;
@@ -61,6 +69,8 @@ async function follow(options: ReplayOptions, before: GtidSet, total: number): P
     await server.connection.query('SET GLOBAL super_read_only = ON');
     // An earlier run may have been killed while it replayed: its source is another port by now.
     const { host, port } = stream;
+    await forgetSource(server.connection);
+    await noteForgotten({ connection: server.connection, source, signal, logger });
     await startReplica(server.connection, { host, port, ...credentials }, options.filter ?? null);
     const exited = server.handle.exited.then(({ code, signal: by }) => serverGone(by ?? `exit code ${code}`));
     let last = '';
@@ -71,11 +81,13 @@ async function follow(options: ReplayOptions, before: GtidSet, total: number): P
       options.onProgress(facts.executed.subtract(before).count, total);
       if (facts.executed.containsAll(target)) break;
       if (isKind(fault, 'integrity')) throw fault;
-      requireRunning(facts, fault);
+      if (await notePrepared(server.connection, facts)) await startApplier(server.connection);
+      else requireRunning(facts, fault);
       if (facts.progress !== last) lastChangeMs = Date.now();
       last = facts.progress;
       if (Date.now() - lastChangeMs > stallDeadlineMs) throw stalled(facts.applierState);
-      await sleep(pollMs, undefined, { signal });
+      // The loop says why it ends.
+      await sleep(pollMs, undefined, { signal }).catch(() => undefined);
     }
   } finally {
     await stream.close();

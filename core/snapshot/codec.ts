@@ -41,13 +41,20 @@ const metaSchema = z.strictObject({
   ...facts,
   settings: textMap,
   columns: z.record(z.string(), z.array(z.string())),
+  events: z
+    .strictObject({
+      gtids: z.string(),
+      statuses: z.record(z.string(), z.enum(['ENABLED', 'DISABLED', 'REPLICA_SIDE_DISABLED'])),
+    })
+    .optional(),
   directories: z.array(z.tuple([z.string(), count])),
   files: z.array(z.tuple([z.string(), count, count])),
 });
 const summarySchema = z.strictObject({ ...facts, files: count, sizeBytes: count, newBytes: count });
 
 /** What COMPLETE says about a snapshot, so that listing needs no manifest. */
-export interface SnapshotSummary extends Omit<SnapshotManifest, 'settings' | 'columns' | 'directories' | 'files'> {
+export interface SnapshotSummary
+  extends Omit<SnapshotManifest, 'settings' | 'columns' | 'events' | 'directories' | 'files'> {
   files: number;
   /** All files' plain bytes, and the stored bytes of the chunks that this archive did not have before. */
   sizeBytes: number;
@@ -119,6 +126,7 @@ function metaOf(manifest: SnapshotManifest): z.infer<typeof metaSchema> {
     ...factsOf(manifest),
     settings: manifest.settings,
     columns: manifest.columns,
+    ...(manifest.events === undefined ? {} : { events: manifest.events }),
     directories: manifest.directories.map(({ path, mode }) => [path, mode]),
     files: manifest.files.map(({ path, sizeBytes, mode }) => [path, sizeBytes, mode]),
   };

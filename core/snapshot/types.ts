@@ -23,10 +23,10 @@ export interface SnapshotManifest {
   engine: SnapshotEngine;
   generation: number;
   sourceUuid: string;
-  /** Source's gtid_executed read before and after the copy: the copy's own set lies between them. */
+  /** gtid_executed of the server that was copied, before and after: the copy's own set lies between them. */
   gtidsBefore: GtidSet;
   gtidsAfter: GtidSet;
-  /** Source's clock (µs) before and after the copy. */
+  /** That server's clock (µs) before and after the copy. */
   startedMicros: number;
   finishedMicros: number;
   serverVersion: string;
@@ -34,6 +34,17 @@ export interface SnapshotManifest {
   settings: Record<string, string>;
   /** information_schema.columns of user tables at that time: `db.table` → column names, for `history`. */
   columns: Record<string, string[]>;
+  /** Of a copy of a standby, which keeps its events from running: how they stand in the history at `gtids`. */
+  events?: EventRecord | undefined;
   directories: { path: string; mode: number }[];
   files: SnapshotFile[];
 }
+
+/** How the events (CREATE EVENT) of a history stand at one of its GTID sets. */
+export interface EventRecord {
+  gtids: string;
+  /** `db.event`, the event's part in lower case. */
+  statuses: Record<string, EventStatus>;
+}
+
+export type EventStatus = 'ENABLED' | 'DISABLED' | 'REPLICA_SIDE_DISABLED';

@@ -13,16 +13,8 @@ import {
   trailerBytes,
 } from '../../core/binlog/events.ts';
 import { gtidText, parseGtid } from '../../core/binlog/gtid-event.ts';
-import {
-  changesRows,
-  mayConcern,
-  parseQuery,
-  parseTableMap,
-  tableIdOf,
-  unpackPayload,
-  unreadableColumn,
-  withTrailer,
-} from './raw-events.ts';
+import { parseQuery, unpackPayload } from '../../core/binlog/statement-events.ts';
+import { changesRows, mayConcern, parseTableMap, tableIdOf, unreadableColumn, withTrailer } from './raw-events.ts';
 import type { RowFilter } from './row-filter.ts';
 import type { HistoryLine, HistoryOptions, RowChange } from './types.ts';
 import type { ZongjiDump } from './zongji.ts';

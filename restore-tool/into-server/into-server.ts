@@ -186,7 +186,8 @@ class IntoServerRun {
     const baseline = baselineOf(state.events);
     await connection.query('SET GLOBAL super_read_only = OFF');
     const statuses = () => statusesAtCut(source, baseline, signal);
-    await giveEventsTheirStatus({ connection, serverIds: source.serverIds, statuses, logger });
+    const { serverIds } = source;
+    await giveEventsTheirStatus({ connection, serverIds, baseline: state.events, statuses, logger });
   }
 
   async #finish(cloned: MysqlConnection, { planned, manifest }: Planned, state: RestoreState) {

@@ -6,8 +6,8 @@ import { lstat, mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { replaceFile } from '../../core/bytes/durable-file.ts';
 import { configurationError } from '../../core/errors/error.ts';
-import type { EventRecord } from '../../core/restore/events.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
+import type { EventRecord } from '../../core/snapshot/types.ts';
 import { type RestoreStep, restoreSteps } from './types.ts';
 
 export const journalFile = '.qazyna-restore.json';

@@ -75,7 +75,13 @@ class RestoreRun {
       if (state.events) {
         const baseline = baselineOf(state.events);
         const statuses = () => statusesAtCut(source, baseline, signal);
-        await giveEventsTheirStatus({ connection, serverIds: source.serverIds, statuses, logger });
+        await giveEventsTheirStatus({
+          connection,
+          serverIds: source.serverIds,
+          baseline: state.events,
+          statuses,
+          logger,
+        });
       }
       await server.dropAccounts();
       requireEqual(await server.executed(), planned.cut.gtids);

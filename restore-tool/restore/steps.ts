@@ -168,7 +168,7 @@ export class RestoreSteps {
     let state = begun;
     try {
       if (state.events === undefined) {
-        state = { ...state, events: await recordEvents(server.connection) };
+        state = { ...state, events: manifest.events ?? (await recordEvents(server.connection)) };
         await writeState(this.paths.into, state);
       }
       this.transactions = await replay({

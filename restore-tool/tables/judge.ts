@@ -11,8 +11,8 @@ import {
 import { gtidText, parseGtid } from '../../core/binlog/gtid-event.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { type PickedEvent, PickedEvents } from '../../core/binlog/picked-events.ts';
+import { parseQuery } from '../../core/binlog/statement-events.ts';
 import type { BinlogSource } from '../../core/stream/types.ts';
-import { parseQuery } from '../history/raw-events.ts';
 import { nameText, type TableName, type TableScope } from './patterns.ts';
 import { judgeStatement } from './statements.ts';
 

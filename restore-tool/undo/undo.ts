@@ -16,9 +16,10 @@ import {
 import { gtidText, parseGtid } from '../../core/binlog/gtid-event.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { type PickedEvent, PickedEvents } from '../../core/binlog/picked-events.ts';
+import { parseQuery, unpackPayload } from '../../core/binlog/statement-events.ts';
 import { configurationError } from '../../core/errors/error.ts';
 import type { BinlogSource } from '../../core/stream/types.ts';
-import { parseQuery, tableIdOf, unpackPayload } from '../history/raw-events.ts';
+import { tableIdOf } from '../history/raw-events.ts';
 import { type Inverse, invert, type NamedShape } from './inverse.ts';
 import { readRows } from './rows.ts';
 import { parseTableShape } from './table-shape.ts';

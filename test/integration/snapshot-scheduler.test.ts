@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { SnapshotScheduler } from '../../agent/snapshot/scheduler.ts';
+import { dueOfSourceMs, type SnapshotSchedule, SnapshotScheduler } from '../../agent/snapshot/scheduler.ts';
 import type { NamedStore } from '../../agent/snapshot/sides.ts';
 import type { SnapshotReport } from '../../agent/snapshot/snapshot.ts';
 import { openDirectoryStore } from '../../core/archive/directory.ts';
@@ -58,6 +58,7 @@ async function runUntil(
   enough: () => boolean,
   jumps = true,
   begin: (scheduler: SnapshotScheduler) => void = () => {},
+  schedule: Partial<SnapshotSchedule> = {},
 ): Promise<void> {
   const abort = new AbortController();
   const scheduler = new SnapshotScheduler({
@@ -70,6 +71,7 @@ async function runUntil(
     logger: silentLogger(),
     signal: abort.signal,
     retryMs: 10_000,
+    ...schedule,
     nowMs: () => {
       if (enough()) abort.abort();
       if (jumps && scheduler.state.nextMs > nowMs && !scheduler.state.running) nowMs = scheduler.state.nextMs;
@@ -127,6 +129,41 @@ describe('the scheduler of snapshots', () => {
     let looks = 0;
     await runUntil(() => ++looks > 5, false);
     expect(taken).toHaveLength(3);
+  });
+
+  test('where a standby takes them, the source takes the first of a timeline, and others only when the standby is late', async () => {
+    const everyMs = 6 * hourMs;
+    const hosts = {
+      source: { everyMs: dueOfSourceMs({ from: 'standby', everyMs }) },
+      standby: { everyMs, generation: () => null },
+    };
+    const by: string[] = [];
+    const look = async (host: keyof typeof hosts) => {
+      const before = taken.length;
+      let looks = 0;
+      await runUntil(
+        () => ++looks > 6 || taken.length > before,
+        false,
+        () => {},
+        hosts[host],
+      );
+      for (let n = before; n < taken.length; n += 1) by.push(host);
+    };
+    const hours = async (count: number, ...present: (keyof typeof hosts)[]) => {
+      for (let hour = 0; hour < count; hour += 1) {
+        for (const host of present) await look(host);
+        nowMs += hourMs;
+      }
+    };
+    await hours(24, 'source', 'standby');
+    expect(by).toEqual(['source', 'standby', 'standby', 'standby']);
+    await hours(20, 'source');
+    expect(by.slice(4)).toEqual(['source', 'source']);
+    await hours(12, 'source', 'standby');
+    expect(by.slice(6)).toEqual(['standby', 'standby']);
+    generation = 2;
+    await hours(7, 'source', 'standby');
+    expect(by.slice(8)).toEqual(['source', 'standby']);
   });
 
   test('a failure raises an alarm and is tried again with growing waits; success clears it', async () => {

@@ -38,9 +38,9 @@ describe('a standby', () => {
     for (let n = 0; n < rows; n += 1) await to.query(`INSERT INTO t.t VALUES (${++id}, REPEAT('x', 50))`);
   }
 
-  /** Waits for it, over restarts of its server. */
-  async function same(): Promise<void> {
-    const executed = (await executedSet(source)).toString();
+  /** Waits until it has executed everything, over restarts of its server. */
+  async function executed(): Promise<void> {
+    const wanted = (await executedSet(source)).toString();
     const deadline = performance.now() + 30_000;
     for (;;) {
       const reached = await standby.connect().then(
@@ -51,11 +51,15 @@ describe('a standby', () => {
         },
         () => 'not reached',
       );
-      if (reached === executed) break;
+      if (reached === wanted) break;
       if (performance.now() > deadline) throw new Error(`the standby is at ${reached}; ${standby.stderr.slice(-3000)}`);
       await sleep(50);
     }
     await standby.untilFollowing();
+  }
+
+  async function same(): Promise<void> {
+    await executed();
     const replica = await standby.connect();
     const ours = (line: string) => !/^(account|grant) qazyna_standby@/.test(line);
     expect((await fingerprint(replica)).filter(ours)).toEqual(await fingerprint(source));
@@ -113,6 +117,46 @@ describe('a standby', () => {
     expect(await standby.serverPid()).not.toBe(server);
   }, 60_000);
 
+  test('its server killed -9 after XA transactions, one of them still prepared: none is executed twice, none hangs', async () => {
+    const xa = async (xid: string, ...ends: string[]) => {
+      for (const statement of [`XA START '${xid}'`, `INSERT INTO t.xa VALUES ('${xid}')`, `XA END '${xid}'`, ...ends])
+        await source.query(statement);
+    };
+    await source.query('CREATE TABLE t.xa (v VARCHAR(20))');
+    await xa('one', "XA PREPARE 'one'", "XA COMMIT 'one'");
+    await xa('one', "XA PREPARE 'one'", "XA ROLLBACK 'one'");
+    await source.query('SET SESSION binlog_transaction_compression = ON');
+    await xa('packed', "XA PREPARE 'packed'", "XA COMMIT 'packed'");
+    await xa('one', "XA COMMIT 'one' ONE PHASE");
+    await source.query('SET SESSION binlog_transaction_compression = OFF');
+    await write(5);
+    for (const xid of ['open', 'last']) {
+      const [other] = [await connected(lab.mysql.root)];
+      for (const statement of [
+        `XA START '${xid}'`,
+        `INSERT INTO t.xa VALUES ('${xid}')`,
+        `XA END '${xid}'`,
+        `XA PREPARE '${xid}'`,
+      ])
+        await other.query(statement);
+      await other.close();
+      // Behind the first of them something else comes; the other one is the very last of the history.
+      if (xid === 'open') await write(1);
+    }
+    await executed();
+    process.kill(await standby.serverPid(), 'SIGKILL');
+    await executed();
+    const replica = await standby.connect();
+    const prepared = (await replica.query('XA RECOVER')).map(({ data }) => String(data)).sort();
+    expect(prepared).toEqual(['last', 'open']);
+    await replica.close();
+    for (const xid of ['open', 'last']) await source.query(`XA COMMIT '${xid}'`);
+    await write(5);
+    await same();
+    expect((await standby.status())?.alarms).toEqual([]);
+    expect(standby.stderr).toMatch(/had forgotten \d+ XA transactions/);
+  }, 90_000);
+
   test('somebody wrote to it: it is filled anew, and says so', async () => {
     const replica = await standby.connect();
     await replica.query('SET GLOBAL super_read_only = OFF');
@@ -138,6 +182,14 @@ describe('a promotion by hand', () => {
     standby = await StandbyHost.create(lab);
     standby.start();
     await daemon.untilProtected();
+    for (const statement of [
+      "XA START 'x'",
+      'INSERT INTO t.t VALUES (0)',
+      "XA END 'x'",
+      "XA PREPARE 'x'",
+      "XA ROLLBACK 'x'",
+    ])
+      await source.query(statement);
     for (let id = 1; id <= 20; id += 1) await source.query(`INSERT INTO t.t VALUES (${id})`);
     await standby.untilFollowing();
   }, 120_000);
@@ -179,5 +231,19 @@ describe('a promotion by hand', () => {
     for (const deadline = Date.now() + 5000; !(await holds('/primary')) && Date.now() < deadline; ) await sleep(20);
     expect([await holds('/primary'), await holds('/replica')]).toEqual([true, false]);
     await primary.close();
+  }, 60_000);
+
+  test('its server killed -9: read-only until its binlog is read again, then it takes writes', async () => {
+    const before = await standby.serverPid();
+    process.kill(before, 'SIGKILL');
+    await standby.until('another server', ({ standby: now }) => now?.isWritable === false);
+    await standby.until('writable', ({ standby: now }) => now?.isWritable === true);
+    expect(await standby.serverPid()).not.toBe(before);
+    const application = await connected(standby.endpoint(lab.mysql.app));
+    await application.query('INSERT INTO t.after VALUES (1)');
+    await application.close();
+    const topics = (await standby.status())?.alarms.map(({ topic }) => topic) ?? [];
+    // The first snapshot of this timeline may have been under way.
+    expect(topics.filter((topic) => topic !== 'snapshot')).toEqual([]);
   }, 60_000);
 });

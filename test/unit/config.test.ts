@@ -77,7 +77,7 @@ describe('a good configuration', () => {
           encryption: null,
         },
       ],
-      snapshots: { engine: 'clone', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
+      snapshots: { engine: 'clone', from: 'source', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
       standby: null,
       influxdb: [],
       grafana: [],
@@ -340,6 +340,13 @@ describe('a wrong configuration is answered with one sentence, its place and a h
       /another text/,
     ],
     ['a port too high', edited('host: db1', 'port: 65536'), 'QZ2015', /port number from 1 to 65535/, /a number/],
+    [
+      'dumps of a standby',
+      edited('snapshots:', 'snapshots:\n  engine: logical\n  from: standby'),
+      'QZ2019',
+      /`snapshots\.from: standby` takes clones only/,
+      /from: source/,
+    ],
     [
       'a duration without unit',
       edited('snapshots:', 'snapshots:\n  every: 21600'),

@@ -114,6 +114,15 @@ describe('the manifest', () => {
     );
   });
 
+  test('of a standby also says how its events stand', () => {
+    const statuses = { 'shop.tick': 'ENABLED', 'shop.tock': 'DISABLED' } as const;
+    const manifest = aManifest([1], { events: { gtids: `${uuid}:1-6`, statuses } });
+    const bytes = Buffer.concat(encodeManifest(manifest));
+    expect(plainOf(decodeManifest(bytes, 'm'))).toEqual(plainOf(manifest));
+    const wrong = withMeta(bytes, (text) => text.replace('"DISABLED"', '"ASLEEP"'));
+    expect(codeOf(() => decodeManifest(wrong, 'm'))).toBe('QZ3506');
+  });
+
   test('stands as its table says', () => {
     const manifest = aManifest([1, 5 * chunkBytes]);
     const bytes = Buffer.concat(encodeManifest(manifest));

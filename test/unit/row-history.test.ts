@@ -1,9 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { unpackPayload } from '../../core/binlog/statement-events.ts';
 import { integrityError, transientError } from '../../core/errors/error.ts';
 import type { BinlogSource } from '../../core/stream/types.ts';
 import { LineQueue } from '../../restore-tool/history/line-queue.ts';
-import { changesRows, mayConcern, unpackPayload, unreadableColumn } from '../../restore-tool/history/raw-events.ts';
+import { changesRows, mayConcern, unreadableColumn } from '../../restore-tool/history/raw-events.ts';
 import { RowFilter } from '../../restore-tool/history/row-filter.ts';
 import { type HistoryLine, rowHistory } from '../../restore-tool/history/row-history.ts';
 import { type FixtureName, fixtureBytes, printedEvents } from '../fixtures/binlog/fixtures.ts';
