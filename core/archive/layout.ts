@@ -1,4 +1,6 @@
 /** Where everything stands in an archive. Numbers have 20 digits, so that keys sort as numbers do. */
+import { serviceKinds } from '../config/service-keys.ts';
+import type { ServiceId, ServiceKind } from '../config/services.ts';
 
 export const archiveKey = 'archive.json';
 /** Where an encrypted archive keeps its secret, once under each of its keys. */
@@ -12,9 +14,6 @@ export function keyRecordKey(keyId: string): string {
 export function isPlainKey(key: string): boolean {
   return key === archiveKey || /^sources\/[^/]+\/(tip\.json|floor)$/.test(key) || key.startsWith('probe/');
 }
-
-import { serviceKinds } from '../config/service-keys.ts';
-import type { ServiceId, ServiceKind } from '../config/services.ts';
 
 /** Segments in one index object. */
 export const indexSpan = 512;

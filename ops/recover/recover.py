@@ -24,7 +24,7 @@ import zlib
 HEAD_BYTES = 64  # before a sealed object's chunks
 TAG_BYTES = 16
 CHUNK_BYTES = 256 * 1024  # of a snapshot's files
-TYPES = {'segment': 1, 'pack': 3, 'snapshot': 4}
+TYPES = {'segment': 1, 'pack': 3, 'snapshot': 4, 'compacted': 5}
 EVENTS, PROMOTION, TIMELINE = 2, 4, 5
 PACKS_IN_MEMORY = 8
 LATEST = 2 ** 62
@@ -257,11 +257,16 @@ class Segment:
 
     def __init__(self, archive, name):
         self.name = name
-        data = archive.content(name, 'segment', 4096)
-        (size,) = struct.unpack_from('<I', data, 8)
-        if size > len(data):
-            data = archive.content(name, 'segment', size)
-        header = data[:size]
+        # Several segments made into one have a few bytes before the same header (FORMAT.md, "Compacted segments").
+        self.object = 'compacted' if '/compacted/' in name else 'segment'
+        self.offset = 48 if self.object == 'compacted' else 0
+        data = archive.content(name, self.object, 4096)
+        if self.offset and data[:6] != b'QZCP\x01\x00':
+            raise Damage(f'{name} is damaged: it does not begin as compacted segments.')
+        (size,) = struct.unpack_from('<I', data, self.offset + 8)
+        if self.offset + size > len(data):
+            data = archive.content(name, self.object, self.offset + size)
+        header = data[self.offset:self.offset + size]
         if len(header) < size or zlib.crc32(header[:-4]) != int.from_bytes(header[-4:], 'little'):
             raise Damage(f'{name} is damaged: its header fails its CRC-32.')
         (magic, version, self.kind, _, self.header_bytes, self.generation, self.sequence, _, _, self.start, self.end,
@@ -277,10 +282,11 @@ class Segment:
             at += width + length
         self.file = texts[0].decode()
         self.gtids_before, self.gtids_added = GtidSet.decode(texts[2]), GtidSet.decode(texts[3])
-        self.sha256 = hashlib.sha256(header).digest()
+        # What the next segment carries: of compacted ones the hash of the last one's own header.
+        self.sha256 = data[16:48] if self.offset else hashlib.sha256(header).digest()
 
     def body(self, archive):
-        data = archive.content(self.name, 'segment')[self.header_bytes:]
+        data = archive.content(self.name, self.object)[self.offset + self.header_bytes:]
         raw = data if self.stored_bytes == self.raw_bytes else unzstd(data, self.raw_bytes)
         if len(data) != self.stored_bytes or hashlib.sha256(raw).digest() != self.raw_sha256:
             raise Trouble(f'{self.name} is damaged: its body does not fit its SHA-256.')
@@ -304,8 +310,21 @@ class Run:
 
 def chain_objects(archive, source):
     """(first sequence, last sequence, name) of every object of the chain, in order."""
-    folder = f'sources/{source}/chain'
-    return [(int(name), int(name), f'{folder}/{name}') for name in archive.names(folder) if re.fullmatch(r'\d{20}', name)]
+    found = []
+    for name in archive.names(f'sources/{source}/compacted'):
+        if re.fullmatch(r'\d{20}-\d{20}', name):
+            found.append((int(name[:20]), int(name[21:]), f'sources/{source}/compacted/{name}'))
+    for name in archive.names(f'sources/{source}/chain'):
+        if re.fullmatch(r'\d{20}', name):
+            found.append((int(name), int(name), f'sources/{source}/chain/{name}'))
+    # While segments are made into larger objects, both are there: of two that begin alike, the one that covers more.
+    found.sort(key=lambda one: (one[0], -one[1]))
+    chosen, due = [], 0
+    for one in found:
+        if one[0] >= due:
+            chosen.append(one)
+            due = one[1] + 1
+    return chosen
 
 
 def read_runs(archive, source):

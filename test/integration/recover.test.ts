@@ -13,8 +13,10 @@ import { transactionsIn } from '../../core/binlog/scanner.ts';
 import { type Instant, utcText } from '../../core/history/instant.ts';
 import { planCut } from '../../core/history/plan.ts';
 import { HistorySource } from '../../core/history/source.ts';
+import { silentLogger } from '../../core/logging/logger.ts';
 import { putSnapshot } from '../../core/snapshot/manifest.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
+import { compact } from '../../shipper/compaction.ts';
 import { fixtureBytes, printedGtidsBefore, printedTransactions } from '../fixtures/binlog/fixtures.ts';
 import { allBytes, archive, madeSource, never, openHistory } from '../made/archive.ts';
 import { makeBinlog } from '../made/binlog.ts';
@@ -165,6 +167,20 @@ describe('ops/recover writes what a restore is served', () => {
       expect(asReplayed(files)).toEqual(asReplayed((await served(store, latest)).files.slice(1)));
       expect(replay).toContain(`--exclude-gtids=${madeUuid}:1-55 1/binlog.000002 1/binlog.000003 |`);
     }));
+
+  test.each([false, true])('out of compacted objects, and what is not compacted yet (encrypted: %s)', (isEncrypted) =>
+    withArchive(isEncrypted, async ({ store, recover }) => {
+      await archive(store, makeSample().chain.folded, 1500);
+      await snapshotAt(store, set(0), 1, sampleBase);
+      const limits = { spanMicros: 10_000, restMicros: 30_000, signal: never, logger: silentLogger() };
+      const { made } = await compact({ store, sourceName: madeSource, ...limits });
+      expect(made).toBeGreaterThan(3);
+      for (const to of [latest, time(sampleBase + 30_000), time(sampleBase + 85_000)]) {
+        const { files } = await recover(to, `to-${to.type === 'time' ? to.micros : 'latest'}`);
+        expect(asReplayed(files)).toEqual(asReplayed((await served(store, to)).files));
+      }
+    }),
+  );
 
   test('a missing and a damaged segment: named, and history goes on with the next file', () =>
     withArchive(false, async ({ store, recover }) => {
