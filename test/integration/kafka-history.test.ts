@@ -162,7 +162,11 @@ describe('a topic with a past', () => {
   test('that will be deleted before an archive has it: an alarm in time, also when that archive was never reached', async () => {
     const about = (archive: string) => `retention:${archive}`;
     const told = (agent: RunningDaemon) =>
-      agent.until('the alarm', ({ alarms }) => alarms.some(({ topic: name }) => name === about('offsite')));
+      agent.until('the alarm', ({ alarms }) => {
+        const raised = alarms.map(({ topic: name }) => name);
+        // The other one may be that far behind for a moment, too: so much came at once.
+        return raised.includes(about('offsite')) && !raised.includes(about('onsite'));
+      });
     const over = (agent: RunningDaemon) =>
       agent.until('no alarm', ({ alarms }) => alarms.every(({ topic: name }) => name !== about('offsite')));
     await startAll();
