@@ -52,8 +52,11 @@ export interface AgentOptions {
   acknowledges: boolean;
   /** Of the archive that decides who the source is, which somebody ships to from this log; null: the log itself decides. */
   acceptance: Acceptance | null;
-  /** Told each time that the source's binlog is read, from its accepted end on. */
-  onAttached?: () => void;
+  /**
+   * Told that the source's binlog is read, from its accepted end on, and that it is the source of the chain: by our claim just
+   * before; after the source was away, by the first entry that the chain has taken since.
+   */
+  onAttached?: (() => void) | undefined;
   alarms: Alarms;
   logger: Logger;
   /** First: stop capturing. What was captured by then is still appended, within `drainMs`. */
@@ -77,6 +80,9 @@ export class Agent {
   #writer: ChainWriter | null = null;
   #claimed: { writer: string; next: number } | null = null;
   #acceptedAtMs = 0;
+  /** How many times the source was reached. */
+  #attachments = 0;
+  #isUntold = false;
   #scheduler: SnapshotScheduler | null = null;
   #rpo: RpoWatch | null = null;
 
@@ -186,7 +192,9 @@ export class Agent {
     for await (const batch of captureEntries(options, AbortSignal.any([signal, failed.signal]))) {
       await writer.room();
       await unaccepted?.room();
-      last = writer.append(this.#witnessed(batch.items)).then(() => this.#appended(writer, batch, unaccepted));
+      const attachment = this.#attachments;
+      const accepted = () => this.#accepted(writer, batch, attachment);
+      last = writer.append(this.#witnessed(batch.items)).then(() => appended(writer, batch, unaccepted, accepted));
       // Seen by the next round or after the loop; the source must not be read on meanwhile.
       last.catch((error: unknown) => failed.abort(error));
     }
@@ -216,9 +224,15 @@ export class Agent {
       onConnection: (trouble: QazynaError | null) => {
         this.#capture.state = trouble === null ? 'running' : 'connecting';
         this.#trouble('capture', trouble);
-        if (trouble === null) this.#options.onAttached?.();
+        if (trouble === null) this.#attached();
       },
     };
+  }
+
+  #attached(): void {
+    this.#attachments += 1;
+    if (this.#attachments === 1) this.#options.onAttached?.();
+    else this.#isUntold = true;
   }
 
   /** Heartbeats say whether RPO 0 was in force when they were written. */
@@ -238,18 +252,15 @@ export class Agent {
     this.#rpo = null;
   }
 
-  /** These entries are durable in the log; where another place decides, they count only once they are there. */
-  #appended(writer: ChainWriter, batch: CapturedBatch, unaccepted: Unaccepted | null): Promise<void> | void {
-    if (unaccepted === null) return this.#accepted(writer, batch);
-    batch.release();
-    return unaccepted.add(writer.state, () => this.#accepted(writer, batch));
-  }
-
   /** These entries count: the moment at which a semi-sync source is told. */
-  #accepted(writer: ChainWriter, { items, bodyBytes, release, accepted }: CapturedBatch): void {
+  #accepted(writer: ChainWriter, { items, bodyBytes, release, accepted }: CapturedBatch, attachment: number): void {
     crashPoint('agent:accepted');
     accepted();
     release();
+    if (this.#isUntold && attachment === this.#attachments) {
+      this.#isUntold = false;
+      this.#options.onAttached?.();
+    }
     this.#acceptedAtMs = performance.now();
     const { range, generation, sourceUuid } = writer.state;
     const transactions = items.reduce((sum, item) => sum + item.gtidsAdded.count, this.#capture.transactions);
@@ -324,6 +335,18 @@ export class Agent {
     if (topic === 'log' && this.#capture.state !== 'connecting')
       this.#capture.state = error === null ? 'running' : 'paused';
   }
+}
+
+/** These entries are durable in the log; where another place decides, they count only once they are there. */
+function appended(
+  writer: ChainWriter,
+  batch: CapturedBatch,
+  unaccepted: Unaccepted | null,
+  accepted: () => void,
+): Promise<void> | void {
+  if (unaccepted === null) return accepted();
+  batch.release();
+  return unaccepted.add(writer.state, accepted);
 }
 
 /** Aborts 2 s after `signal` did: what was taken by then is still appended. */

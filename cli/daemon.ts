@@ -7,6 +7,7 @@ import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import { openService } from '../agent/journaled/open.ts';
+import { SourceOpener } from '../agent/opener.ts';
 import { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
@@ -211,6 +212,7 @@ class Daemon {
     const failure = await openArchives(this.#workers, signal);
     // Where neither the log nor an archive can say where history stands, it must not begin anew.
     if (failure !== null && (await log.bounds()).next === 0) throw failure;
+    const opener = new SourceOpener(endpoint, { alarms: this.#alarms, signal, logger });
     return new Agent({
       sourceName: source.name,
       endpoint,
@@ -223,6 +225,7 @@ class Daemon {
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),
       snapshots: { ...snapshots, scratchDir: snapshots.scratchDir ?? '' },
+      onAttached: source.bootsFenced ? () => opener.attached() : undefined,
       alarms: this.#alarms,
       logger,
       signal,

@@ -8,6 +8,7 @@ import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import { liftFence } from '../core/mysql/fence.ts';
 import { noteForgotten } from '../core/restore/forgotten-gtids.ts';
 import type { BinlogSource } from '../core/stream/types.ts';
 import { runHooks } from './hooks.ts';
@@ -121,15 +122,10 @@ class Primary {
     const runsEvents = (state.settings.event_scheduler ?? 'ON') === 'ON';
     const connection = await server.connect(this.#signal);
     try {
-      for (const sql of [
-        'SET GLOBAL sync_binlog = 1',
-        'SET GLOBAL innodb_flush_log_at_trx_commit = 1',
-        'SET GLOBAL offline_mode = OFF',
-        'SET GLOBAL super_read_only = OFF',
-        'SET GLOBAL read_only = OFF',
-        ...(runsEvents ? ['SET GLOBAL event_scheduler = ON'] : []),
-      ])
+      for (const sql of ['SET GLOBAL sync_binlog = 1', 'SET GLOBAL innodb_flush_log_at_trx_commit = 1'])
         await connection.query(sql);
+      await liftFence(connection);
+      if (runsEvents) await connection.query('SET GLOBAL event_scheduler = ON');
     } finally {
       await connection.close();
     }

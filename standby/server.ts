@@ -1,6 +1,6 @@
 /**
- * The standby's own mysqld: started by us, read-only from its first moment on, and outliving us: a standby that is killed or
- * upgraded finds it again by its process and socket. Only `openForWriting` makes it writable, and a server that starts again
+ * The standby's own mysqld: started by us or, where we are a service, by systemd for us; read-only from its first moment on, and
+ * outliving us: a standby that is killed or upgraded finds it again by its process and socket. Only `openForWriting` makes it writable, and a server that starts again
  * is read-only again: who is the primary is for the chain to say, never for a file on this host.
  */
 import { randomBytes } from 'node:crypto';
@@ -8,6 +8,7 @@ import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../core/binlog/gtid-set.ts';
+import type { StandbyConfig } from '../core/config/config.ts';
 import { isKind, transientError } from '../core/errors/error.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
@@ -16,8 +17,11 @@ import { standbyAccount } from '../core/restore/own-accounts.ts';
 import { standbyOptions } from '../core/restore/server-options.ts';
 import { giveTo, pathsIn, type TargetPaths } from '../core/restore/target.ts';
 import { accountSql } from './account.ts';
+import { ServerProcess } from './server-process.ts';
+import { startBySystemd } from './systemd-server.ts';
 
 const stopDeadlineMs = 120_000;
+const refuseWithinMs = 2000;
 const pollMs = 50;
 
 /** Not to be had otherwise: with these off, what a standby promises does not hold. */
@@ -26,6 +30,7 @@ const fixed: MysqldOptions = { 'read-only': true, 'super-read-only': true, 'skip
 export interface StandbyServerOptions {
   dir: string;
   mysqld: Mysqld;
+  runBy: StandbyConfig['runBy'];
   osUser: string | undefined;
   /** Where applications connect. */
   bind: { host: string; port: number };
@@ -44,44 +49,56 @@ export interface ServerFacts {
 export class StandbyServer {
   readonly paths: TargetPaths;
   readonly #options: StandbyServerOptions;
+  readonly #process: ServerProcess;
   #password: string | null = null;
 
   constructor(options: StandbyServerOptions) {
     this.#options = options;
     this.paths = pathsIn(options.dir);
+    this.#process = new ServerProcess(this.paths);
   }
 
   /** The process on our data folder; null when none runs. */
   async pid(): Promise<number | null> {
-    const text = await readFile(`${this.paths.socket}.pid`, 'latin1').catch(() => '');
-    const pid = Number(text.trim());
-    if (!Number.isInteger(pid) || pid <= 1) return null;
-    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    return line.split('\0').includes(`--datadir=${this.paths.dataDir}`) ? pid : null;
+    return await this.#process.find();
   }
 
-  /** Resolves once it takes connections: `true` when it had to be started. Errors: those of Mysqld.start. */
+  /** Resolves once it takes connections: `true` when it had to be started. Errors: those of Mysqld.start; QZ4724. */
   async ensureRunning({ serverId, settings }: ServerFacts, signal: AbortSignal): Promise<boolean> {
     if ((await this.pid()) !== null) {
       // It may be on its way up or down.
       if (await this.#greetsWithin(stopDeadlineMs, signal)) return false;
       await this.stop(signal);
     }
-    const { mysqld, osUser, bind, extra, semiSync, logger } = this.#options;
-    const password = await this.#secret();
+    const { mysqld, runBy, bind, extra, semiSync, logger } = this.#options;
+    const options = { ...standbyOptions(settings, serverId, { semiSync }), ...extra, ...fixed };
+    if (runBy === 'systemd') await this.#startBySystemd(options, signal);
+    else await this.#startOurselves(options, signal);
+    logger.info(`mysqld ${mysqld.version} runs on ${bind.host}:${bind.port}`, { pid: await this.pid() });
+    return true;
+  }
+
+  async #startOurselves(options: MysqldOptions, signal: AbortSignal): Promise<void> {
+    const { mysqld, osUser, bind } = this.#options;
     const handle = await mysqld.start({
       dataDir: this.paths.dataDir,
       socket: this.paths.socket,
       port: bind.port,
       errorLog: this.paths.errorLog,
       osUser,
-      options: { ...standbyOptions(settings, serverId, { semiSync }), ...extra, ...fixed, 'bind-address': bind.host },
+      options: { ...options, 'bind-address': bind.host },
       signal,
-      initSql: accountSql(mysqld, password),
+      initSql: accountSql(mysqld, await this.#secret()),
     });
     handle.release();
-    logger.info(`mysqld ${mysqld.version} runs on ${bind.host}:${bind.port}`, { pid: handle.pid });
-    return true;
+  }
+
+  async #startBySystemd(options: MysqldOptions, signal: AbortSignal): Promise<void> {
+    const { mysqld, osUser, bind } = this.#options;
+    const password = await this.#secret();
+    const initSql = accountSql(mysqld, password);
+    const { paths } = this;
+    await startBySystemd({ mysqld, paths, process: this.#process, osUser, bind, options, initSql, password, signal });
   }
 
   /** How we reach it, wherever it listens. */
@@ -99,8 +116,9 @@ export class StandbyServer {
     return await connectMysql(await this.endpoint(), signal);
   }
 
-  /** SIGTERM, then SIGKILL. Throws QZ4710 when it does not end. */
+  /** SIGTERM, then SIGKILL. No commit that waits is told to be done by that. Throws QZ4710 when it does not end. */
   async stop(signal: AbortSignal): Promise<void> {
+    if ((await this.pid()) !== null) await this.#refuseClients(signal);
     for (const [by, deadlineMs] of [
       ['SIGTERM', stopDeadlineMs],
       ['SIGKILL', stopDeadlineMs],
@@ -114,6 +132,17 @@ export class StandbyServer {
     const pid = await this.pid();
     if (pid !== null)
       throw transientError('QZ4710', `The standby's mysqld (process ${pid}) does not end.`, 'Stop it by hand.');
+  }
+
+  /** A server that is told to end answers OK to commits that wait for their acknowledgement, unless offline_mode is on. */
+  async #refuseClients(signal: AbortSignal): Promise<void> {
+    try {
+      const connection = await connectMysql({ ...(await this.endpoint()), connectTimeoutMs: refuseWithinMs }, signal);
+      await connection.query('SET GLOBAL offline_mode = ON', [], refuseWithinMs).finally(() => connection.close());
+    } catch {
+      signal.throwIfAborted();
+      // One that does not answer is ended all the same: nobody can use it as it is.
+    }
   }
 
   /** Everything of the server but its error log is removed; it must not run. */

@@ -92,6 +92,11 @@ const source = mapping({
     'When commits on the source may return: none holds nothing up, and the lag that `status` states can be lost with the host. log (with kafka), or the name of an archive that outlives this host (with local): once they are there, so that no commit that a client was told of can be lost (RPO 0).',
     'none',
   ),
+  boots_fenced: key(
+    flag().default(false),
+    'true: the source starts so that nobody can write to it (ops/mysql/pair.cnf), and the agent opens it once the log names it as the source and its binlog is read.',
+    'false',
+  ).meta({ seldom: true }),
 });
 
 const local = mapping({

@@ -52,6 +52,8 @@ export interface StandbyConfig {
   bind: { host: string; port: number };
   /** Where applications reach it. */
   advertise: { host: string; port: number };
+  /** Who starts the server, and keeps it when this program ends. */
+  runBy: 'qazyna' | 'systemd';
   mysqldPath: string | null;
   osUser: string | null;
   serverOptions: Record<string, string | number | boolean>;
@@ -74,7 +76,14 @@ export interface Config {
   /** The file it was read from, for messages. */
   file: string;
   /** `mysql` null: only the services are protected. */
-  source: { name: string; start: 'oldest' | 'current'; mysql: MysqlConfig | null; acknowledgeAfter: string };
+  source: {
+    name: string;
+    start: 'oldest' | 'current';
+    mysql: MysqlConfig | null;
+    acknowledgeAfter: string;
+    /** Nobody can write to it before the agent says so. */
+    bootsFenced: boolean;
+  };
   log: LocalLogConfig | KafkaLogConfig;
   /** In the order of the file; at least one. */
   archives: ArchiveConfig[];

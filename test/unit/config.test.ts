@@ -52,6 +52,7 @@ describe('a good configuration', () => {
         name: 'agama',
         start: 'oldest',
         acknowledgeAfter: 'none',
+        bootsFenced: false,
         mysql: {
           host: 'db1',
           port: 3306,
@@ -163,6 +164,7 @@ describe('a good configuration', () => {
       dir: '/var/lib/qazyna/standby',
       bind: { host: '127.0.0.1', port: 3306 },
       advertise: { host: '127.0.0.1', port: 3306 },
+      runBy: 'qazyna',
       mysqldPath: null,
       osUser: null,
       serverOptions: {},
