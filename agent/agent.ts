@@ -35,6 +35,15 @@ export interface AgentArchive {
   progress(): ArchiveProgress | null;
 }
 
+/** How bytes of the binlog gather before they are an entry. */
+export interface Gather {
+  maxMs: number;
+  /** They gather also while nothing is on its way to the log. */
+  alsoWhenIdle: boolean;
+  /** While little comes the source is read from this often at most. */
+  restMs: number;
+}
+
 export interface AgentOptions {
   sourceName: string;
   endpoint: MysqlEndpoint;
@@ -43,8 +52,7 @@ export interface AgentOptions {
   archives: readonly AgentArchive[];
   /** Where history stands in the archives: a log that is new goes on from there. */
   continued: ChainState | null;
-  /** How long bytes may gather before they become an entry, and whether they wait at all while nothing is under way. */
-  gather: { maxMs: number; alsoWhenIdle: boolean };
+  gather: Gather;
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
   snapshots: { engine: MysqlEngine; from: 'source' | 'standby'; everyMs: number; scratchDir: string };
@@ -211,6 +219,7 @@ export class Agent {
       isLogShared,
       semiSync: this.#options.acknowledges,
       flushMs: gather.maxMs,
+      restMs: gather.restMs,
       ...(gather.alsoWhenIdle ? {} : { isIdle }),
       logger,
       onConnection: (trouble: QazynaError | null) => {

@@ -2,7 +2,7 @@
  * The daemons in one shape: `run` captures and ships, `agent` captures (and with a local log ships, which only its holder
  * can), `shipper` ships. Wires log, archives, agent, status server and service manager into one process.
  */
-import { Agent } from '../agent/agent.ts';
+import { Agent, type Gather } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
@@ -48,9 +48,12 @@ export interface DaemonRole {
  * what comes meanwhile follows soon. What is in a local log does not before it is in an archive, and fewer entries cost the
  * source's host less: at 2,500 commits a second 0.2 of a core instead of 0.33 (bench/overhead.ts).
  */
-const gather = { kafka: { maxMs: 5, alsoWhenIdle: false }, local: { maxMs: 50, alsoWhenIdle: true } };
+const gather: Record<Config['log']['kind'], Gather> = {
+  kafka: { maxMs: 5, alsoWhenIdle: false, restMs: 0 },
+  local: { maxMs: 50, alsoWhenIdle: true, restMs: 20 },
+};
 /** Where commits wait for an archive, what came goes at once, and what comes during a put is in the log when that has ended. */
-const gatherAwaited = { maxMs: 5, alsoWhenIdle: false };
+const gatherAwaited: Gather = { maxMs: 5, alsoWhenIdle: false, restMs: 0 };
 /** The line that `systemctl status` shows. */
 const statusLineEveryMs = 10_000;
 
@@ -257,7 +260,7 @@ class Daemon {
   }
 }
 
-export function gatherFor({ log, source }: Config): { maxMs: number; alsoWhenIdle: boolean } {
+export function gatherFor({ log, source }: Config): Gather {
   return log.kind === 'local' && source.acknowledgeAfter !== 'none' ? gatherAwaited : gather[log.kind];
 }
 

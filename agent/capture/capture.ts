@@ -43,6 +43,8 @@ export interface CaptureOptions {
   flushMs?: number;
   /** … or at the end of a transaction, when this says that nothing is on its way to the log. Left out: never for that. */
   isIdle?: () => boolean;
+  /** The socket is read this often at most while little comes (default 0: at once). For when nothing waits for what was captured. */
+  restMs?: number;
   /** "Complete through" is asked for, and heartbeats are asked of the source, this often (default 1000). */
   heartbeatMs?: number;
   /** Bytes assembled but not yet taken by the caller, at most (default 4 MiB). */
@@ -202,10 +204,19 @@ class Capture {
       const assembler = new Assembler({ ...begin, slabs: this.#slabs }, gtids);
       const { serverId } = this.#identity;
       const replica = { ...this.#identity, serverId: serverId === facts.serverId ? serverId + 1 : serverId };
-      const { heartbeatMs } = this.#options;
+      const { heartbeatMs, restMs = 0 } = this.#options;
       const heartbeats = heartbeatMs === undefined ? {} : { heartbeatMs };
       const dump = await openDump(
-        { endpoint, file: begin.file, position: begin.boundary, mode: 'follow', replica, semiSync, ...heartbeats },
+        {
+          endpoint,
+          file: begin.file,
+          position: begin.boundary,
+          mode: 'follow',
+          replica,
+          semiSync,
+          restMs,
+          ...heartbeats,
+        },
         assembler,
         signal,
       );

@@ -20,9 +20,9 @@ export type EntryDraft = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'numb
 /** Bounds of one append, and of what may wait for it. */
 const batchMaxBytes = 2.5 * 1024 * 1024;
 const waitingMaxBytes = 4 * 1024 * 1024;
-/** zstd levels. With so much waiting, a source is being caught up with: less compression in half the time. */
+/** zstd levels. With so much waiting, a source is being caught up with: less compression in a third of the time; compaction does it again. */
 const usualLevel = 1;
-const hurriedLevel = -7;
+const hurriedLevel = -20;
 const hurryFromBytes = 1024 * 1024;
 const entryOverheadBytes = 512;
 /** Races lost one after the other before it waits a random while: two writers in step would go on for ever. */

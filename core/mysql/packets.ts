@@ -52,7 +52,7 @@ function packet(payload: Buffer): Buffer {
   return Buffer.concat([header, payload]);
 }
 
-/** COM_BINLOG_DUMP, u32 position: only for short reads at the head of a file. `nonBlocking`: EOF instead of waiting. */
+/** COM_BINLOG_DUMP, by file and u32 position. `nonBlocking`: EOF instead of waiting. */
 export function binlogDumpCommand(dump: {
   file: string;
   position: number;

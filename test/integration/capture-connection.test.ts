@@ -53,6 +53,25 @@ describe('connections', () => {
     expect(recording.files()).toEqual(await lab.ownFiles());
   });
 
+  test('with rests, many small commits come together, and all of them come', async () => {
+    await lab.sql('CREATE TABLE s.small (id INT AUTO_INCREMENT PRIMARY KEY, n INT)');
+    const entries: number[] = [];
+    for (const restMs of [0, 300]) {
+      const endpoint = over({ mode: 'required' }, { user: 'tls', password: 'right' });
+      const recording = new Recording(lab, { endpoint, restMs, flushMs: 1 });
+      await recording.caughtUp(lab);
+      const before = recording.entries.length;
+      for (let n = 0; n < 200; n++) await lab.sql(`INSERT INTO s.small (n) VALUES (${n})`);
+      await lab.sql("INSERT INTO s.t VALUES (REPEAT('xyz', 1000000))");
+      await recording.caughtUp(lab);
+      await recording.stop();
+      expect(recording.files()).toEqual(await lab.ownFiles());
+      entries.push(recording.entries.filter(({ kind }, index) => index >= before && kind === 'events').length);
+    }
+    const [atOnce = 0, withRests = 0] = entries;
+    expect(atOnce).toBeGreaterThan(2 * withRests);
+  });
+
   test('certificates: trusted, unknown, for another host, missing files', async () => {
     const caFile = join(lab.dataDir, 'ca.pem');
     expect(await connects(over({ mode: 'verify_ca', caFile }))).toBe(true);
