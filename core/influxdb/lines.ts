@@ -165,6 +165,7 @@ export function measurementOf(bytes: Buffer, { start, keyEnd }: Line): string {
 
 /** Measurement and tags in the order and with the escapes of an export: the same series has the same bytes. As latin1. */
 export function canonicalKey(bytes: Buffer, line: Line): string {
+  if (isCanonicalKey(bytes, line)) return bytes.toString('latin1', line.start, line.keyEnd);
   const measurement = measurementOf(bytes, line);
   const tags: [Buffer, Buffer][] = [];
   let at = line.start + 1;
@@ -183,6 +184,29 @@ export function canonicalKey(bytes: Buffer, line: Line): string {
     measurement,
     ...tags.map(([key, value]) => `${escapeTag(key).toString('latin1')}=${escapeTag(value).toString('latin1')}`),
   ].join(',');
+}
+
+/** Nothing is escaped, and the tags stand in their order: so it is with nearly all lines. */
+function isCanonicalKey(bytes: Buffer, { start, keyEnd }: Line): boolean {
+  let before = -1;
+  for (let at = start; at < keyEnd; at += 1) {
+    const byte = bytes[at];
+    if (byte === backslash) return false;
+    if (byte !== comma) continue;
+    if (before >= 0 && !precedes(bytes, before, at + 1, keyEnd)) return false;
+    before = at + 1;
+  }
+  return true;
+}
+
+/** Whether the tag name at `one` comes before that at `other`; both end at an equal sign. */
+function precedes(bytes: Buffer, one: number, other: number, end: number): boolean {
+  for (let step = 0; other + step < end; step += 1) {
+    const [a = 0, b = 0] = [bytes[one + step], bytes[other + step]];
+    if (a === equals || b === equals) return a === equals && b !== equals;
+    if (a !== b) return a < b;
+  }
+  return false;
 }
 
 /** Field names and values as an export has them, as latin1. A field that is given twice has its last value. */

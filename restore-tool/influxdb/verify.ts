@@ -95,21 +95,23 @@ export class Verifier {
     this.#options.onPoints(points);
   }
 
-  /** Points whose series falls into this part. */
+  /** Points whose series falls into this part. Fields stay texts as long as that is enough to tell that they are the same. */
   async #comparePart({ range, read }: Expected, part: number, parts: number): Promise<void> {
-    const wanted = new Map<string, Map<string, string>>();
+    const wanted = new Map<string, string>();
     for await (const block of blocksOfLines(read())) {
       eachPoint(block, part, parts, (key, fields) => {
         const known = wanted.get(key);
-        if (known === undefined) wanted.set(key, fields);
-        else for (const [name, value] of fields) known.set(name, value);
+        wanted.set(key, known === undefined || known === fields ? fields : merged(known, fields));
       });
     }
     let points = 0;
     for await (const block of await this.#read(range)) {
       eachPoint(block, part, parts, (key, fields) => {
         points += 1;
-        this.#compareOne(range, key, wanted.get(key), fields);
+        const expected = wanted.get(key);
+        if (expected !== fields) {
+          this.#compareOne(range, key, expected === undefined ? undefined : fieldsOf(expected), fieldsOf(fields));
+        }
         wanted.delete(key);
       });
     }
@@ -117,7 +119,7 @@ export class Verifier {
     for (const [key, fields] of wanted) {
       if (this.#options.refused.has(`${range.policy} ${key}`)) continue;
       this.result.missing += 1;
-      this.#tell('missing', range, key, fields);
+      this.#tell('missing', range, key, fieldsOf(fields));
     }
   }
 
@@ -149,19 +151,25 @@ export class Verifier {
   }
 }
 
-/** `series time` as latin1, and its fields. */
-function eachPoint(
-  block: Buffer,
-  part: number,
-  parts: number,
-  tell: (key: string, fields: Map<string, string>) => void,
-): void {
+/** `series time` and the fields as they stand there, both as latin1. */
+function eachPoint(block: Buffer, part: number, parts: number, tell: (key: string, fields: string) => void): void {
   eachLine(block, (start, end) => {
     const line = parseLine(block, start, end);
     if (line === null || typeof line === 'string') return;
     if (parts > 1 && hashBytes(block, line.start, line.keyEnd) % parts !== part) return;
-    tell(`${canonicalKey(block, line)} ${line.time}`, canonicalFields(block, line));
+    tell(`${canonicalKey(block, line)} ${line.time}`, block.toString('latin1', line.fieldsStart, line.fieldsEnd));
   });
+}
+
+function fieldsOf(text: string): Map<string, string> {
+  const bytes = Buffer.from(text, 'latin1');
+  return canonicalFields(bytes, { start: 0, keyEnd: 0, fieldsStart: 0, fieldsEnd: bytes.length, time: null });
+}
+
+/** The later values stand. */
+function merged(earlier: string, later: string): string {
+  const fields = new Map([...fieldsOf(earlier), ...fieldsOf(later)]);
+  return [...fields].map(([name, value]) => `${name}=${value}`).join(',');
 }
 
 async function sameBytes(one: AsyncIterable<Buffer>, other: AsyncIterable<Buffer>): Promise<boolean> {
