@@ -30,7 +30,7 @@ export function addDoctor(program: Command, frame: Frame): void {
     usage: 'doctor',
     summary: 'find what would make a backup fail before it does; --fix mends what is safe',
     about:
-      'Looks at the source, the account, the topic, the archives and an InfluxDB beside it. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
+      'Looks at the source, the account, the topic, the archives and InfluxDB and Grafana beside it. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
     examples: [
       ['doctor', 'Is everything ready?'],
       ['doctor --fix --admin-socket /run/mysqld/mysqld.sock', 'Prepare a stock MySQL as its root user'],
@@ -95,10 +95,14 @@ async function examineSource(context: Context, config: Config): Promise<Finding[
   }
 }
 
-async function examineServices(context: Context, { influxdb }: Config): Promise<Finding[]> {
-  if (influxdb.length === 0) return [];
+async function examineServices(context: Context, { influxdb, grafana }: Config): Promise<Finding[]> {
   const { examineInfluxdb } = await import('../agent/doctor/influxdb.ts');
-  return (await Promise.all(influxdb.map((one) => examineInfluxdb(one, context)))).flat();
+  const { examineGrafana } = await import('../agent/doctor/grafana.ts');
+  const each = await Promise.all([
+    ...influxdb.map((one) => examineInfluxdb(one, context)),
+    ...grafana.map((one) => examineGrafana(one, context)),
+  ]);
+  return each.flat();
 }
 
 /** Nothing of a local log can be seen from outside while an agent holds it; of a topic, all that its settings say. */

@@ -18,7 +18,7 @@ const layers = [
   ['chunks', 'history'],
   ['snapshot', 'stream'],
   ['restore', 'live', 'journal'],
-  ['influxdb'],
+  ['influxdb', 'grafana'],
 ];
 const programs = ['agent', 'shipper', 'standby', 'restore-tool'];
 const users = ['cli', 'test', 'bench', 'scripts'];

@@ -1,6 +1,7 @@
 /** From a service's configuration to what captures it. */
 import type { ServiceConfig } from '../../core/config/services.ts';
 import type { Logger } from '../../core/logging/logger.ts';
+import { GrafanaService } from '../grafana/service.ts';
 import { InfluxdbService } from '../influxdb/service.ts';
 import type { CapturedService } from './types.ts';
 
@@ -15,6 +16,6 @@ export function openService(config: ServiceConfig, options: OpenServiceOptions):
     case 'influxdb':
       return new InfluxdbService(config, options);
     case 'grafana':
-      throw new Error(`nothing captures ${config.kind} yet`);
+      return new GrafanaService(config, options);
   }
 }

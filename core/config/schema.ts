@@ -316,7 +316,7 @@ export const configSchema = mapping({
   ).meta({ seldom: true }),
   grafana: key(
     grafanaList.default([]),
-    'Grafana servers beside MySQL, each with a log and a history of its own in the same archives.',
+    'Grafana servers (9 to 12) beside MySQL, each with a log and a history of its own in the same archives.',
   ).meta({ seldom: true }),
   http: key(http.prefault({}), 'Status for people and monitoring.'),
   metrics: key(metrics.prefault({}), 'Metrics that are sent, beside those that are asked for.').meta({ seldom: true }),
@@ -331,5 +331,4 @@ export type ConfigFile = z.output<typeof configSchema>;
 export const laterKeys: readonly { path: string; value?: string; instead: string }[] = [
   { path: 'archives.*.object_lock', instead: 'remove it: this version does not lock objects' },
   { path: 'archives.*.retention', instead: 'remove it: this version keeps all of the history' },
-  { path: 'grafana', instead: 'remove it' },
 ];

@@ -1,6 +1,6 @@
 /** The sections `influxdb` and `grafana` of the configuration: services beside MySQL, each with a chain of its own. */
 import { z } from 'zod';
-import { absolutePath, durationMs, endpointUrl, key, listen, mapping, text } from './keys.ts';
+import { absolutePath, durationMs, endpointUrl, key, listen, mapping, paths, text } from './keys.ts';
 
 /** Kinds of services, as they stand in the names of chains, topics and folders. */
 export const serviceKinds = ['influxdb', 'grafana'] as const;
@@ -71,9 +71,24 @@ const grafana = mapping({
   url: key(endpointUrl(), 'Where Grafana answers.', 'http://127.0.0.1:3000'),
   token_file: key(
     absolutePath(),
-    'File with a service account’s token (mode 0600), or a systemd credential of the same file name.',
+    'File with the token of a service account whose role is Admin (mode 0600), or a systemd credential of the same file name.',
     '/etc/qazyna/grafana.token',
   ),
+  more_token_files: key(
+    paths(),
+    'Tokens of further organizations of the same Grafana: a file for each, because a token sees only its own.',
+    '[/etc/qazyna/grafana-2.token]',
+  ).meta({ seldom: true }),
+  check_every: key(
+    durationMs(200).prefault('10s'),
+    'How often Grafana is looked at. A look that takes long is followed by a longer pause.',
+    '10s',
+  ).meta({ seldom: true }),
+  snapshots_every: key(
+    durationMs(60_000).prefault('1d'),
+    'All that is known of it is written down whole this often: a restore reads the newest, and the changes since.',
+    '1d',
+  ).meta({ seldom: true }),
 });
 
 export const influxdbList = listOf(influxdb, 'InfluxDB servers, each with its name and url');

@@ -31,7 +31,10 @@ export interface InfluxdbConfig extends ServiceId {
 export interface GrafanaConfig extends ServiceId {
   kind: 'grafana';
   url: string;
-  tokenFile: string;
+  /** One for each organization. */
+  tokenFiles: string[];
+  checkEveryMs: number;
+  snapshotsEveryMs: number;
 }
 
 export type ServiceConfig = InfluxdbConfig | GrafanaConfig;
@@ -63,8 +66,15 @@ export function toInfluxdb(raw: ConfigFile['influxdb'][number]): InfluxdbConfig 
   };
 }
 
-export function toGrafana({ name, url, token_file: tokenFile }: ConfigFile['grafana'][number]): GrafanaConfig {
-  return { kind: 'grafana', name, url, tokenFile };
+export function toGrafana(raw: ConfigFile['grafana'][number]): GrafanaConfig {
+  return {
+    kind: 'grafana',
+    name: raw.name,
+    url: raw.url,
+    tokenFiles: [raw.token_file, ...raw.more_token_files],
+    checkEveryMs: raw.check_every,
+    snapshotsEveryMs: raw.snapshots_every,
+  };
 }
 
 /** Where metrics are sent; one of `database` (1.8) and `bucket` (2.x) is there. */

@@ -241,6 +241,18 @@ describe('services beside MySQL', () => {
     ]);
   });
 
+  test('a Grafana: its name, address and token are enough; further organizations have tokens of their own', () => {
+    const text = 'grafana: [{ name: main, url: "http://127.0.0.1:3000", token_file: /t/1 }]\n';
+    const known = { kind: 'grafana', name: 'main', url: 'http://127.0.0.1:3000' };
+    const often = { checkEveryMs: 10_000, snapshotsEveryMs: 86_400_000 };
+    expect(services(text).grafana).toEqual([{ ...known, tokenFiles: ['/t/1'], ...often }]);
+    const more = text.replace('/t/1', '/t/1, more_token_files: [/t/2]');
+    expect(services(more).grafana[0]?.tokenFiles).toEqual(['/t/1', '/t/2']);
+    expect(problem(`${good}${text.replace(', token_file: /t/1', '')}`).message).toMatch(
+      /`grafana\.0\.token_file` is missing/,
+    );
+  });
+
   test('without MySQL: only they are protected', () => {
     const text = good.replace(/ {2}mysql:.*\n/, '').replace(/snapshots:\n.*\n/, '');
     const config = parseConfig(file, `${text}influxdb: [{ name: syslog, url: "http://127.0.0.1:8086" }]\n`);
@@ -559,7 +571,6 @@ describe('keys of later versions are refused by name', () => {
   test.each([
     ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
     ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
-    ['grafana', `${good}grafana:\n`],
   ])('%s', (key, text) => {
     const error = problem(text);
     expect(error.code).toBe('QZ2016');

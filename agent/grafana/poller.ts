@@ -1,0 +1,251 @@
+/**
+ * Looks at one organization of a Grafana and journals what changed since the look before. Grafana tells nobody of its
+ * changes, and no list of it tells them all: so folders and data sources are read each time, and of each dashboard the
+ * number of its newest version.
+ *
+ * What a look cannot see is never taken for deleted. An object counts as deleted only when no list shows it, it answers 404
+ * by itself, and the look came to its end with the same organization as it began. A look that fails has journaled what it
+ * had seen until then, and nothing else.
+ */
+
+import { transientError } from '../../core/errors/error.ts';
+import { eachOf } from '../../core/grafana/each.ts';
+import { deletedItem, objectItem, openFrame, organizationItem, versionItem } from '../../core/grafana/frames.ts';
+import {
+  contentBytes,
+  type GrafanaObject,
+  keyText,
+  type ObjectKey,
+  objectTypes,
+  sha256Of,
+  typeNames,
+} from '../../core/grafana/objects.ts';
+import { type DashboardVersion, GrafanaReader, type Listed } from '../../core/grafana/reader.ts';
+import type { GrafanaServer, Organization } from '../../core/grafana/server.ts';
+import type { GrafanaState } from '../../core/grafana/state.ts';
+import { frameBodyMax, type JournalItem } from '../../core/journal/frame.ts';
+import type { JournalWriter } from '../../core/journal/writer.ts';
+import type { Logger } from '../../core/logging/logger.ts';
+
+/** Questions under way at once: Grafana has others to serve. */
+const atOnce = 4;
+
+export interface PollerOptions {
+  journal: Pick<JournalWriter, 'append' | 'room'>;
+  /** What the journal holds; kept up with it. */
+  state: GrafanaState;
+  counters: GrafanaCounters;
+  logger: Logger;
+  signal: AbortSignal;
+}
+
+export interface GrafanaCounters {
+  looks_total: number;
+  failed_looks_total: number;
+  changes_total: number;
+  deletions_total: number;
+}
+
+export interface LookReport {
+  /** Objects that no frame can hold. */
+  tooLarge: string[];
+}
+
+export class Poller {
+  readonly #options: PollerOptions;
+  /** What was last listed of each object whose content is in the journal, by its key. */
+  readonly #marks = new Map<string, string>();
+
+  constructor(options: PollerOptions) {
+    this.#options = options;
+  }
+
+  /** Throws transient and configuration errors: then this look is not complete. */
+  async look(server: GrafanaServer, serverVersion: string): Promise<LookReport> {
+    const { signal } = this.#options;
+    const organization = await server.organization(signal);
+    await this.#noteOrganization({ ...organization, serverVersion });
+    const reader = new GrafanaReader(server, { org: organization.org, version: serverVersion }, signal);
+    return await new Look(this.#options, this.#marks, server, organization, reader).run();
+  }
+
+  async #noteOrganization(meta: Organization & { serverVersion: string }): Promise<void> {
+    const known = this.#options.state.organizations.get(meta.org);
+    if (known?.name === meta.name && known.serverVersion === meta.serverVersion) return;
+    await append(this.#options, organizationItem(meta));
+  }
+}
+
+/** The state follows the journal, never the other way: what is not durable yet is not known. */
+async function append({ journal, state, counters }: PollerOptions, item: JournalItem): Promise<void> {
+  await journal.room();
+  const end = await journal.append([item]);
+  const frame = openFrame(item, `${end.file}:${end.offset}`);
+  state.apply(frame, end);
+  if (frame.kind === 'object') counters.changes_total += 1;
+  if (frame.kind === 'deleted') counters.deletions_total += 1;
+}
+
+class Look {
+  readonly #options: PollerOptions;
+  readonly #marks: Map<string, string>;
+  readonly #server: GrafanaServer;
+  readonly #organization: Organization;
+  readonly #reader: GrafanaReader;
+  /** Keys of what is there, and of what a list at least knows of. */
+  readonly #seen = new Set<string>();
+  readonly #tooLarge: string[] = [];
+
+  constructor(
+    options: PollerOptions,
+    marks: Map<string, string>,
+    server: GrafanaServer,
+    organization: Organization,
+    reader: GrafanaReader,
+  ) {
+    this.#options = options;
+    this.#marks = marks;
+    this.#server = server;
+    this.#organization = organization;
+    this.#reader = reader;
+  }
+
+  async run(): Promise<LookReport> {
+    const lists = new Map<string, readonly Listed[]>();
+    await eachOf(objectTypes, atOnce, async (type) => {
+      const listed = await this.#reader.list(type);
+      if (listed !== null) lists.set(type, listed);
+    });
+    lists.set('folder', this.#withReferenced(lists));
+    for (const type of objectTypes) await eachOf(lists.get(type) ?? [], atOnce, (one) => this.#lookAt(one));
+    const gone = await this.#findGone(lists);
+    if (gone.length > 0) await this.#recordGone(gone);
+    return { tooLarge: this.#tooLarge };
+  }
+
+  /** Folders that the search leaves out, but that something lies in. */
+  #withReferenced(lists: ReadonlyMap<string, readonly Listed[]>): Listed[] {
+    const { org } = this.#organization;
+    const folders = new Map((lists.get('folder') ?? []).map((one) => [one.key.uid, one]));
+    for (const { folderUid } of [...lists.values()].flat()) {
+      if (folderUid === '' || folderUid === 'general' || folders.has(folderUid)) continue;
+      const key = { org, type: 'folder' as const, uid: folderUid };
+      folders.set(folderUid, { key, title: '', mark: null, object: null, folderUid: '' });
+    }
+    return [...folders.values()];
+  }
+
+  async #lookAt(listed: Listed): Promise<void> {
+    this.#options.signal.throwIfAborted();
+    const { key, object } = listed;
+    if (object !== null) return await this.#consider(object, null);
+    if (key.type === 'dashboard') return await this.#lookAtDashboard(listed);
+    if (listed.mark !== null && this.#marks.get(keyText(key)) === listed.mark) {
+      this.#seen.add(keyText(key));
+      return;
+    }
+    const found = await this.#reader.fetch(key);
+    if (found === null) return;
+    await this.#consider(found, null);
+    if (listed.mark !== null) this.#marks.set(keyText(key), listed.mark);
+  }
+
+  async #lookAtDashboard({ key, title, folderUid }: Listed): Promise<void> {
+    const newest = await this.#reader.newestVersion(key.uid);
+    const mark = JSON.stringify([title, folderUid, newest?.version, newest?.savedMicros]);
+    if (newest !== null && this.#marks.get(keyText(key)) === mark) {
+      this.#seen.add(keyText(key));
+      return;
+    }
+    const found = await this.#reader.fetch(key);
+    if (found === null) return;
+    await this.#consider(found, newest);
+    if (newest !== null && found.meta.version === newest.version) this.#marks.set(keyText(key), mark);
+  }
+
+  /** Journals an object that is there, if that is new. */
+  async #consider(found: GrafanaObject, newest: DashboardVersion | null): Promise<void> {
+    const { state } = this.#options;
+    const text = keyText(found.meta);
+    this.#seen.add(text);
+    const known = state.get(found.meta);
+    const body = contentBytes(found.content);
+    const isSame = known?.sha256 === sha256Of(body) && known.meta.provenance === found.meta.provenance;
+    if (isSame && (found.meta.type !== 'dashboard' || known.meta.version === found.meta.version)) return;
+    const object = found.meta.type === 'dashboard' ? await this.#withPast(found, newest) : found;
+    if (!this.#fits(object, body)) return;
+    await append(this.#options, objectItem(object.meta, body));
+  }
+
+  /** Journals the versions between the one that is known and this one; and finds what was said when this one was saved. */
+  async #withPast(now: GrafanaObject, newest: DashboardVersion | null): Promise<GrafanaObject> {
+    const { version } = now.meta;
+    const since = this.#options.state.get(now.meta)?.meta.version ?? 0;
+    if (version === null || version === since) return withMessage(now, newest);
+    // A number that went back is another dashboard with the same uid.
+    const from = since < version ? since : 0;
+    if (newest?.version === version && version === from + 1) return withMessage(now, newest);
+    const versions = await this.#reader.versions(now.meta.uid);
+    for (const one of versions) {
+      if (one.version <= from || one.version >= version) continue;
+      const past = await this.#reader.fetchVersion(now, one);
+      if (past === null) continue;
+      const body = contentBytes(past.content);
+      if (this.#fits(past, body)) await append(this.#options, versionItem(past.meta, body));
+    }
+    return withMessage(now, versions.find((one) => one.version === version) ?? newest);
+  }
+
+  #fits({ meta }: GrafanaObject, body: Buffer): boolean {
+    if (body.length <= frameBodyMax) return true;
+    this.#tooLarge.push(`${typeNames[meta.type]} ${meta.title} (${meta.uid})`);
+    return false;
+  }
+
+  /** What the journal knows, and no list showed: asked for one by one. */
+  async #findGone(lists: ReadonlyMap<string, readonly Listed[]>): Promise<{ key: ObjectKey; title: string }[]> {
+    const { state, signal } = this.#options;
+    const missing = [...state.objects.values()].filter(({ meta }) => {
+      const isHere = meta.org === this.#organization.org && lists.has(meta.type);
+      return isHere && !this.#seen.has(keyText(meta));
+    });
+    const asked = await eachOf(missing, atOnce, async ({ meta: { org, type, uid, title } }) => {
+      signal.throwIfAborted();
+      const key = { org, type, uid };
+      if (await this.#reader.isGone(key, title)) return [{ key, title }];
+      // It is only left out of the list.
+      const found = await this.#reader.fetch(key);
+      if (found !== null) await this.#consider(found, null);
+      return [];
+    });
+    return asked.flat();
+  }
+
+  async #recordGone(gone: readonly { key: ObjectKey; title: string }[]): Promise<void> {
+    const { logger, signal } = this.#options;
+    const { org, name } = this.#organization;
+    const now = await this.#server.organization(signal);
+    if (now.org !== org) throw anotherOrganization(this.#server.url, name, now.name);
+    for (const { key, title } of gone) {
+      await append(this.#options, deletedItem(key, title));
+      this.#marks.delete(keyText(key));
+      logger.info(`${typeNames[key.type]} ${title} (${key.uid}) was deleted`, { component: 'grafana', org });
+    }
+  }
+}
+
+function withMessage(object: GrafanaObject, saved: DashboardVersion | null): GrafanaObject {
+  if (saved === null || saved.version !== object.meta.version) return object;
+  const { message, author, savedMicros } = saved;
+  const { meta } = object;
+  const more = { message, author: author || meta.author, savedMicros: savedMicros || meta.savedMicros };
+  return { ...object, meta: { ...meta, ...more } };
+}
+
+function anotherOrganization(url: string, before: string, now: string) {
+  return transientError(
+    'QZ4953',
+    `Grafana at ${url} answered as ${before} when a look began and as ${now} when it ended.`,
+    'Nothing of what seemed to be deleted was believed; the next look begins anew. See whether the token or the server was replaced.',
+  );
+}
