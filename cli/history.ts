@@ -2,7 +2,6 @@
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import { configurationError, exitCodes } from '../core/errors/error.ts';
-import { parseInstant } from '../core/history/instant.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { planCut } from '../core/history/plan.ts';
 import { HistorySource } from '../core/history/source.ts';
@@ -11,6 +10,8 @@ import { clean } from '../core/progress/table.ts';
 import { listCompleteSnapshots, readManifest } from '../core/snapshot/manifest.ts';
 import type { HistoryLine, Row } from '../restore-tool/history/types.ts';
 import { type ArchiveOptions, archiveOptions, type OpenedNamedArchive, openOneArchive } from './archives.ts';
+import { addHistoryGrafana } from './history-grafana.ts';
+import { timeOf } from './time-option.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
 interface RowHistoryOptions extends ArchiveOptions {
@@ -21,7 +22,7 @@ interface RowHistoryOptions extends ArchiveOptions {
 }
 
 export function addHistory(program: Command, frame: Frame): void {
-  addVerb<RowHistoryOptions>(program, frame, {
+  const verb = addVerb<RowHistoryOptions>(program, frame, {
     usage: 'history <db.table>',
     summary: 'list the changes of a table’s rows, with time and GTID',
     about:
@@ -43,6 +44,9 @@ export function addHistory(program: Command, frame: Frame): void {
     },
     run: history,
   });
+  // The verb below it has options of the same names.
+  verb.enablePositionalOptions();
+  addHistoryGrafana(verb, frame);
 }
 
 function condition(
@@ -111,16 +115,6 @@ export async function columnsOf(
 ): Promise<Record<string, string[]>> {
   const [newest] = await listCompleteSnapshots(store, { source, signal: context.signal });
   return newest === undefined ? {} : (await readManifest(store, newest.id)).columns;
-}
-
-function timeOf(flag: string, text: string): number {
-  const instant = parseInstant(text);
-  if (instant.type === 'time') return instant.micros;
-  throw configurationError(
-    'QZ2028',
-    `${flag} takes a time, not ${JSON.stringify(text)}.`,
-    'Write 2026-11-23T10:15:00Z (with a zone) or 2h-ago.',
-  );
 }
 
 function jsonLine(line: HistoryLine): object {

@@ -7,6 +7,7 @@ import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
 import { openOneArchive } from './archives.ts';
 import { cutOptions, instantHelp, type PlanOptions, plan } from './plan.ts';
+import { addRestoreGrafana } from './restore-grafana.ts';
 import { addRestoreInfluxdb } from './restore-influxdb.ts';
 import { type IntoServerOptions, intoServerLines, intoServerOptions, runIntoServer } from './restore-into-server.ts';
 import { runTables, type TablesOptions, tablesLines, tablesOptions } from './restore-tables.ts';
@@ -63,6 +64,7 @@ export function addRestore(program: Command, frame: Frame): void {
   // The verbs below it have options of the same names.
   restore.enablePositionalOptions();
   addRestoreInfluxdb(restore, frame);
+  addRestoreGrafana(restore, frame);
 }
 
 async function run(context: Context, { to, ...options }: RestoreOptions): Promise<number> {

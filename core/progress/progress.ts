@@ -5,7 +5,7 @@
 import { formatBytes, formatCount, formatDuration } from './format.ts';
 import { clean, cut } from './table.ts';
 
-export type ProgressUnit = 'bytes' | 'transactions' | 'files' | 'chunks' | 'segments' | 'rows' | 'points';
+export type ProgressUnit = 'bytes' | 'transactions' | 'files' | 'chunks' | 'segments' | 'rows' | 'points' | 'objects';
 
 export interface ProgressStep {
   /** Absolute amount done so far, in the step's unit. */

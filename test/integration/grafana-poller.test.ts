@@ -1,0 +1,275 @@
+/** One look at a Grafana (a stand-in: test/lab/grafana.ts) at a time, and what restores do when others change things. */
+
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from '@jest/globals';
+import { examineGrafana } from '../../agent/doctor/grafana.ts';
+import { Poller } from '../../agent/grafana/poller.ts';
+import { openFrame } from '../../core/grafana/frames.ts';
+import { objectOf } from '../../core/grafana/json.ts';
+import { GrafanaServer } from '../../core/grafana/server.ts';
+import { GrafanaState, opened } from '../../core/grafana/state.ts';
+import { readJournal } from '../../core/journal/read.ts';
+import { JournalWriter } from '../../core/journal/writer.ts';
+import { silentLogger } from '../../core/logging/logger.ts';
+import { restoreGrafana } from '../../restore-tool/grafana/restore.ts';
+import type { GrafanaRestoreRequest } from '../../restore-tool/grafana/types.ts';
+import { GrafanaStandIn } from '../lab/grafana.ts';
+import { never } from '../made/archive.ts';
+import { MadeLog } from '../made/log.ts';
+import { furnish, panel, save } from './grafana-world.ts';
+
+const logger = silentLogger();
+
+/** A poller with a journal in memory. */
+async function watching(grafana: GrafanaStandIn, answerMs?: number) {
+  const log = new MadeLog();
+  const chainName = 'agama=grafana.main';
+  const journal = await JournalWriter.open(log, {
+    chainName,
+    base: null,
+    first: 0,
+    continued: null,
+    signal: never,
+    logger,
+  });
+  const state = new GrafanaState();
+  const counters = { looks_total: 0, failed_looks_total: 0, changes_total: 0, deletions_total: 0 };
+  const poller = new Poller({ journal, state, counters, logger, signal: never });
+  const server = new GrafanaServer({
+    url: grafana.url,
+    token: grafana.token,
+    ...(answerMs === undefined ? {} : { answerMs }),
+  });
+  const look = () => poller.look(server, grafana.version);
+  const kinds = async () => {
+    const found: string[] = [];
+    for await (const { frame } of readJournal({ history: null, log, signal: never }))
+      found.push(openFrame(frame, '').kind);
+    return found;
+  };
+  return { state, counters, look, kinds, [Symbol.dispose]: () => server.close() };
+}
+
+async function restoring(state: GrafanaState, grafana: GrafanaStandIn, more: Partial<GrafanaRestoreRequest> = {}) {
+  const server = new GrafanaServer({ url: grafana.url, token: grafana.token });
+  try {
+    const { org, name } = await server.organization(never);
+    const targets = [{ fromOrg: 1, server, org, name, version: grafana.version }];
+    const options = {
+      dashboard: null,
+      withProvisioned: false,
+      message: 'restored',
+      isDryRun: false,
+      onStep: () => undefined,
+    };
+    const { steps } = await restoreGrafana({ state, targets, ...options, signal: never, ...more });
+    return steps.map(({ action, type, uid, reason }) => ({ what: `${action} ${type} ${uid}`, reason }));
+  } finally {
+    server.close();
+  }
+}
+
+test('a look journals everything once; the next ones only what changed, for few questions', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await furnish(grafana);
+  using watched = await watching(grafana);
+  await watched.look();
+  expect(await watched.kinds()).toEqual(['organization', ...Array(12).fill('object')]);
+  const { requests } = grafana;
+  await watched.look();
+  expect(await watched.kinds()).toHaveLength(13);
+  // Two folders twice, a data source, two dashboards, 12 lists with their second pages, and the organization.
+  expect(grafana.requests - requests).toBeLessThanOrEqual(24);
+  for (let number = 0; number < 25; number += 1)
+    await save(grafana, 'hosts', { title: `Hosts ${number}` }, { folderUid: 'net' });
+  await watched.look();
+  // Grafana keeps 20: what it has forgotten nobody can have.
+  expect((await watched.kinds()).slice(13)).toEqual([...Array(19).fill('version'), 'object']);
+  await grafana.done('DELETE', '/api/dashboards/uid/hosts');
+  await save(grafana, 'hosts', { title: 'Begun anew' }, { folderUid: 'net' });
+  await watched.look();
+  expect(watched.state.get({ org: 1, type: 'dashboard', uid: 'hosts' })?.meta).toMatchObject({
+    version: 1,
+    title: 'Begun anew',
+  });
+});
+
+test('many pages, and folders that the search does not show', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  const { store } = grafana.room();
+  for (let number = 0; number < 1200; number += 1)
+    store.saveDashboard({ dashboard: { uid: `d${number}`, title: `Number ${number}` } });
+  for (let number = 0; number < 250; number += 1)
+    store.saveLibraryElement(null, { uid: `l${number}`, name: `Panel ${number}`, kind: 1, model: {} });
+  await grafana.done('POST', '/api/folders', { uid: 'deep', title: 'Deep' });
+  await save(grafana, 'd0', { title: 'Number 0' }, { folderUid: 'deep' });
+  using watched = await watching(grafana);
+  grafana.onRequest = (_, path) => {
+    grafana.faults = path === '/api/search' ? { shortLists: 1100 } : {};
+  };
+  await watched.look();
+  const types = [...watched.state.objects.values()].map(({ meta }) => meta.type);
+  const count = (type: string) => types.filter((one) => one === type).length;
+  expect([count('dashboard'), count('library-element'), count('folder')]).toEqual([1200, 250, 1]);
+}, 60_000);
+
+test('a look that ends in another organization than it began in believes no deletion', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await furnish(grafana);
+  using watched = await watching(grafana);
+  await watched.look();
+  await grafana.done('DELETE', '/api/dashboards/uid/top');
+  grafana.onRequest = (method, path) => {
+    if (method === 'GET' && path === '/api/dashboards/uid/top') grafana.faults = { tokens: 'other' };
+  };
+  await expect(watched.look()).rejects.toMatchObject({ code: 'QZ4953' });
+  expect(watched.counters.deletions_total).toBe(0);
+  grafana.onRequest = () => undefined;
+  grafana.faults = {};
+  await watched.look();
+  expect(watched.counters.deletions_total).toBe(1);
+});
+
+test('a server that does not answer in time, and an object that no frame can hold', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await save(grafana, 'large', { title: 'Large', image: 'x'.repeat(9 * 1024 * 1024) });
+  await save(grafana, 'small', { title: 'Small' });
+  using watched = await watching(grafana, 2000);
+  expect((await watched.look()).tooLarge).toEqual(['dashboard Large (large)']);
+  expect(watched.state.get({ org: 1, type: 'dashboard', uid: 'small' })).not.toBeNull();
+  grafana.faults = { delayMs: 5000 };
+  await expect(watched.look()).rejects.toMatchObject({ code: 'QZ4950', message: expect.stringContaining('2000 ms') });
+}, 30_000);
+
+test('dashboards of the second schema (12) are kept as they are stored, and come back so', async () => {
+  const version = '12.1.0';
+  await using grafana = await GrafanaStandIn.start({ version });
+  const spec = { title: 'Tabs', layout: { kind: 'TabsLayout', spec: { tabs: [] } } };
+  const write = (title: string, resourceVersion?: string) =>
+    grafana.done(
+      resourceVersion === undefined ? 'POST' : 'PUT',
+      `/apis/dashboard.grafana.app/v2beta1/namespaces/default/dashboards${resourceVersion === undefined ? '' : '/tabs'}`,
+      {
+        apiVersion: 'dashboard.grafana.app/v2beta1',
+        metadata: { name: 'tabs', ...(resourceVersion === undefined ? {} : { resourceVersion }) },
+        spec: { ...spec, title },
+      },
+    );
+  await write('Tabs');
+  await save(grafana, 'plain', { title: 'Plain', panels: [panel(1, 'CPU')] });
+  using watched = await watching(grafana);
+  await watched.look();
+  const kept = watched.state.get({ org: 1, type: 'dashboard', uid: 'tabs' });
+  if (kept === null) throw new Error('it was not kept');
+  expect(objectOf(opened(kept).content).resource).toEqual({ apiVersion: 'dashboard.grafana.app/v2beta1', spec });
+  await using empty = await GrafanaStandIn.start({ version });
+  const made = ['create dashboard plain', 'create dashboard tabs'];
+  const dashboards = (steps: { what: string }[]) =>
+    steps.map(({ what }) => what).filter((what) => what.includes('dashboard'));
+  expect(dashboards(await restoring(watched.state, empty))).toEqual(made);
+  expect(empty.room().store.resources.get('tabs')?.spec).toEqual(spec);
+  expect(dashboards(await restoring(watched.state, empty))).toEqual(['same dashboard plain', 'same dashboard tabs']);
+  await write('Tabs, changed', '2');
+  expect(dashboards(await restoring(watched.state, grafana))).toEqual([
+    'same dashboard plain',
+    'update dashboard tabs',
+  ]);
+  expect(grafana.room().store.resources.get('tabs')?.spec).toEqual(spec);
+});
+
+test('whoever saves between the look and the write of a restore is seen: looked at anew, in the end refused', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await furnish(grafana);
+  using watched = await watching(grafana);
+  await watched.look();
+  const meddle = (times: number) => {
+    let left = times;
+    grafana.onRequest = (method, path) => {
+      if (method !== 'POST' || path !== '/api/dashboards/db' || left === 0) return;
+      left -= 1;
+      grafana.room().store.saveDashboard({
+        dashboard: { uid: 'hosts', title: `Meddled ${left}` },
+        folderUid: 'net',
+        overwrite: true,
+      });
+    };
+  };
+  const onlyHosts = { dashboard: 'hosts' };
+  await save(grafana, 'hosts', { title: 'Changed' }, { folderUid: 'net' });
+  meddle(1);
+  expect(await restoring(watched.state, grafana, onlyHosts)).toEqual([{ what: 'update dashboard hosts', reason: '' }]);
+  meddle(3);
+  await save(grafana, 'other', { title: 'Other' });
+  grafana
+    .room()
+    .store.saveDashboard({ dashboard: { uid: 'hosts', title: 'Changed again' }, folderUid: 'net', overwrite: true });
+  meddle(3);
+  const [refused] = await restoring(watched.state, grafana, onlyHosts);
+  expect(refused).toEqual({
+    what: 'refused dashboard hosts',
+    reason: 'Grafana answers 412: The dashboard has been changed by someone else',
+  });
+});
+
+test('what belongs to the provisioning API, to files, and to nobody', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await furnish(grafana);
+  const { alerting, store } = grafana.room();
+  alerting.savePoint(null, { uid: 'api', name: 'by API', type: 'webhook', settings: { url: 'http://x' } }, false);
+  using watched = await watching(grafana);
+  await watched.look();
+  const change = (name: string, more: Record<string, unknown>) => {
+    const found = alerting.contactPoints.get(name);
+    if (found !== undefined) alerting.contactPoints.set(name, { ...found, ...more });
+  };
+  change('api', { disableResolveMessage: true });
+  change('oncall', { disableResolveMessage: true, provenance: 'file' });
+  const datasource = store.datasources.get('influx');
+  if (datasource !== undefined)
+    store.datasources.set('influx', { ...datasource, readOnly: true, url: 'http://elsewhere' });
+  const steps = (await restoring(watched.state, grafana)).filter(({ what }) => !what.startsWith('same'));
+  expect(steps.map(({ what }) => what)).toEqual([
+    'refused datasource influx',
+    'update contact-point api',
+    'refused contact-point oncall',
+  ]);
+  expect(steps[0]?.reason).toContain('provisioned from files');
+  const restored = alerting.contactPoints.get('api');
+  expect([restored?.provenance, restored?.disableResolveMessage]).toEqual(['api', undefined]);
+});
+
+test('the doctor says whether a token is good, what it may not see, and what is too old', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'qazyna-grafana-doctor-'));
+  const tokenFile = join(dir, 'token');
+  await writeFile(tokenFile, 'glsa_one\n', { mode: 0o600 });
+  const findings = async (url: string) => {
+    const config = {
+      kind: 'grafana' as const,
+      name: 'main',
+      url,
+      tokenFiles: [tokenFile],
+      checkEveryMs: 1000,
+      snapshotsEveryMs: 60_000,
+    };
+    const found = await examineGrafana(config, { environment: {}, signal: never });
+    return found.map(({ code, severity }) => `${severity} ${code}`);
+  };
+  try {
+    await using grafana = await GrafanaStandIn.start();
+    await furnish(grafana);
+    expect(await findings(grafana.url)).toEqual(['ok QZ2959']);
+    grafana.faults = { refuse: { path: '/api/folders/ops/permissions', status: 403 } };
+    expect(await findings(grafana.url)).toEqual(['fail QZ2951']);
+    grafana.faults = { tokens: 'expired' };
+    expect(await findings(grafana.url)).toEqual(['fail QZ2950']);
+    expect(await findings('http://127.0.0.1:1')).toEqual(['fail QZ4950']);
+    await using old = await GrafanaStandIn.start({ version: '8.5.2' });
+    expect(await findings(old.url)).toEqual(['fail QZ2952']);
+    await using newer = await GrafanaStandIn.start({ version: '14.0.0' });
+    expect(await findings(newer.url)).toEqual(['ok QZ2959', 'warn QZ2965']);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+});
