@@ -1,14 +1,15 @@
 /**
  * `npm run demo:full`: the same job with every part a process of its own, as on several hosts: three Kafka brokers, an S3
- * server, one shipper for each archive, and an InfluxDB beside MySQL. In the middle a broker, the offsite shipper and the S3
- * server are killed and come back. Then the source and a database of InfluxDB are destroyed, and all restores know only the
- * bucket. Exit code 0 as in `npm run demo`.
+ * server, one shipper for each archive, and beside MySQL an InfluxDB and a stand-in for a Grafana. In the middle a broker, the
+ * offsite shipper and the S3 server are killed and come back. Then the source, a database of InfluxDB and the Grafana are
+ * destroyed, and all restores know only the bucket. Exit code 0 as in `npm run demo`.
  */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatusReport } from '../agent/http/status.ts';
 import { formatDuration, formatInstant } from '../core/progress/format.ts';
 import { nowMicros } from '../test/lab/ledger.ts';
+import { GrafanaShow } from './demo/grafana.ts';
 import { InfluxdbShow } from './demo/influxdb.ts';
 import { run, Stage, say, timed, untilProtected, verdict } from './demo/stage.ts';
 import { ensureTools } from './setup/tools.ts';
@@ -25,6 +26,7 @@ async function demo(): Promise<boolean> {
   await using stage = await Stage.open({ kafka: 3, s3: true, influxdb: true });
   const { lab } = stage;
   say(`three Kafka brokers (${lab.kafka?.bootstrap.join(', ')}) and an S3 server (${lab.s3?.endpoint})`);
+  await using grafana = await GrafanaShow.start(stage);
   const config = ['--config', lab.configFile];
   const ship = (archive: string) =>
     stage.start(['shipper', '--archive', archive, '--listen', '127.0.0.1:0', ...config]);
@@ -55,6 +57,7 @@ async function demo(): Promise<boolean> {
   const killed = await stage.destroySource();
   await influxdb.drop();
   await influxdb.untilArchived();
+  await grafana.destroy();
   for (const daemon of [agent, onsite, again]) {
     const ended = once(daemon, 'exit');
     daemon.kill('SIGTERM');
@@ -66,7 +69,8 @@ async function demo(): Promise<boolean> {
   const instant = formatInstant(middle);
   const before = await stage.restore(`restored to ${instant}`, instant, from, middle);
   const points = await influxdb.restore(from);
-  return verdict([latest, before], killed, snapshot.ms, [points]);
+  const boards = await grafana.restore(from);
+  return verdict([latest, before], killed, snapshot.ms, [points, boards]);
 }
 
 async function untilOffsiteFollows(httpPort: number): Promise<void> {
