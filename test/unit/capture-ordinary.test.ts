@@ -5,7 +5,7 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { Assembler } from '../../agent/capture/assembler.ts';
 import { SlabPool } from '../../agent/capture/slab-pool.ts';
-import { checksumBytes, hasRightChecksum, parseRotate, writeChecksum } from '../../core/binlog/events.ts';
+import { checksumBytes, eventTypes, hasRightChecksum, parseRotate, writeChecksum } from '../../core/binlog/events.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { type EventSink, PacketReader } from '../../core/mysql/packets.ts';
 import { fixtureBytes, fixtureNames } from '../fixtures/binlog/fixtures.ts';
@@ -206,6 +206,29 @@ describe('the quick way over a stream', () => {
       }),
       { seed, numRuns: 60 },
     );
+  });
+
+  /** Where each byte of a packet's and an event's head is wrong by one bit; with the CRC of the event as it was, and made right. */
+  test.each([
+    ['a GTID event', 0],
+    ['an event inside a transaction', 1],
+  ])('every bit of the head of %s', (_name, inTransaction) => {
+    const transactions = Array.from({ length: 4 }, () => ({ gap: 0, late: 0, bytes: 90 }));
+    const events = eventsOfFiles([{ uuid: uuids[0] ?? '', transactions }]);
+    const gtidEvents = events.flatMap((event, index) => (event[4] === eventTypes.gtid ? [index] : []));
+    const index = (gtidEvents[2] ?? 0) + inTransaction;
+    const where = (index + 0.5) / events.length;
+    const codes = new Map<string, unknown>();
+    for (const semiSync of [false, true])
+      for (const how of ['head', 'mended head'] as const)
+        for (let head = 0; head < headBytes; head++)
+          for (let bit = 0; bit < 8; bit++) {
+            const stream = damaged(events, { how, where, head, mask: 1 << bit, size: 1 }, semiSync);
+            codes.set(`${how} ${head} ${bit}`, takeBoth(stream, [1 << 20], semiSync).failure?.code);
+          }
+    // The packet's number.
+    for (let bit = 0; bit < 8; bit++) expect(codes.get(`head 3 ${bit}`)).toBe('QZ4120');
+    expect(new Set(codes.values()).size).toBeGreaterThan(5);
   });
 
   test(`damaged streams (seed ${seed})`, () => {
