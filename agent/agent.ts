@@ -62,6 +62,11 @@ export interface AgentOptions {
   acceptance: Acceptance | null;
   /** Told each time that the source's binlog is read, from its accepted end on. */
   onAttached?: () => void;
+  /**
+   * Told once the chain names another source than this one, which has been its source. Nothing is acknowledged any more; an
+   * `attached` agent leaves the source only when this resolves.
+   */
+  onFenced?: (attached: boolean) => Promise<void>;
   alarms: Alarms;
   logger: Logger;
   /** First: stop capturing. What was captured by then is still appended, within `drainMs`. */
@@ -70,6 +75,9 @@ export interface AgentOptions {
 
 const drainMs = 2000;
 const lookEveryMs = 1000;
+/** Between a promotion's claim and its entry. */
+const claimSettlesMs = 2000;
+const claimPollMs = 100;
 
 export class Agent {
   readonly #options: AgentOptions;
@@ -85,8 +93,11 @@ export class Agent {
   #writer: ChainWriter | null = null;
   #claimed: { writer: string; next: number } | null = null;
   #acceptedAtMs = 0;
+  /** Everything of the source's binlog before this is accepted; null before anything was. */
+  #acceptedPlace: { file: string; position: number } | null = null;
   #scheduler: SnapshotScheduler | null = null;
   #rpo: RpoWatch | null = null;
+  #fencing: Promise<void> | null = null;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -137,11 +148,33 @@ export class Agent {
       await Promise.all([...beside, looking]);
     } catch (error) {
       if (signal.aborted && !(error instanceof QazynaError)) return;
+      await this.#fenceWhen(error);
       throw error;
     } finally {
       stop.abort();
       this.#capture.state = 'stopped';
     }
+  }
+
+  /** Another server may be the source by now: then this one is shut before it is left. */
+  #fenceWhen(error: unknown): Promise<void> {
+    this.#fencing ??= this.#fence(error);
+    return this.#fencing;
+  }
+
+  async #fence(error: unknown): Promise<void> {
+    const { onFenced, alarms, signal } = this.#options;
+    if (onFenced === undefined || !isKind(error, 'integrity')) return;
+    const attached = this.#capture.state === 'running' || this.#capture.state === 'paused';
+    const writer = this.#writer;
+    const isReplaced = error.code === 'QZ3310' || (error.code === 'QZ3311' && writer !== null);
+    // One that only begins must not shut a server that has nothing to do with this chain.
+    if (!isReplaced || (writer === null && error.details.isFormerSource !== true)) return;
+    const why = error.code === 'QZ3310' || writer === null ? error : await replacementOf(writer, signal);
+    if (why === null) return;
+    alarms.raise('fence', why);
+    this.#capture.state = 'fenced';
+    await onFenced(attached);
   }
 
   /** Which server stands there; waits for one that is not up yet. */
@@ -188,6 +221,8 @@ export class Agent {
     const unaccepted = acceptance !== null && acknowledges ? new Unaccepted(acceptance, drain) : null;
     // To register at the source acknowledges all that was before; our own claim tells that nobody else has gone on until now.
     if (unaccepted !== null) await acceptance?.through(writer.state, signal);
+    const { range } = writer.state;
+    this.#acceptedPlace = range === null ? null : { file: range.file, position: range.end };
     const options = await this.#captureOptions(writer, unaccepted, signal);
     const failed = new AbortController();
     let last = Promise.resolve();
@@ -195,8 +230,12 @@ export class Agent {
       await writer.room();
       await unaccepted?.room();
       last = writer.append(this.#witnessed(batch.items)).then(() => this.#appended(writer, batch, unaccepted));
-      // Seen by the next round or after the loop; the source must not be read on meanwhile.
-      last.catch((error: unknown) => failed.abort(error));
+      // Seen by the next round or after the loop; the source must not be read on meanwhile, unless it has to be held.
+      last.catch(async (error: unknown) => {
+        batch.release();
+        await this.#fenceWhen(error);
+        failed.abort(error);
+      });
     }
     await last;
   }
@@ -223,7 +262,7 @@ export class Agent {
       ...(gather.alsoWhenIdle ? {} : { isIdle }),
       logger,
       onConnection: (trouble: QazynaError | null) => {
-        this.#capture.state = trouble === null ? 'running' : 'connecting';
+        if (this.#capture.state !== 'fenced') this.#capture.state = trouble === null ? 'running' : 'connecting';
         this.#trouble('capture', trouble);
         if (trouble === null) this.#options.onAttached?.();
       },
@@ -242,7 +281,7 @@ export class Agent {
     const onAlarm = (error: QazynaError | null) => (error === null ? alarms.clear('rpo') : alarms.raise('rpo', error));
     const inTheWay = () => this.#options.acceptance?.hindrance ?? null;
     const hindrance = () => (this.#capture.state === 'running' ? inTheWay() : `capture is ${this.#capture.state}`);
-    this.#rpo = new RpoWatch({ endpoint, hindrance, onAlarm, logger });
+    this.#rpo = new RpoWatch({ endpoint, hindrance, accepted: () => this.#acceptedPlace, onAlarm, logger });
     await this.#rpo.run(signal);
     this.#rpo = null;
   }
@@ -260,6 +299,8 @@ export class Agent {
     accepted();
     release();
     this.#acceptedAtMs = performance.now();
+    const last = items.findLast(({ kind }) => kind === 'events');
+    if (last !== undefined) this.#acceptedPlace = { file: last.file, position: last.end };
     const { range, generation, sourceUuid } = writer.state;
     const transactions = items.reduce((sum, item) => sum + item.gtidsAdded.count, this.#capture.transactions);
     const where = range === null ? {} : { file: range.file, position: range.end };
@@ -308,8 +349,10 @@ export class Agent {
     const { acceptance, acknowledges } = this.#options;
     const stops = (error: unknown) =>
       acknowledges || (isKind(error, 'integrity') && supersededCodes.includes(error.code));
-    await acceptance?.ended.catch((error: unknown) => {
-      if (stops(error)) throw error;
+    await acceptance?.ended.catch(async (error: unknown) => {
+      if (!stops(error)) return;
+      await this.#fenceWhen(error);
+      throw error;
     });
     return await new Promise<never>(() => undefined);
   }
@@ -318,7 +361,7 @@ export class Agent {
   async #lookForOthers(writer: ChainWriter, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       await sleep(lookEveryMs, undefined, { signal }).catch(() => undefined);
-      if (this.#capture.state !== 'running' && !signal.aborted) await writer.look();
+      if (this.#capture.state !== 'running' && this.#fencing === null && !signal.aborted) await writer.look();
     }
   }
 
@@ -330,9 +373,19 @@ export class Agent {
   #trouble(topic: string, error: Error | null): void {
     if (error === null) this.#options.alarms.clear(topic);
     else if (isKind(error, 'transient')) this.#options.alarms.raise(topic, error);
-    if (topic === 'log' && this.#capture.state !== 'connecting')
+    if (topic === 'log' && this.#capture.state !== 'connecting' && this.#capture.state !== 'fenced')
       this.#capture.state = error === null ? 'running' : 'paused';
   }
+}
+
+/** What follows the claim that ended this writer, where that is another one's promotion; null where it is not. */
+async function replacementOf(writer: ChainWriter, signal: AbortSignal): Promise<QazynaError | null> {
+  for (const until = performance.now() + claimSettlesMs; performance.now() < until && !signal.aborted; ) {
+    const why = await writer.replacement().catch(() => null);
+    if (why !== null) return why;
+    await sleep(claimPollMs, undefined, { signal }).catch(() => undefined);
+  }
+  return null;
 }
 
 /** Aborts 2 s after `signal` did: what was taken by then is still appended. */

@@ -5,8 +5,9 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { askStandby } from '../standby/control.ts';
+import type { TwoHosts } from '../test/lab/two-hosts.ts';
 import { atMost, type BenchContext, type Figure } from './figure.ts';
-import { PairUnderLoad } from './pair.ts';
+import { Clients, openPair } from './pair.ts';
 
 export const name = 'failover';
 
@@ -17,11 +18,11 @@ const barMs = afterMs + 1000;
 
 export async function run({ workDir, log, signal }: BenchContext): Promise<Figure[]> {
   const failover = `{ automatic: true, after: ${afterMs}ms, not_again_within: 0ms }`;
-  await using pair = await PairUnderLoad.open(workDir, failover, signal);
+  await using pair = await openPair(workDir, failover, signal);
   const outages: number[] = [];
   let nextId = 1;
   for (let round = 1; round <= rounds; round++) {
-    const clients = pair.load(nextId);
+    const clients = new Clients(pair, nextId, signal);
     await clients.more(300);
     const server = await pair.primary.serverPid();
     if (server <= 1) throw new Error('the primary has no server');
@@ -52,7 +53,7 @@ export async function run({ workDir, log, signal }: BenchContext): Promise<Figur
   ];
 }
 
-async function comeBack(pair: PairUnderLoad, signal: AbortSignal): Promise<void> {
+async function comeBack(pair: TwoHosts, signal: AbortSignal): Promise<void> {
   await pair.primary.until('RPO 0', ({ rpoZero }) => rpoZero);
   pair.standby.start();
   const back = await pair.standby.until(

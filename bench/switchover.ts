@@ -1,7 +1,7 @@
 /** Switchover as clients see it: under load the roles are exchanged back and forth; no commit is lost, and the gap is short. */
 import { askStandby } from '../standby/control.ts';
 import { atMost, type BenchContext, type Figure } from './figure.ts';
-import { PairUnderLoad } from './pair.ts';
+import { Clients, openPair } from './pair.ts';
 
 export const name = 'switchover';
 
@@ -9,11 +9,11 @@ const rounds = 10;
 const barMs = 1000;
 
 export async function run({ workDir, log, signal }: BenchContext): Promise<Figure[]> {
-  await using pair = await PairUnderLoad.open(workDir, '{ automatic: false }', signal);
+  await using pair = await openPair(workDir, '{ automatic: false }', signal);
   const outages: number[] = [];
   let nextId = 1;
   for (let round = 1; round <= rounds; round++) {
-    const clients = pair.load(nextId);
+    const clients = new Clients(pair, nextId, signal);
     await clients.more(300);
     const beganMs = performance.now();
     await askStandby(pair.standby.dir, 'switchover', {}, { onStep: () => undefined, signal });

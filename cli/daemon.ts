@@ -4,6 +4,7 @@
  */
 import { Agent, type Gather } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
+import { fenceSource, liftBootFence } from '../agent/fence.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import { openService } from '../agent/journaled/open.ts';
@@ -203,6 +204,11 @@ class Daemon {
     return await openLog({ ...options, logger, signal, environment });
   }
 
+  #alarm(topic: string, error: QazynaError | null): void {
+    if (error === null) this.#alarms.clear(topic);
+    else this.#alarms.raise(topic, error);
+  }
+
   async #openShipping(): Promise<null> {
     await openArchives(this.#workers, this.#context.signal);
     return null;
@@ -214,14 +220,19 @@ class Daemon {
     const failure = await openArchives(this.#workers, signal);
     // Where neither the log nor an archive can say where history stands, it must not begin anew.
     if (failure !== null && (await log.bounds()).next === 0) throw failure;
+    const fence = { endpoint, onAlarm: (error: QazynaError | null) => this.#alarm('fence', error), signal, logger };
+    const isAwaited = source.acknowledgeAfter !== 'none';
     return new Agent({
       sourceName: source.name,
       endpoint,
       start: source.start,
       gather: gatherFor(this.#config),
       isLogShared: this.#config.log.kind === 'kafka',
-      acknowledges: source.acknowledgeAfter !== 'none',
+      acknowledges: isAwaited,
       acceptance: this.#shipping.acceptance,
+      // Only where other hosts see the chain can another server have taken over.
+      ...(isAwaited || this.#config.log.kind === 'kafka' ? { onAttached: () => void liftBootFence(fence) } : {}),
+      ...(isAwaited ? { onFenced: (attached) => fenceSource(attached, fence) } : {}),
       log,
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),

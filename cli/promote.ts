@@ -1,8 +1,9 @@
-/** `qazyna promote`, `switchover` and `rejoin`: a standby becomes the primary, and a former primary a standby. Promote makes the standby of this host the primary, by asking the daemon that runs here. */
+/** `qazyna promote`, `switchover` and `rejoin`: a standby becomes the primary, a former primary a standby. Each asks the daemon that runs on this host. */
 import type { Command } from 'commander';
 import { exitCodes } from '../core/errors/error.ts';
 import { formatCount, formatInstant } from '../core/progress/format.ts';
 import { askStandby } from '../standby/control.ts';
+import type { RejoinAnswer } from '../standby/errant.ts';
 import { standbyOf } from './standby-config.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
@@ -95,12 +96,16 @@ export function addRejoin(program: Command, frame: Frame): void {
       const { dir } = standbyOf(await context.config());
       const asked = { reseed: options.reseed === true, dryRun: options.dryRun === true };
       const control = { onStep: () => undefined, signal: context.signal };
-      const { errant, savedTo } = (await askStandby(dir, 'rejoin', asked, control)) as {
-        errant: string;
-        savedTo: string;
-      };
-      const found = errant === '' ? 'It holds nothing beyond the history.' : `It holds beyond the history: ${errant}`;
-      const saved = savedTo === '' ? [] : [`Its binlog files and the list of GTIDs were saved to ${savedTo}.`];
+      const { errant, savedTo } = (await askStandby(dir, 'rejoin', asked, control)) as unknown as RejoinAnswer;
+      const found =
+        errant === null
+          ? 'It does not run: what it holds beyond the history could not be told.'
+          : errant === ''
+            ? 'It holds nothing beyond the history.'
+            : `It holds beyond the history: ${errant}`;
+      const what =
+        errant === null ? 'all its binlog files' : 'what those changed (lost.sql), their binlog files and GTIDs';
+      const saved = savedTo === '' ? [] : [`Saved to ${savedTo}: ${what}.`];
       context.out.result({ rejoin: { ...asked, errant, savedTo } }, [found, ...saved]);
       return exitCodes.done;
     },
@@ -110,6 +115,8 @@ export function addRejoin(program: Command, frame: Frame): void {
 /** What the daemon says at the end, and what `--json` prints as `promotion`. */
 export interface PromotionAnswer {
   dryRun: boolean;
+  /** This host is the primary already: nothing was done. */
+  already: boolean;
   /** Of the timeline that begins (dry run: would begin). */
   generation: number;
   from: string;
@@ -128,17 +135,12 @@ export interface PromotionAnswer {
 }
 
 function lines(answer: PromotionAnswer): string[] {
-  const { generation, from, to, lastCommitMicros, behindTransactions, rpoZero, lost, address, dryRun } = answer;
+  const { generation, from, to, lastCommitMicros, behindTransactions, address, dryRun, already } = answer;
+  if (already)
+    return [`This host is the primary of generation ${generation} already: ${address}. There is nothing to do.`];
   const kept =
     lastCommitMicros === 0 ? 'no commit' : `everything up to the commit of ${formatInstant(lastCommitMicros)}`;
-  const losing =
-    lost === null
-      ? rpoZero
-        ? 'Nothing that a client was told of is lost (RPO 0 was in force at the end of the log).'
-        : 'The old primary does not answer: what it committed after that and never sent is lost.'
-      : lost === ''
-        ? 'Nothing is lost: the old primary holds no commit that the log does not.'
-        : `These commits of the old primary are lost: ${lost}`;
+  const losing = lossLine(answer);
   if (!dryRun)
     return [`This host is the primary of generation ${generation}: ${address} takes writes. It keeps ${kept}.`, losing];
   return [
@@ -147,4 +149,13 @@ function lines(answer: PromotionAnswer): string[] {
     losing,
     'Then: fence in the log · drain · durable settings · the next agent attaches · writable · hooks.',
   ];
+}
+
+function lossLine({ rpoZero, lost, dryRun }: PromotionAnswer): string {
+  if (lost !== null && lost !== '')
+    return `These commits of the old primary ${dryRun ? 'would be' : 'are'} lost: ${lost}`;
+  if (lost === '') return 'Nothing is lost: the old primary holds no commit that the log does not.';
+  return rpoZero
+    ? 'Nothing that a client was told of is lost (RPO 0 was in force at the end of the log).'
+    : 'The old primary does not answer: what it committed after that and never sent is lost.';
 }

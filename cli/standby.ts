@@ -20,23 +20,23 @@ import { defaultOsUser, Mysqld } from '../core/mysql/mysqld.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import { startStreamServer } from '../core/stream/server.ts';
 import { ClosedPrimary } from '../standby/closed-primary.ts';
-import { type ControlVerb, serveControl } from '../standby/control.ts';
+import { serveControl } from '../standby/control.ts';
 import { decideInArchive, decideInLog } from '../standby/decide.ts';
 import { watchPrimary } from '../standby/failover.ts';
-import { beyondHistory } from '../standby/loss.ts';
 import { Pair } from '../standby/pair.ts';
-import { switchOver } from '../standby/switchover.ts';
+import { PrimaryProbe } from '../standby/probe.ts';
 import { ArchiveWatch } from './archive-watch.ts';
 import { type ArchiveWorker, chainsOf, openArchives, openWorkers, requireKeys } from './archive-worker.ts';
 import { StatusTeller } from './daemon-status.ts';
 import { fillProgress } from './fill-progress.ts';
 import { openLog, stateFolder } from './log.ts';
+import { listLost } from './lost.ts';
 import { startMetrics } from './metrics.ts';
 import { PairCapture } from './pair-capture.ts';
 import { PairRoles } from './pair-roles.ts';
-import type { PromotionAnswer } from './promote.ts';
 import { standbyOf } from './standby-config.ts';
 import { StandbySnapshots } from './standby-snapshots.ts';
+import { answerVerb } from './standby-verbs.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 const role = 'standby';
@@ -84,7 +84,6 @@ class PairDaemon {
   readonly #teller: StatusTeller;
   #pair: Pair | null = null;
   #live: LiveSource | null = null;
-  #closed: ClosedPrimary | null = null;
   #snapshots: StandbySnapshots | null = null;
   /** While this host's server is captured. */
   #watch: PrimaryWatch | null = null;
@@ -166,20 +165,26 @@ class PairDaemon {
     const closed = await ClosedPrimary.open({ dir, primary: this.#primary, live, onAlarm, signal, logger });
     this.#pair = pair;
     this.#live = live;
-    this.#closed = closed;
-    opened.use(
-      await serveControl(this.#standby.dir, (verb, options, onStep) => this.#ask(verb, options, onStep), logger),
-    );
-    const chain = () => ({ state: live.state, grewAtMs: this.#grewAtMs });
-    const failover = {
-      pair,
-      config: this.#standby,
-      sourceName: this.#config.source.name,
-      chain,
-      primary: this.#primary,
-    };
+    const config = this.#standby;
+    const primary = this.#primary;
+    const isSource = (serverUuid: string) => serverUuid === live.state.sourceUuid;
+    const probe = new PrimaryProbe(primary, config.failover.afterMs / 2, isSource);
     const snapshots = this.#openSnapshots(pair, signal);
     this.#snapshots = snapshots;
+    const takeSnapshot = (onStep: (sentence: string) => void) => snapshots.ask(this.#teller.agent, onStep);
+    const parts = { pair, live, probe, closed, takeSnapshot, primary, config, signal, logger };
+    opened.use(
+      await serveControl(config.dir, (verb, options, onStep) => answerVerb(parts, { verb, options, onStep }), logger),
+    );
+    const failover = {
+      pair,
+      config,
+      sourceName: this.#config.source.name,
+      chain: () => ({ state: live.state, began: live.began, grewAtMs: this.#grewAtMs }),
+      logEnd: log === null ? null : async () => (await log.bounds()).next,
+      probe,
+      primary,
+    };
     const beside = [
       running,
       closed.watch(),
@@ -294,6 +299,7 @@ class PairDaemon {
       semiSync: this.#config.source.acknowledgeAfter !== 'none',
       capture: (endpoint, hooks) => capture.run(endpoint, hooks),
       onAlarm: (topic, error) => this.#onAlarm(topic, error),
+      listChanges: listLost,
       onFill,
       environment,
       signal,
@@ -305,53 +311,6 @@ class PairDaemon {
     const stores = this.#workers.map(({ name, store }) => ({ name, store }));
     const { logger } = this.#context;
     return new StandbySnapshots({ pair, config: this.#config, stores, alarms: this.#alarms, signal, logger });
-  }
-
-  async #ask(
-    verb: ControlVerb,
-    options: Record<string, unknown>,
-    onStep: (sentence: string) => void,
-  ): Promise<Record<string, unknown>> {
-    const pair = this.#pair;
-    const live = this.#live;
-    const closed = this.#closed;
-    const snapshots = this.#snapshots;
-    if (pair === null || live === null || closed === null || snapshots === null)
-      throw transientError(
-        'QZ4719',
-        'The standby is not ready yet.',
-        'Try again in a moment; `qazyna status` says why.',
-      );
-    if (verb === 'snapshot') return { ...(await snapshots.ask(this.#teller.agent, onStep)) };
-    if (verb === 'rejoin')
-      return await pair.rejoin({ reseed: options.reseed === true, dryRun: options.dryRun === true });
-    const before = live.state;
-    const lost = await beyondHistory(this.#primary, before, this.#context.signal);
-    const following = pair.following;
-    let refusedMs = 0;
-    const asked = typeof options.reason === 'string' ? options.reason : '';
-    const reason = asked === '' ? 'asked by an operator' : asked;
-    if (options.dryRun !== true && verb === 'switchover') {
-      const { signal, logger } = this.#context;
-      const chain = () => live.state;
-      refusedMs = await switchOver({ pair, primary: this.#primary, closed, chain, reason, onStep, signal, logger });
-    } else if (options.dryRun !== true) {
-      await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff: options.oldPrimaryIsOff === true, onStep });
-    }
-    const { host, port } = this.#standby.advertise;
-    const answer: PromotionAnswer = {
-      dryRun: options.dryRun === true,
-      generation: before.generation + 1,
-      from: before.sourceUuid,
-      to: following?.serverUuid ?? '',
-      lastCommitMicros: before.lastCommitMicros,
-      behindTransactions: following?.behindTransactions ?? 0,
-      rpoZero: before.semiSync,
-      lost: verb === 'switchover' ? '' : lost === null ? null : lost.toString(),
-      refusedMs: Math.round(refusedMs),
-      address: `${host}:${port}`,
-    };
-    return { ...answer };
   }
 
   async #watchGrowth(live: LiveSource, signal: AbortSignal): Promise<void> {

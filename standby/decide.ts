@@ -8,7 +8,7 @@ import type { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
 import { crashPoint } from '../core/errors/crash-points.ts';
-import { integrityError } from '../core/errors/error.ts';
+import { integrityError, transientError } from '../core/errors/error.ts';
 import type { LiveSource } from '../core/live/live-source.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -19,6 +19,8 @@ const reachWithinMs = 20_000;
 export interface PromotionWish {
   /** The history's state when this was wished for: another source by now means that somebody else was first. */
   decidedAt: ChainState;
+  /** Only while nothing has come since: the primary was taken for gone. */
+  isStillSilent: boolean;
   /** server_uuid of the next source. */
   sourceUuid: string;
   /** Kept in the history. */
@@ -31,14 +33,18 @@ export interface Decided {
   target: GtidSet;
 }
 
-/** Throws QZ3724 when somebody else was first. */
+/** Throws QZ3724 when somebody else was first, QZ4752 when the primary is back. */
 export type Decide = (wish: PromotionWish, context: { signal: AbortSignal; logger: Logger }) => Promise<Decided>;
 
 /** An entry in the log. */
 export function decideInLog(log: ChainLog): Decide {
-  return async ({ decidedAt, sourceUuid, reason }, { signal, logger }) => {
+  return async ({ decidedAt, isStillSilent, sourceUuid, reason }, { signal, logger }) => {
     const { state, next } = await log.checkpoint();
-    const options = { signal, logger, base: state, first: next, sourceUuid: '', continued: null };
+    // Before the claim, which would end the old primary's agent.
+    const approve = (now: ChainState | null) => {
+      if (isStillSilent && now !== null && now.next > decidedAt.next) throw wentOn(decidedAt, now);
+    };
+    const options = { signal, logger, base: state, first: next, sourceUuid: '', continued: null, approve };
     const writer = await ChainWriter.open(log, options);
     if (!isSame(writer.state, decidedAt)) throw beaten(writer.state);
     crashPoint('promotion:claimed');
@@ -50,10 +56,11 @@ export function decideInLog(log: ChainLog): Decide {
 
 /** A segment in the archive that the live history is read from. */
 export function decideInArchive(store: ObjectStore, sourceName: string, live: LiveSource): Decide {
-  return async ({ decidedAt, sourceUuid, reason }, { signal, logger }) => {
+  return async ({ decidedAt, isStillSilent, sourceUuid, reason }, { signal, logger }) => {
     const last = live.lastSegment;
     if (last === null) throw new Error('a standby without a log follows the archive');
     if (!isSame(live.state, decidedAt)) throw beaten(live.state);
+    if (isStillSilent && live.state.next > decidedAt.next) throw wentOn(decidedAt, live.state);
     const promotion = { store, sourceName, last, sourceUuid, reason, beaten, reachWithinMs };
     const { generation, gtids } = await putPromotion({ ...promotion, signal, logger });
     return { generation, target: gtids };
@@ -64,10 +71,18 @@ function isSame(now: ChainState, then: ChainState): boolean {
   return now.sourceUuid === then.sourceUuid && now.generation === then.generation;
 }
 
-function beaten(now: ChainState) {
+export function beaten(now: ChainState) {
   return integrityError(
     'QZ3724',
     `Somebody else was first: the history is at generation ${now.generation} of the source ${now.sourceUuid}.`,
     'Look at `qazyna status`: another standby was promoted, or a new timeline was begun.',
+  );
+}
+
+function wentOn(decidedAt: ChainState, now: ChainState) {
+  return transientError(
+    'QZ4752',
+    `The history went on after the primary was taken for gone (${decidedAt.next} entries then, ${now.next} now).`,
+    'The primary is back, or this host was cut off. It is looked at again.',
   );
 }

@@ -56,3 +56,20 @@ export function copyOfNoHistory(errant: GtidSet) {
     { details: { errant: errant.toString() } },
   );
 }
+
+export function notCompared(cause: Error) {
+  return integrityError(
+    'QZ3751',
+    `This server was the primary, and whether it holds more than the history cannot be told. ${cause.message}`,
+    'Mend it and start this daemon again; or `qazyna rejoin --reseed` keeps its binlog files and makes it a copy again.',
+    { cause },
+  );
+}
+
+export function cameToNothing() {
+  return transientError(
+    'QZ4754',
+    'The promotion that was asked for before this daemon ended had not begun, and came to nothing.',
+    'Ask again.',
+  );
+}

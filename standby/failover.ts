@@ -5,20 +5,22 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '../core/archive/store-error.ts';
-import type { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { StandbyConfig } from '../core/config/config.ts';
 import { type QazynaError, transientError } from '../core/errors/error.ts';
+import type { Began } from '../core/live/began.ts';
 import type { Logger } from '../core/logging/logger.ts';
-import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { runHook } from './hooks.ts';
 import type { Pair } from './pair.ts';
-import { serverUuidOf } from './server.ts';
+import type { PrimaryProbe } from './probe.ts';
 
 const lookEveryMs = 250;
 const fenceDeadlineMs = 60_000;
 /** An alarm that nobody reads is repeated no faster than this. */
 const decideEveryMs = 5000;
+/** Our own server is looked at five times a second: what is older than this does not tell that it still answers. */
+const freshMs = 500;
+const logAnswersWithinMs = 3000;
 /** A primary that nobody has met by then is not where the configuration looks for it. */
 const meetWithinMs = 10_000;
 
@@ -26,58 +28,53 @@ export interface FailoverOptions {
   pair: Pair;
   config: StandbyConfig;
   sourceName: string;
-  /** The newest state of the chain, and when (ms, performance.now) it last grew. */
-  chain: () => { state: ChainState; grewAtMs: number };
-  /** The primary's server as this host reaches it. */
-  primary: MysqlEndpoint;
+  /** The newest state of the chain, how its generation began, and when (ms, performance.now) it last grew. */
+  chain: () => { state: ChainState; began: Began | null; grewAtMs: number };
+  /** Asks the log for the number behind its last entry; null where the archive is followed. */
+  logEnd: (() => Promise<number>) | null;
+  probe: PrimaryProbe;
+  /** Where the primary's server is, as this host reaches it. */
+  primary: { host: string; port: number };
   onAlarm: (topic: string, error: QazynaError | null) => void;
   environment: NodeJS.ProcessEnv;
   signal: AbortSignal;
   logger: Logger;
 }
 
-/** Looks for as long as the signal lets it; does nothing while this host is no standby. */
+/** Looks for as long as the signal lets it; does nothing while this host is the primary. */
 export async function watchPrimary(options: FailoverOptions): Promise<void> {
   await new Watcher(options).run();
 }
 
 class Watcher {
   readonly #options: FailoverOptions;
-  readonly #probe: Probe;
   #decidedAtMs = Number.NEGATIVE_INFINITY;
   /** When it began to be a standby, as performance.now(). */
   #sinceMs = performance.now();
 
   constructor(options: FailoverOptions) {
     this.#options = options;
-    const { primary, config, chain, pair } = options;
-    this.#probe = new Probe({
-      endpoint: primary,
-      deadlineMs: Math.max(250, config.failover.afterMs / 2),
-      isSource: (uuid) => uuid === chain().state.sourceUuid,
-      onMet: (uuid) => pair.meet({ uuid, host: primary.host, port: primary.port }),
-    });
   }
 
   async run(): Promise<void> {
-    const { signal, pair, onAlarm } = this.#options;
+    const { signal, pair, probe, onAlarm } = this.#options;
     try {
       while (!signal.aborted) {
-        if (pair.role === 'standby') await this.#look();
-        else this.#forget();
+        if (pair.role === 'primary' || pair.role === 'promoting') this.#rest();
+        else await this.#look();
         await sleep(lookEveryMs, undefined, { signal }).catch(() => undefined);
       }
     } finally {
       onAlarm('primary', null);
-      await this.#probe.close();
+      await probe.close();
     }
   }
 
-  /** What was before it became a standby does not count. */
-  #forget(): void {
-    this.#options.onAlarm('primary', null);
+  #rest(): void {
+    const { probe, onAlarm } = this.#options;
+    probe.forget();
     this.#sinceMs = performance.now();
-    this.#probe.forget();
+    onAlarm('primary', null);
   }
 
   /** This host has met the present source where the configuration leads to: only then its own look says anything. */
@@ -87,42 +84,53 @@ class Watcher {
   }
 
   async #look(): Promise<void> {
-    const { config, chain, onAlarm, signal } = this.#options;
-    const { afterMs, automatic } = config.failover;
-    const nowMs = performance.now();
-    const silentMs = nowMs - chain().grewAtMs;
-    const unseenMs = await this.#probe.unseenMs(signal);
-    if (silentMs < afterMs || unseenMs < afterMs) {
-      const { stranger } = this.#probe;
-      const isLost = !this.#hasMet && (stranger !== '' || nowMs - this.#sinceMs > meetWithinMs);
-      return onAlarm('primary', automatic && isLost ? notMet(this.#options.primary, stranger) : null);
-    }
-    if (nowMs - this.#decidedAtMs < decideEveryMs) return;
-    this.#decidedAtMs = nowMs;
-    const why = await this.#takeOver(silentMs);
-    if (why !== null) onAlarm('primary', gone(silentMs, why));
+    const { pair, onAlarm } = this.#options;
+    const goneMs = await this.#goneMs();
+    if (pair.role !== 'standby') this.#sinceMs = performance.now();
+    await this.#meet();
+    if (goneMs === null) return onAlarm('primary', this.#notMet());
+    if (performance.now() - this.#decidedAtMs < decideEveryMs) return;
+    this.#decidedAtMs = performance.now();
+    const why = await this.#takeOver(goneMs);
+    if (why !== null) onAlarm('primary', gone(goneMs, why));
   }
 
-  /** Null when this server has taken over; else why it has not. */
-  async #takeOver(silentMs: number): Promise<string | null> {
-    const { pair, config, chain, logger, signal } = this.#options;
-    const { failover } = config;
-    if (!failover.automatic) return 'standby.failover.automatic is off';
-    if (!this.#hasMet) return 'it has never met this primary where source.mysql leads to';
-    const sinceMs = Date.now() - pair.tookOverAtMs;
-    if (sinceMs < failover.notAgainWithinMs)
-      return `this host took over by itself only ${Math.round(sinceMs / 1000)} s ago (standby.failover.not_again_within)`;
-    const behind = await this.#drainedWithin(failover.drainDeadlineMs);
-    if (behind !== null) return behind;
-    const { semiSync } = chain().state;
-    const isFenced = semiSync ? false : await this.#fence();
-    if (!semiSync && !isFenced)
-      return failover.fence === null
-        ? 'RPO 0 was not in force at the end of the log, and there is no standby.failover.fence'
-        : 'RPO 0 was not in force at the end of the log, and the fence did not succeed';
+  async #meet(): Promise<void> {
+    const { pair, chain, probe, primary } = this.#options;
+    const { seen } = probe;
+    if (seen?.serverUuid !== chain().state.sourceUuid) return;
+    await pair.meet({ uuid: seen.serverUuid, host: primary.host, port: primary.port });
+  }
+
+  /** For how long neither the log nor our own look has told of the primary; null while that is less than configured. */
+  async #goneMs(): Promise<number | null> {
+    const { config, chain, probe, signal } = this.#options;
+    const unseenMs = await probe.unseenMs(signal);
+    const silentMs = performance.now() - chain().grewAtMs;
+    const { afterMs } = config.failover;
+    return silentMs < afterMs || unseenMs < afterMs ? null : silentMs;
+  }
+
+  #notMet(): QazynaError | null {
+    const { config, probe, primary } = this.#options;
+    const isLost = !this.#hasMet && (probe.stranger !== '' || performance.now() - this.#sinceMs > meetWithinMs);
+    return config.failover.automatic && isLost ? notMet(primary, probe.stranger) : null;
+  }
+
+  /** Null when this server has taken over, or need not; else why it has not. */
+  async #takeOver(goneMs: number): Promise<string | null> {
+    const { pair, config, logger, signal } = this.#options;
+    const hindrance = this.#hindrance() ?? (await this.#behind());
+    if (hindrance !== null) return hindrance;
+    // That took a while.
+    if ((await this.#goneMs()) === null) return null;
+    const doubt = this.#doubt();
+    const isFenced = doubt !== null && (await this.#fence());
+    if (doubt !== null && !isFenced)
+      return `${doubt}, and ${config.failover.fence === null ? 'there is no standby.failover.fence' : 'the fence did not succeed'}`;
     signal.throwIfAborted();
     try {
-      const reason = `the primary was gone for ${(silentMs / 1000).toFixed(1)} s`;
+      const reason = `the primary was gone for ${(goneMs / 1000).toFixed(1)} s`;
       await pair.promote({
         kind: 'failed-over',
         reason,
@@ -135,21 +143,66 @@ class Watcher {
     }
   }
 
-  /** Null when this server follows and has executed all that the log holds; else what is in the way. */
-  async #drainedWithin(ms: number): Promise<string | null> {
-    const { pair, chain, signal } = this.#options;
-    const deadline = performance.now() + ms;
+  /** What no waiting helps against; null when there is nothing of it. */
+  #hindrance(): string | null {
+    const { pair, config, chain, probe } = this.#options;
+    const { failover } = config;
+    if (!failover.automatic) return 'standby.failover.automatic is off';
+    if (pair.role !== 'standby') return `this host is ${pair.role}`;
+    const { began } = chain();
+    if (began?.reason.startsWith('failed-over:') === true) {
+      const sinceMs = Math.max(0, Date.now() - began.atMicros / 1000);
+      if (sinceMs < failover.notAgainWithinMs)
+        return `the last failover was only ${Math.round(sinceMs / 1000)} s ago (standby.failover.not_again_within)`;
+    }
+    if (!this.#hasMet) return 'it has never met this primary where source.mysql leads to';
+    if (probe.stranger !== '') return `the server ${probe.stranger} answers in its place`;
+    return null;
+  }
+
+  /** Null when this server has executed all that the log holds; else what is in the way, also after the drain deadline. */
+  async #behind(): Promise<string | null> {
+    const { pair, chain, config, signal } = this.#options;
+    const end = await this.#endOfLog();
+    if (end === null) return 'the log cannot be read to its end';
+    const deadline = performance.now() + config.failover.drainDeadlineMs;
     for (;;) {
-      const target: GtidSet = chain().state.gtids;
+      const { state } = chain();
       const status = pair.following;
       if (pair.role !== 'standby') return `this host is ${pair.role} by now`;
-      if (status?.executed.containsAll(target) === true) return null;
+      const isFresh = status !== null && Math.abs(Date.now() - status.atMs) < freshMs;
+      if (isFresh && state.next >= end && status.executed.containsAll(state.gtids)) return null;
       if (performance.now() > deadline) {
-        if (status === null || status.state !== 'following') return 'the standby does not follow';
-        return `the standby still lacks ${target.subtract(status.executed).count} transactions (standby.failover.drain_deadline)`;
+        if (!isFresh) return 'its own server has not answered lately';
+        if (status.state !== 'following') return 'it does not follow: see its other alarms';
+        if (state.next < end) return 'the log could not be read to its end (standby.failover.drain_deadline)';
+        return `it still lacks ${state.gtids.subtract(status.executed).count} transactions (standby.failover.drain_deadline)`;
       }
       await sleep(50, undefined, { signal });
     }
+  }
+
+  /** Why something that a client was told of could be lost by it; null when nothing can. */
+  #doubt(): string | null {
+    const { chain, probe } = this.#options;
+    const { state } = chain();
+    if (!state.semiSync) return 'RPO 0 was not in force at the end of the log';
+    const { seen } = probe;
+    if (seen?.serverUuid !== state.sourceUuid) return null;
+    const beyond = seen.executed.subtract(state.gtids);
+    if (beyond.isEmpty) return null;
+    return `when it was last seen, the primary had committed ${beyond}, which the log does not hold`;
+  }
+
+  async #endOfLog(): Promise<number | null> {
+    const { logEnd, logger } = this.#options;
+    if (logEnd === null) return 0;
+    const late = sleep(logAnswersWithinMs, null, { ref: false });
+    const asked = logEnd().catch((error: unknown) => {
+      logger.warn(`the end of the log is not known: ${errorText(error)}`);
+      return null;
+    });
+    return await Promise.race([asked, late]);
   }
 
   async #fence(): Promise<boolean> {
@@ -171,67 +224,7 @@ class Watcher {
   }
 }
 
-interface ProbeOptions {
-  endpoint: MysqlEndpoint;
-  deadlineMs: number;
-  /** A server that the chain does not name says nothing about the one that it does. */
-  isSource: (uuid: string) => boolean;
-  onMet: (uuid: string) => Promise<void>;
-}
-
-/** Our own look at the primary: one connection that is kept, a question on it, and a short deadline. */
-class Probe {
-  readonly #options: ProbeOptions;
-  #connection: MysqlConnection | null = null;
-  #seenAtMs = performance.now();
-  #asking: Promise<void> | null = null;
-  #stranger = '';
-
-  constructor(options: ProbeOptions) {
-    const { endpoint, deadlineMs } = options;
-    this.#options = { ...options, endpoint: { ...endpoint, connectTimeoutMs: deadlineMs } };
-  }
-
-  /** server_uuid of another server than the source that answered last; '' when none did. */
-  get stranger(): string {
-    return this.#stranger;
-  }
-
-  /** How long ago it last answered. Waits for an answer no longer than its deadline. */
-  async unseenMs(signal: AbortSignal): Promise<number> {
-    this.#asking ??= this.#ask(signal).finally(() => {
-      this.#asking = null;
-    });
-    await Promise.race([this.#asking, sleep(lookEveryMs, undefined, { ref: false })]);
-    return performance.now() - this.#seenAtMs;
-  }
-
-  /** As if it had been seen just now: what was before does not count. */
-  forget(): void {
-    this.#seenAtMs = performance.now();
-  }
-
-  async close(): Promise<void> {
-    await this.#connection?.close().catch(() => undefined);
-    this.#connection = null;
-  }
-
-  async #ask(signal: AbortSignal): Promise<void> {
-    const { endpoint, deadlineMs, isSource, onMet } = this.#options;
-    try {
-      this.#connection ??= await connectMysql(endpoint, signal);
-      const uuid = await serverUuidOf(this.#connection, deadlineMs);
-      this.#stranger = isSource(uuid) ? '' : uuid;
-      if (this.#stranger !== '') return;
-      this.#seenAtMs = performance.now();
-      await onMet(uuid);
-    } catch {
-      await this.close();
-    }
-  }
-}
-
-function notMet({ host, port }: MysqlEndpoint, stranger: string): QazynaError {
+function notMet({ host, port }: { host: string; port: number }, stranger: string): QazynaError {
   const found = stranger === '' ? 'nobody answers there' : `the server ${stranger} answers there`;
   return transientError(
     'QZ4721',

@@ -102,7 +102,7 @@ class Follower {
       const serverUuid = await serverUuidOf(connection);
       await connection.query('SET GLOBAL super_read_only = ON');
       await connection.query('SET GLOBAL event_scheduler = OFF');
-      await forgetSource(connection);
+      await forgetSource(connection, source);
       await noteForgotten({ connection, source: history, signal, logger });
       await prepare(connection);
       // It may have been fenced while it was the primary; from here on it may be read.

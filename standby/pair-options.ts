@@ -7,6 +7,7 @@ import type { Logger } from '../core/logging/logger.ts';
 import type { Mysqld } from '../core/mysql/mysqld.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import type { Decide } from './decide.ts';
+import type { ListChanges } from './errant.ts';
 import type { Capture } from './primary.ts';
 
 export interface PairOptions {
@@ -26,6 +27,8 @@ export interface PairOptions {
   capture: Capture;
   /** What is wrong with `topic`, or null once it is not any more. */
   onAlarm: (topic: string, error: QazynaError | null) => void;
+  /** Names what transactions changed, for people. */
+  listChanges: ListChanges;
   onFill: (progress: { step: string; doneBytes: number; totalBytes: number }) => void;
   environment: NodeJS.ProcessEnv;
   signal: AbortSignal;

@@ -6,7 +6,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { GtidSet } from '../core/binlog/gtid-set.ts';
+import type { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
@@ -14,13 +14,15 @@ import { EventTracker } from '../core/live/event-tracker.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
 import { recordEvents } from '../core/restore/events.ts';
 import type { EventRecord } from '../core/snapshot/types.ts';
-import { parted } from './errant.ts';
-import { copyOfNoHistory, holdsMore, notCopiedNow, notNow, notVouchedFor, waitForSnapshot } from './errors.ts';
+import { compare, type RejoinAnswer } from './errant.ts';
+import { copyOfNoHistory, holdsMore, notCompared, notCopiedNow, notNow, waitForSnapshot } from './errors.ts';
+import { fence } from './fence.ts';
 import { type FollowStatus, follow } from './follow.ts';
 import { StandbyNotes } from './notes.ts';
 import type { PairOptions } from './pair-options.ts';
-import { bePrimary, fence } from './primary.ts';
-import { detach, drain, enableEvents, PromotionJournal, type PromotionRecord, win } from './promotion.ts';
+import { bePrimary } from './primary.ts';
+import { type Following, type Promoted, type PromoteRequest, Promoter } from './promoter.ts';
+import type { PromotionRecord } from './promotion.ts';
 import { seed } from './seed.ts';
 import { executedBy, StandbyServer } from './server.ts';
 import type { StandbyState } from './state.ts';
@@ -31,21 +33,6 @@ const wasPrimary = 'it was the primary';
 
 export type Role = 'starting' | 'filling' | 'standby' | 'promoting' | 'primary' | 'fenced';
 
-export interface PromoteRequest {
-  kind: PromotionRecord['kind'];
-  reason: string;
-  /** Said by a person, or by the fence command's success. */
-  isOldPrimaryOff: boolean;
-  /** Told what happens, a sentence at a time. */
-  onStep: (sentence: string) => void;
-}
-
-interface Asked {
-  request: PromoteRequest;
-  decidedAt: ChainState;
-  settled: PromiseWithResolvers<void>;
-}
-
 export class Pair {
   readonly server: StandbyServer;
   readonly #options: PairOptions;
@@ -53,11 +40,10 @@ export class Pair {
   readonly #notes: StandbyNotes;
   #follow: FollowStatus | null = null;
   #isWritable = false;
-  #journal: PromotionJournal | null = null;
+  #promoter: Promoter | null = null;
   #tracker: EventTracker | null = null;
   /** What a standby is called away from following for. */
   #called = Promise.withResolvers<'promote' | 'reseed'>();
-  #asked: Asked | null = null;
   /** Told by `rejoin` that a fenced server may go on as a standby. */
   #rejoined = Promise.withResolvers<{ reseed: boolean }>();
 
@@ -107,11 +93,7 @@ export class Pair {
   }
 
   get promotion(): PromotionRecord | null {
-    return this.#journal?.record ?? null;
-  }
-
-  get tookOverAtMs(): number {
-    return this.#state?.tookOverAtMs ?? 0;
+    return this.#promoter?.journal.record ?? null;
   }
 
   /** The newest source that this host has met, and where; null before any. */
@@ -125,8 +107,10 @@ export class Pair {
 
   /** Until the signal aborts. Throws what needs a person. */
   async run(): Promise<void> {
-    const { config, signal } = this.#options;
-    this.#journal = await PromotionJournal.open(config.dir);
+    const { config, signal, decide, live, logger } = this.#options;
+    const { dir } = config;
+    const met = () => this.met;
+    this.#promoter = await Promoter.open({ dir, server: this.server, decide, live, met, signal, logger });
     await this.#notes.read();
     while (!signal.aborted) {
       try {
@@ -140,50 +124,46 @@ export class Pair {
   }
 
   /**
-   * Asks for the promotion of this server. Resolves once it is the primary and takes writes. Throws, with nothing changed,
-   * when it is no standby (QZ2712), somebody was promoted already, or nothing vouches for the old primary (QZ2713).
+   * Asks for the promotion of this server. Resolves once it is the primary and takes writes; asked again, it joins the one
+   * that is under way, and on the primary nothing is left to do. Throws, with nothing changed, when it is no standby
+   * (QZ2712), somebody was promoted already, or nothing vouches for the old primary (QZ2713).
    */
-  async promote(request: PromoteRequest): Promise<void> {
-    const { live } = this.#options;
-    if (this.#role !== 'standby' || this.#asked !== null || this.#follow === null) throw notNow(this.#role);
-    const decidedAt = live.state;
-    if (!request.isOldPrimaryOff && !decidedAt.semiSync) throw notVouchedFor();
-    const settled = Promise.withResolvers<void>();
-    this.#asked = { request, decidedAt, settled };
-    settled.promise.catch(() => undefined);
-    this.#called.resolve('promote');
-    await settled.promise;
+  async promote(request: PromoteRequest): Promise<Promoted> {
+    const promoter = this.#requirePromoter();
+    if (!promoter.isUnderWay) {
+      if (this.#role === 'primary') return { generation: this.#options.live.state.generation, target: null };
+      if (this.#role !== 'standby' || this.#follow === null) throw notNow(this.#role);
+      promoter.ask(request);
+      this.#called.resolve('promote');
+    }
+    return await promoter.settled();
   }
 
   /**
    * Lets a fenced server go on as a standby. Without `reseed` only where it holds nothing that the history does not: else
    * QZ3726 names it. With it, what it holds beyond is saved first, and it is filled anew. Resolves with where that was saved.
    */
-  async rejoin({ reseed, dryRun }: { reseed: boolean; dryRun: boolean }): Promise<{ errant: string; savedTo: string }> {
-    const { live, config, signal } = this.#options;
+  async rejoin({ reseed, dryRun }: { reseed: boolean; dryRun: boolean }): Promise<RejoinAnswer> {
+    const { live, config, listChanges, signal } = this.#options;
     if (this.#role === 'primary' || this.#role === 'promoting' || this.#role === 'starting') throw notNow(this.#role);
-    const { errant, savedTo } = await parted(this.server, {
-      history: live.state.gtids,
-      config,
-      reseed,
-      dryRun,
-      signal,
-    });
-    if (dryRun) return { errant: errant.toString(), savedTo };
+    const { server } = this;
+    const options = { server, history: live.state.gtids, dir: config.dir, list: listChanges, reseed, dryRun, signal };
+    const answer = await compare(options);
+    if (dryRun) return answer;
     if (reseed)
       await this.#notes.note({ step: 'filling', snapshot: '', reason: 'an operator asked for it (rejoin --reseed)' });
     this.#rejoined.resolve({ reseed });
     if (reseed) this.#called.resolve('reseed');
-    return { errant: errant.toString(), savedTo };
+    return answer;
   }
 
   /** A server that was the primary and holds more than the history waits for a person; nobody reads or writes it meanwhile. */
   async #waitForRejoin(error: unknown): Promise<void> {
     const { signal, onAlarm } = this.#options;
-    if (!isKind(error, 'integrity') || error.code !== 'QZ3726') throw error;
+    if (!isKind(error, 'integrity') || !/^QZ(3726|3751)$/.test(error.code)) throw error;
     this.#role = 'fenced';
     onAlarm('standby', error);
-    await fence(this.server, signal);
+    if (error.code === 'QZ3726') await this.#fence();
     const aborted = Promise.withResolvers<void>();
     signal.addEventListener('abort', () => aborted.resolve(), { once: true });
     await Promise.race([this.#rejoined.promise, aborted.promise]);
@@ -191,20 +171,17 @@ export class Pair {
     onAlarm('standby', null);
   }
 
+  async #fence(): Promise<void> {
+    const { signal, logger } = this.#options;
+    if (this.#state !== null) await fence(this.server, this.#state, { signal, logger });
+  }
+
   /** The chain names our server, and all before its promotion is executed here. */
   async #isSource(): Promise<boolean> {
     const { live } = this.#options;
     const uuid = await this.#ownUuid();
     if (uuid === null || this.#state?.step !== 'ready' || live.state.sourceUuid !== uuid) return false;
-    const { record } = this.#requireJournal();
-    if (record?.step === 'asked') {
-      // It was accepted, and we died before we could write that down.
-      await this.#requireJournal().reach('won', {
-        generation: live.state.generation,
-        target: live.state.gtids.toString(),
-      });
-    }
-    return record === null || this.#requireJournal().isDone('detached');
+    return !(await this.#requirePromoter().isUnfinished());
   }
 
   /** server_uuid as the data folder has it; null before its first start. */
@@ -215,13 +192,15 @@ export class Pair {
 
   async #beStandby(): Promise<void> {
     const { signal, onAlarm } = this.#options;
-    const journal = this.#requireJournal();
-    if (journal.record?.step === 'asked') await journal.forget();
+    await this.#requirePromoter().putAsideWhatIsOver();
+    // It may have been left as it was, by a daemon that was killed: with clients in it, and commits that wait.
+    if (this.#state?.reason === wasPrimary && (await this.server.pid()) !== null) await this.#fence();
     let reason = this.#state === null ? 'it is new' : this.#state.step === 'filling' ? this.#state.reason : null;
     while (!signal.aborted) {
       if (reason !== null) await this.#fill(reason);
       const promoted = await this.#followUntilAsked().catch((error: unknown) => this.#beyondRepair(error));
-      if (promoted === true) return;
+      // One that was accepted although it could not be seen through is gone on with from the beginning.
+      if (promoted === true || (promoted === false && this.promotion !== null)) return;
       onAlarm('standby', null);
       reason = promoted === false ? null : promoted;
     }
@@ -231,14 +210,17 @@ export class Pair {
   async #followUntilAsked(): Promise<boolean | string> {
     const { live, stream, logger, signal, onAlarm } = this.#options;
     if (this.#state === null) throw new Error('a standby follows only once it is filled');
-    const journal = this.#requireJournal();
+    const promoter = this.#requirePromoter();
+    const facts = this.#state;
     const stop = new AbortController();
     const either = AbortSignal.any([signal, stop.signal]);
-    this.#role = journal.record === null ? 'standby' : 'promoting';
+    // Won before a restart: what is missing comes by following.
+    const won = promoter.journal.record !== null;
+    this.#role = won ? 'promoting' : 'standby';
     this.#called = Promise.withResolvers();
-    const following = follow({
+    const ended = follow({
       server: this.server,
-      facts: this.#state,
+      facts,
       source: stream,
       history: live,
       chain: () => live.state,
@@ -250,17 +232,14 @@ export class Pair {
         this.#follow = status;
       },
     });
-    // Won before a restart: what is missing comes by following.
-    const won = journal.record !== null;
-    const working = won
-      ? this.#finish(stop, following, () => undefined).then(() => true)
-      : this.#untilCalled(stop, following);
+    const following = { facts, stop, ended, tracker: () => this.#tracker };
+    const working = won ? promoter.finish(following).then(() => true) : this.#untilCalled(following);
     working.catch(() => undefined);
     try {
-      return await Promise.race([working, following.then(() => working)]);
+      return await Promise.race([working, ended.then(() => working)]);
     } finally {
       stop.abort();
-      await following.catch(() => undefined);
+      await ended.catch(() => undefined);
       this.#tracker = null;
     }
   }
@@ -286,85 +265,29 @@ export class Pair {
     tracker.run().catch((error: unknown) => error instanceof QazynaError && onAlarm('events', error));
   }
 
-  async #untilCalled(stop: AbortController, following: Promise<void>): Promise<boolean | string> {
+  async #untilCalled(following: Following): Promise<boolean | string> {
     const { signal } = this.#options;
+    const promoter = this.#requirePromoter();
     const aborted = Promise.withResolvers<'aborted'>();
     const onAbort = () => aborted.resolve('aborted');
-    AbortSignal.any([signal, stop.signal]).addEventListener('abort', onAbort, { once: true });
+    AbortSignal.any([signal, following.stop.signal]).addEventListener('abort', onAbort, { once: true });
     const call = await Promise.race([this.#called.promise, aborted.promise]);
     if (call === 'reseed') return this.#state?.reason ?? '';
-    if (this.#asked === null) return false;
-    return await this.#promoteAsked(this.#asked, stop, following);
-  }
-
-  async #promoteAsked(asked: Asked, stop: AbortController, following: Promise<void>): Promise<boolean> {
-    const { decide, signal, logger, live } = this.#options;
-    const { request, decidedAt } = asked;
-    const journal = this.#requireJournal();
+    if (!promoter.isAsked) return false;
     this.#role = 'promoting';
-    try {
-      const to = this.#follow?.serverUuid ?? '';
-      const { met } = this;
-      const old = met?.uuid === decidedAt.sourceUuid ? { host: met.host, port: met.port } : null;
-      await journal.begin({ kind: request.kind, reason: request.reason, from: decidedAt.sourceUuid, to, old });
-      request.onStep('asking the chain to make this server the source');
-      await win({ decide, journal, decidedAt, signal, logger });
-      request.onStep(`won: generation ${journal.record?.generation}; the old primary can acknowledge nothing any more`);
-      await this.#finish(stop, following, request.onStep);
-      return true;
-    } catch (error) {
-      this.#asked = null;
-      asked.settled.reject(error);
-      if (journal.record?.step !== 'asked') throw error;
-      // Whatever the log says by now decides how it goes on.
-      if (live.state.sourceUuid !== journal.record.to) await journal.forget();
-      logger.error(`the promotion came to nothing: ${error instanceof Error ? error.message : String(error)}`);
-      return false;
-    }
-  }
-
-  /** From the accepted entry to a server that is nobody's replica, with the events that the source ran. */
-  async #finish(stop: AbortController, following: Promise<void>, onStep: (sentence: string) => void): Promise<void> {
-    const { signal, live, logger } = this.#options;
-    const journal = this.#requireJournal();
-    if (this.#state === null) throw new Error('nothing is promoted before it was filled');
-    await this.server.ensureRunning(this.#state, signal);
-    const connection = await this.server.connect(signal);
-    try {
-      if (!journal.isDone('drained')) {
-        let told = -1;
-        const onProgress = (missing: number) => {
-          if (missing !== told && missing > 0) onStep(`${missing} transactions are still to be executed`);
-          told = missing;
-        };
-        const draining = AbortSignal.any([signal, stop.signal]);
-        await drain({ connection, journal, signal: draining, onProgress });
-        onStep('this server has executed exactly the history before its promotion');
-      }
-      if (journal.isDone('detached')) return;
-      const tracker = this.#tracker;
-      const target = GtidSet.parse(journal.record?.target ?? '');
-      const statuses = async () => (await tracker?.statusesAt(target, signal)) ?? new Map();
-      const baseline = this.#state.events ?? { gtids: '', statuses: {} };
-      await enableEvents(connection, { serverIds: live.serverIds, baseline, statuses, logger });
-      stop.abort();
-      await following.catch(() => undefined);
-      await detach(connection, journal);
-    } finally {
-      await connection.close();
-    }
+    return await promoter.perform(following, this.#follow?.serverUuid ?? '');
   }
 
   async #bePrimary(): Promise<void> {
     const { config, sourceName, live, capture, environment, signal, logger, onAlarm } = this.#options;
-    const journal = this.#requireJournal();
+    const promoter = this.#requirePromoter();
     this.#role = 'primary';
     await this.#notes.note({ reason: wasPrimary });
     if (this.#state === null) throw new Error('a primary was filled once');
     await bePrimary({
       server: this.server,
       state: this.#state,
-      journal,
+      journal: promoter.journal,
       config,
       sourceName,
       history: live,
@@ -376,12 +299,8 @@ export class Pair {
       onWritable: (isWritable) => {
         this.#isWritable = isWritable;
       },
-      onStep: (sentence) => this.#asked?.request.onStep(sentence),
-      onPromoted: async () => {
-        if (journal.record?.kind === 'failed-over') await this.#notes.note({ tookOverAtMs: Date.now() });
-        this.#asked?.settled.resolve();
-        this.#asked = null;
-      },
+      onStep: (sentence) => promoter.onStep(sentence),
+      onPromoted: () => promoter.done(),
     });
     if (!signal.aborted && !(await this.#isSource())) this.#role = 'fenced';
   }
@@ -402,15 +321,20 @@ export class Pair {
   async #beyondRepair(error: unknown): Promise<string> {
     const { onAlarm, signal, logger } = this.#options;
     if (!isKind(error, 'integrity') || !/^QZ372[0-3]$/.test(error.code)) throw error;
+    // It may hold what nobody else does: that is for a person to give up.
+    if (this.#state?.reason === wasPrimary) throw notCompared(error);
     onAlarm('standby', error);
+    // Until then it can take nothing over.
+    this.#role = 'filling';
+    this.#follow = null;
     const restMs = Math.max(0, (this.#state?.filledAtMs ?? 0) + refillEveryMs - Date.now());
     if (restMs > 0) logger.warn(`it was filled only just now: the next copy is made in ${Math.round(restMs / 1000)} s`);
     await sleep(restMs, undefined, { signal });
     return error.message;
   }
 
-  #requireJournal(): PromotionJournal {
-    if (this.#journal === null) throw new Error('run() opens the journal');
-    return this.#journal;
+  #requirePromoter(): Promoter {
+    if (this.#promoter === null) throw new Error('run() opens the journal');
+    return this.#promoter;
   }
 }

@@ -10,6 +10,7 @@ import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
 import { noteForgotten } from '../core/restore/forgotten-gtids.ts';
 import type { BinlogSource } from '../core/stream/types.ts';
+import { fence } from './fence.ts';
 import { runHooks } from './hooks.ts';
 import type { PromotionJournal } from './promotion.ts';
 import type { StandbyServer } from './server.ts';
@@ -41,7 +42,7 @@ export interface PrimaryOptions {
   /** Of a promotion that was asked for in this process. */
   onStep: (sentence: string) => void;
   /** The promotion came to its end; the hooks were run. */
-  onPromoted: () => Promise<void>;
+  onPromoted: () => void;
 }
 
 /** Until the signal aborts, or another one wrote to the chain; where that made another server the source, this one is fenced. */
@@ -65,31 +66,38 @@ class Primary {
     onWritable(false);
     await server.ensureRunning(state, signal);
     const watching = this.#keepRunning().catch((error: unknown) => this.#stop.abort(error));
+    let ended: unknown = null;
     try {
       const patience = { signal: this.#signal, logger, deadlineMs: Number.POSITIVE_INFINITY };
       await retrying('looking at the server', () => this.#noteForgotten(), patience);
       await capture(await server.endpoint(), { onAttached: () => this.#attached(), signal: this.#signal });
       if (this.#stop.signal.aborted && !signal.aborted) throw this.#stop.signal.reason;
     } catch (error) {
-      const code = isKind(error, 'integrity') ? error.code : '';
-      // Somebody else may have started the server anew.
-      if (code !== '' && (await this.#noteForgotten().catch(() => 0)) > 0) return;
-      if (code !== 'QZ3310' && code !== 'QZ3311') throw error;
-      onWritable(false);
-      if (code === 'QZ3310') {
-        logger.warn(`this server is the primary no more: ${(error as Error).message}`);
-        await fence(server, signal);
-      } else {
-        // A promotion that was begun and not won: the chain still names this server, which claims it anew.
-        logger.warn(`the chain was claimed by another writer: ${(error as Error).message}`);
-        await sleep(reclaimAfterMs, undefined, { signal });
-      }
-    } finally {
-      this.#stop.abort();
-      await watching;
-      await this.#opening;
-      onWritable(false);
+      ended = error;
     }
+    // Whoever would start the server, or open it, has come to an end before it is shut.
+    this.#stop.abort();
+    await watching;
+    await this.#opening;
+    onWritable(false);
+    if (ended !== null) await this.#superseded(ended);
+  }
+
+  /** Throws what was no other writer's doing. */
+  async #superseded(error: unknown): Promise<void> {
+    const { server, state, signal, logger } = this.#options;
+    if (!isKind(error, 'integrity')) throw error;
+    if (error.code === 'QZ3310') {
+      logger.warn(`this server is the primary no more: ${error.message}`);
+      await fence(server, state, { signal, logger });
+    } else if (error.code === 'QZ3311') {
+      // A promotion that was begun and not won: the chain still names this server, which claims it anew.
+      logger.warn(`the chain was claimed by another writer: ${error.message}`);
+      await sleep(reclaimAfterMs, undefined, { signal });
+    } else if ((await this.#noteForgotten().catch(() => 0)) === 0) {
+      throw error;
+    }
+    // Else somebody has started the server anew, and it had forgotten what it knows again now.
   }
 
   /** What it executed as a standby and forgot when it was started anew: the agent would miss it. */
@@ -142,7 +150,8 @@ class Primary {
   }
 
   async #announce(): Promise<void> {
-    const { journal, config, sourceName, logger, environment, signal, onAlarm, onStep, onPromoted } = this.#options;
+    const { journal, config, sourceName, logger, environment, onAlarm, onStep, onPromoted } = this.#options;
+    const signal = this.#signal;
     const { record } = journal;
     if (record === null) return;
     onStep('this server takes writes; running the hooks');
@@ -152,7 +161,7 @@ class Primary {
     await runHooks(config.failover.hooks, facts, { deadlineMs: hookDeadlineMs, signal, logger, environment, onAlarm });
     // What was left out runs when the daemon starts again.
     signal.throwIfAborted();
-    await onPromoted();
+    onPromoted();
     await journal.end();
   }
 
@@ -170,17 +179,5 @@ class Primary {
       }
       await sleep(serverPollMs, undefined, { signal }).catch(() => undefined);
     }
-  }
-}
-
-/** No client may write here, nor read what the history does not hold. */
-export async function fence(server: StandbyServer, signal: AbortSignal): Promise<void> {
-  const connection = await server.connect(signal);
-  try {
-    await connection.query('SET GLOBAL offline_mode = ON');
-    await connection.query('SET GLOBAL event_scheduler = OFF');
-    await connection.query('SET GLOBAL super_read_only = ON');
-  } finally {
-    await connection.close();
   }
 }

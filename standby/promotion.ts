@@ -93,9 +93,14 @@ export class PromotionJournal {
     crashPoint(`promotion:${step}`);
   }
 
-  /** It came to its end, and stays readable as `promotion-GENERATION.json`. */
+  /** It came to its end. */
   async end(): Promise<void> {
     await this.reach('announced');
+    await this.putAside();
+  }
+
+  /** It stays readable under its generation's number, as far as it came. */
+  async putAside(): Promise<void> {
     await rename(this.#path, this.#path.replace(/\.json$/, `-${this.#record?.generation ?? 0}.json`));
     this.#record = null;
   }
@@ -121,11 +126,12 @@ export interface WinOptions {
   logger: Logger;
 }
 
-/** Makes this server the source, in the store that decides. Throws QZ3724 when somebody else was first. */
+/** Makes this server the source, in the store that decides. Throws QZ3724 when somebody else was first, QZ4752 when the primary is back. */
 export async function win({ decide, journal, decidedAt, signal, logger }: WinOptions): Promise<void> {
   const { record } = journal;
   if (record === null) throw new Error('a promotion is journaled before it is won');
-  const wish = { decidedAt, sourceUuid: record.to, reason: noteOf(record) };
+  const isStillSilent = record.kind === 'failed-over';
+  const wish = { decidedAt, isStillSilent, sourceUuid: record.to, reason: noteOf(record) };
   const { generation, target } = await decide(wish, { signal, logger });
   logger.info(`won: this server is the source of generation ${generation}`, { from: record.from, to: record.to });
   await journal.reach('won', { generation, target: target.toString() });

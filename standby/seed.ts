@@ -83,7 +83,6 @@ async function choose(options: SeedOptions, earlier: StandbyState | null) {
     events: manifest.events ?? null,
     filledAtMs: 0,
     reason,
-    tookOverAtMs: earlier?.tookOverAtMs ?? 0,
     met: earlier?.met ?? null,
   };
   return { state: usable && earlier !== null ? earlier : state, manifest };

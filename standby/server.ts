@@ -65,7 +65,8 @@ export class StandbyServer {
     if ((await this.pid()) !== null) {
       // It may be on its way up or down.
       if (await this.#greetsWithin(stopDeadlineMs, signal)) return false;
-      await this.stop(signal);
+      // Told to stop, it could still answer OK to commits that wait for their acknowledgement.
+      await this.kill(signal);
     }
     const { mysqld, osUser, bind, extra, semiSync, logger } = this.#options;
     const password = await this.#secret();
@@ -101,14 +102,20 @@ export class StandbyServer {
 
   /** SIGTERM, then SIGKILL. Throws QZ4710 when it does not end. */
   async stop(signal: AbortSignal): Promise<void> {
-    for (const [by, deadlineMs] of [
-      ['SIGTERM', stopDeadlineMs],
-      ['SIGKILL', stopDeadlineMs],
-    ] as const) {
+    await this.#end(['SIGTERM', 'SIGKILL'], signal);
+  }
+
+  /** SIGKILL: nobody whose commit is under way is told anything. Throws QZ4710 when it does not end. */
+  async kill(signal: AbortSignal): Promise<void> {
+    await this.#end(['SIGKILL'], signal);
+  }
+
+  async #end(signals: readonly NodeJS.Signals[], signal: AbortSignal): Promise<void> {
+    for (const by of signals) {
       const pid = await this.pid();
       if (pid === null) return;
       process.kill(pid, by);
-      const deadline = performance.now() + deadlineMs;
+      const deadline = performance.now() + stopDeadlineMs;
       while ((await this.pid()) !== null && performance.now() < deadline) await sleep(pollMs, undefined, { signal });
     }
     const pid = await this.pid();

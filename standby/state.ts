@@ -30,8 +30,6 @@ const schema = z.strictObject({
   /** When it was filled last (ms since 1970), and why. */
   filledAtMs: z.number(),
   reason: z.string(),
-  /** When it took over by itself for the last time (ms since 1970); 0 for never. */
-  tookOverAtMs: z.number(),
   /** The newest source that was met where `source.mysql` leads to, and where that was. */
   met: z.strictObject({ uuid: z.string(), host: z.string(), port: z.number() }).nullable().default(null),
 });

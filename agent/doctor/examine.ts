@@ -4,7 +4,7 @@ import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../co
 import { globalVariables, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
 import { checkSettings } from '../capture/source-checks.ts';
 import { requireSemiSync } from '../semi-sync/settings.ts';
-import { capturePrivileges, missingPrivileges } from './grants.ts';
+import { capturePrivileges, fencePrivileges, missingPrivileges } from './grants.ts';
 
 export interface Finding {
   /** Stable; the same code as the error that it would become. */
@@ -62,7 +62,19 @@ async function examineConnected(connection: MysqlConnection): Promise<Finding[]>
 
 /** Only where commits are to wait for us. */
 async function examineAcknowledged(connection: MysqlConnection): Promise<Finding[]> {
-  return [await examineSemiSync(connection), await examineUnfenced(connection)];
+  return [await examineSemiSync(connection), await examineUnfenced(connection), await examineFencing(connection)];
+}
+
+async function examineFencing(connection: MysqlConnection): Promise<Finding> {
+  const missing = await missingPrivileges(connection, fencePrivileges);
+  if (missing.length === 0) return ok('QZ2143', 'The agent can shut this server out when another one has taken over.');
+  return {
+    code: 'QZ2143',
+    severity: 'warn',
+    sentence: `User ${connection.user} lacks ${missing.join(', ')} on ${connection.name}: when another server has taken over, the agent cannot put this one into offline_mode, and clients wait instead of going there.`,
+    hint: `As an administrator run: GRANT ${missing.join(', ')} ON *.* TO that account; or \`qazyna doctor --fix\`.`,
+    fixable: true,
+  };
 }
 
 /**

@@ -7,7 +7,7 @@ import { configurationError, transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { globalVariables, isOn, readSourceFacts } from '../../core/mysql/source-facts.ts';
 import { setSemiSync } from '../semi-sync/settings.ts';
-import { neededPrivileges } from './grants.ts';
+import { fencePrivileges, neededPrivileges } from './grants.ts';
 
 export interface FixOptions {
   /** Connects as an administrator: SYSTEM_VARIABLES_ADMIN, CREATE USER, and every privilege it grants WITH GRANT OPTION. */
@@ -142,13 +142,14 @@ async function installClone(connection: MysqlConnection, step: Step): Promise<vo
 
 async function makeAccount(connection: MysqlConnection, options: FixOptions, step: Step): Promise<void> {
   const { user, passwordFile } = options.account;
+  const privileges = [...neededPrivileges, ...(options.semiSync === true ? fencePrivileges : [])].join(', ');
   const { password, isNew } = await passwordFrom(passwordFile);
   if (isNew) options.say(`a new password was written to ${passwordFile}`);
   for (const host of options.account.host ? [options.account.host] : await hostsOfThisClient(connection)) {
     await step(`make the account ${user}@${host} with the privileges that capture and snapshots need`, async () => {
       await connection.query('CREATE USER IF NOT EXISTS ?@? IDENTIFIED BY ?', [user, host, password]);
       await connection.query('ALTER USER ?@? IDENTIFIED BY ?', [user, host, password]);
-      await connection.query(`GRANT ${neededPrivileges.join(', ')} ON *.* TO ?@?`, [user, host]);
+      await connection.query(`GRANT ${privileges} ON *.* TO ?@?`, [user, host]);
     });
   }
 }

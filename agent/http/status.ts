@@ -16,7 +16,8 @@ export interface HowFar {
 }
 
 export interface CaptureStatus {
-  state: 'connecting' | 'running' | 'paused' | 'stopped';
+  /** `fenced`: another server is the source by now; the agent holds this one back until it is stopped. */
+  state: 'connecting' | 'running' | 'paused' | 'fenced' | 'stopped';
   /** Where capture stands in the source's binlog; '' and 0 before the first. */
   file: string;
   position: number;

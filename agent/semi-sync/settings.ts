@@ -133,3 +133,16 @@ export async function setSemiSync(connection: MysqlConnection, { persist }: { pe
   }
   return done;
 }
+
+/** More replicas than there will ever be. */
+const mostReplicas = 65_535;
+
+/**
+ * From here on no commit of this server is answered, whoever acknowledges it, and not when the server is told to stop either:
+ * it lets waiting commits go when exactly one replica too few is attached (ReplSemiSyncMaster::commitTrx). A server with
+ * commits that wait then ends only by SIGKILL.
+ */
+export async function answerNoCommit(connection: MysqlConnection): Promise<void> {
+  const { count } = namesIn(await prefixOf(connection));
+  await connection.query(`SET GLOBAL ${count} = ${mostReplicas}`);
+}

@@ -1,4 +1,5 @@
 /** Why a writer stops for good: the chain, in whichever store decides, is somebody else's by now. */
+import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError, type QazynaError } from '../errors/error.ts';
 
 /** Another server is the source, or another agent writes for this one. */
@@ -8,15 +9,18 @@ interface Present {
   generation: number;
   sourceUuid: string;
   writer: string;
+  gtids: GtidSet;
 }
 
 /** `store`: for the message, such as `Kafka topic qazyna.agama`. `own`: the source that this agent stands beside. */
-export function fencedIn(store: string, { generation, sourceUuid }: Present, own: string): QazynaError {
+export function fencedIn(store: string, { generation, sourceUuid, gtids }: Present, own: string): QazynaError {
+  // Our source wrote a part of this history.
+  const isFormerSource = !gtids.ofSource(own).isEmpty;
   return integrityError(
     'QZ3310',
     `The chain in ${store} is at generation ${generation} of the source ${sourceUuid}, but this agent stands beside ${own}.`,
     'Another server has taken over, or this one was replaced. If this server is to be protected from now on, run `qazyna timeline new --reason …`.',
-    { details: { generation, sourceUuid } },
+    { details: { generation, sourceUuid, isFormerSource } },
   );
 }
 

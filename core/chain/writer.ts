@@ -39,6 +39,8 @@ export interface WriterOptions {
   sourceUuid: string;
   /** Where history stands elsewhere (an archive), for a log that is empty. */
   continued: ChainState | null;
+  /** Asked with what the log holds before anything is appended to it; what it throws leaves the log as it was. */
+  approve?: (state: ChainState | null) => void;
   /** Told each failed try of an append; null when one worked again. */
   onTrouble?: (error: QazynaError | null) => void;
   /** First and longest wait before a failed append is tried again; as in core/errors/retry.ts by default. */
@@ -96,6 +98,7 @@ export class ChainWriter {
       deadlineMs: Number.POSITIVE_INFINITY,
     });
     writer.#refuseWhenFenced();
+    options.approve?.(writer.#state);
     await writer.append([claim(writer.#state, options)]);
     writer.#claimed = true;
     // Where the claim was read back, another one may have followed it already.
@@ -163,6 +166,14 @@ export class ChainWriter {
       this.#pumping = false;
       if (this.#waiting.length > 0) void this.#pump();
     }
+  }
+
+  /** For a writer that was stopped, and writes no more: QZ3310 where the chain names another source by now, else null. */
+  async replacement(): Promise<QazynaError | null> {
+    if (this.#stopped === null) throw new Error('only a stopped writer may look on');
+    await this.#readOn();
+    const { state } = this;
+    return state.sourceUuid === this.#sourceUuid ? null : fencedIn(this.#log.name, state, this.#sourceUuid);
   }
 
   /** Resolves when there is room to append more without holding too much: await it before reading more from the source. */

@@ -34,6 +34,8 @@ export interface Timeline {
   forkGtids: GtidSet | null;
   /** Why it began, or ''. */
   reason: string;
+  /** How far the one before had come then (µs, its source's clock); 0 for the first. */
+  beganMicros: number;
   firstSequence: number;
   lastSequence: number;
   files: readonly HistoryFile[];
@@ -79,6 +81,7 @@ function begin({ header }: DecodedHeader): Growing {
     sourceUuid: header.sourceUuid,
     forkGtids: forks ? header.gtidsBefore : null,
     reason: header.note,
+    beganMicros: forks ? Math.max(header.completeThroughMicros, header.chainLastCommitMicros) : 0,
     firstSequence: header.sequence,
     lastSequence: header.sequence,
     files: [],

@@ -21,6 +21,7 @@ import type { Logger } from '../logging/logger.ts';
 import { fileGone } from '../stream/choose-file.ts';
 import type { BinlogSource, HistoryReach, StreamFile } from '../stream/types.ts';
 import { type Archived, readArchived } from './archived.ts';
+import { type Began, beganIn, beganWith } from './began.ts';
 import { LiveBytes } from './bytes.ts';
 import { beyondEnd, discarded, notReached, notYet, otherArchive, otherLog } from './errors.ts';
 import { FollowedArchive } from './followed-archive.ts';
@@ -68,6 +69,7 @@ export class LiveSource implements BinlogSource {
   #serverVersion = '';
   #archived: Archived | null = null;
   #state: ChainState | null = null;
+  #began: Began | null = null;
   /** The log is another chain than what is known: it has to begin with a claim that continues it. */
   #awaitsClaim = false;
   /** What the archive said when it held nothing. */
@@ -127,6 +129,11 @@ export class LiveSource implements BinlogSource {
   /** The archive's newest segment that was taken in, where it is followed. */
   get lastSegment(): DecodedHeader | null {
     return this.#lastSegment;
+  }
+
+  /** Null in the first generation. */
+  get began(): Began | null {
+    return this.#began;
   }
 
   /** Resolves with a higher number than `after` once more was taken in. Rejects when a signal aborts. */
@@ -309,7 +316,7 @@ export class LiveSource implements BinlogSource {
   }
 
   async #takeEntry(entry: Entry, before: ChainState | null, after: ChainState): Promise<void> {
-    this.#noteFork(before, after);
+    this.#noteFork(before, after, entry.note);
     const file = await this.#path.take(entry, after);
     if (file === null) return;
     file.addPoint(entry.start, entry.number);
@@ -327,7 +334,7 @@ export class LiveSource implements BinlogSource {
   async #takeSegment({ decoded, stored }: SegmentStart): Promise<void> {
     const { header } = decoded;
     const after = stateAfter(header);
-    this.#noteFork(this.#state, after);
+    this.#noteFork(this.#state, after, header.note);
     const body = await this.#bodyOf(header, stored);
     const file = await this.#path.take(header, after);
     file?.segments.push(decoded);
@@ -348,8 +355,9 @@ export class LiveSource implements BinlogSource {
     this.#grown.wakeAll();
   }
 
-  #noteFork(before: ChainState | null, after: ChainState): void {
+  #noteFork(before: ChainState | null, after: ChainState, reason: string): void {
     if (before === null || after.generation === before.generation) return;
+    this.#began = beganWith(before, after, reason);
     this.#leftBehind.addAll(before.gtids.subtract(after.gtids));
   }
 
@@ -413,6 +421,7 @@ export class LiveSource implements BinlogSource {
     if (leads) {
       this.#state = state;
       this.#lastSegment = last;
+      this.#began = beganIn(archived);
     }
     await this.#noteServer(this.#path.files);
     this.#hasGrown();

@@ -112,8 +112,17 @@ export async function startApplier(connection: MysqlConnection): Promise<void> {
   await connection.query('START REPLICA SQL_THREAD', [], statementTimeoutMs);
 }
 
-/** Afterwards it is nobody's replica, and nothing of that is left. */
-export async function forgetSource(connection: MysqlConnection): Promise<void> {
+/**
+ * Afterwards it is nobody's replica, and nothing of that is left. `source` brings the rest of a half transaction, where the
+ * receiver cannot get it any more.
+ */
+export async function forgetSource(connection: MysqlConnection, source: ReplicaSource | null = null): Promise<void> {
+  if (source !== null && (await isApplying(connection))) {
+    await connection.query('STOP REPLICA IO_THREAD', [], statementTimeoutMs);
+    const place = 'CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_SSL = 1';
+    await connection.query(place, [source.host, source.port], statementTimeoutMs);
+    await startReceiver(connection, source);
+  }
   await untilNothingIsApplied(connection);
   await connection.query('STOP REPLICA', [], statementTimeoutMs);
   await connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
@@ -126,13 +135,17 @@ export async function forgetSource(connection: MysqlConnection): Promise<void> {
 async function untilNothingIsApplied(connection: MysqlConnection): Promise<void> {
   const until = performance.now() + halfTransactionMs;
   while (performance.now() < until) {
-    const [row] = await connection.query(
-      `SELECT (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_coordinator
-               WHERE processing_transaction <> '')
-            + (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_worker
-               WHERE applying_transaction <> '') AS busy`,
-    );
-    if (Number(row?.busy) === 0) return;
+    if (!(await isApplying(connection))) return;
     await sleep(busyPollMs);
   }
+}
+
+async function isApplying(connection: MysqlConnection): Promise<boolean> {
+  const [row] = await connection.query(
+    `SELECT (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_coordinator
+             WHERE processing_transaction <> '')
+          + (SELECT COUNT(*) FROM performance_schema.replication_applier_status_by_worker
+             WHERE applying_transaction <> '') AS busy`,
+  );
+  return Number(row?.busy) !== 0;
 }

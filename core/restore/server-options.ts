@@ -102,6 +102,8 @@ export function standbyOptions(
     // For its own snapshots and acknowledger, should it become the primary.
     'plugin-load-add': 'mysql_clone.so;semisync_source.so',
     'log-replica-updates': false,
+    // `history` and `undo` need the names of columns, of what it writes once it is the primary.
+    'binlog-row-metadata': 'FULL',
     'read-only': true,
     'super-read-only': true,
     'event-scheduler': 'OFF',

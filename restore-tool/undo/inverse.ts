@@ -1,4 +1,4 @@
-/** One row change turned round: an insert is deleted, a deleted row inserted, an update taken back. */
+/** One row change turned round (an insert is deleted, a deleted row inserted, an update taken back), or as it was. */
 import { quoted } from '../tables/patterns.ts';
 import type { Image, RowPair } from './rows.ts';
 import { columnTypes, type TableShape } from './table-shape.ts';
@@ -25,6 +25,23 @@ export function invert(shape: NamedShape, { before, after }: RowPair): Inverse {
   const unknown = shape.names.filter((name, index) => isUnknown(before, after, index) && !shape.generated.has(name));
   if (after === null) return { sql: insert(shape, table, before), unknown };
   return { sql: update(shape, table, before, after), unknown };
+}
+
+/** The change itself. */
+export function repeat(shape: NamedShape, { before, after }: RowPair): Inverse {
+  const table = `${quoted(shape.database)}.${quoted(shape.table)}`;
+  if (before === null && after !== null) return { sql: insert(shape, table, after), unknown: [] };
+  if (before === null) throw new Error('a change without rows');
+  if (after === null) return { sql: `DELETE FROM ${table} WHERE ${where(shape, before)}`, unknown: [] };
+  const unknown = shape.names.filter((_, index) => isPartialJson(shape, before, after, index));
+  const sets = shape.names.flatMap((name, index) => {
+    const value = after[index];
+    if (value === undefined || value === 'absent' || shape.generated.has(name) || isSame(before[index], value))
+      return [];
+    return [`${quoted(name)} = ${value === null ? 'NULL' : value.sql}`];
+  });
+  if (sets.length === 0) return { sql: `DO 0 /* nothing else in ${table} changed */`, unknown };
+  return { sql: `UPDATE ${table} SET ${sets.join(', ')} WHERE ${where(shape, before)}`, unknown };
 }
 
 /** Of an update only what it changed: what stands in neither image stayed as it was. */

@@ -20,7 +20,7 @@ import { parseQuery, unpackPayload } from '../../core/binlog/statement-events.ts
 import { configurationError } from '../../core/errors/error.ts';
 import type { BinlogSource } from '../../core/stream/types.ts';
 import { tableIdOf } from '../history/raw-events.ts';
-import { type Inverse, invert, type NamedShape } from './inverse.ts';
+import { type Inverse, invert, type NamedShape, repeat } from './inverse.ts';
 import { readRows } from './rows.ts';
 import { parseTableShape } from './table-shape.ts';
 
@@ -54,6 +54,8 @@ export interface UndoOptions {
   columns?: Readonly<Record<string, readonly string[]>>;
   /** `db.table` → generated columns; the binlog does not tell which they are. */
   generated?: Readonly<Record<string, readonly string[]>>;
+  /** The changes themselves, in their own order, in place of their inverse. */
+  forward?: boolean;
   signal: AbortSignal;
 }
 
@@ -72,7 +74,7 @@ export interface UndoneTransaction {
   impossible: string[];
 }
 
-/** The last transaction first. Throws QZ2641 for GTIDs that the history does not hold, QZ2642 beyond 256 MiB of SQL. */
+/** The last transaction first (or with `forward` the first one). Throws QZ2641 for GTIDs that the history does not hold, QZ2642 beyond 256 MiB of SQL. */
 export async function undoTransactions(source: BinlogSource, options: UndoOptions): Promise<UndoneTransaction[]> {
   const reader = new UndoReader(options);
   for (const file of await source.files()) {
@@ -115,6 +117,7 @@ class UndoReader {
         `The history does not hold ${missing.toString()}.`,
         'See `qazyna history DB.TABLE` for GTIDs, `qazyna windows` for gaps, and other archives by --from.',
       );
+    if (this.#options.forward === true) return this.#transactions;
     for (const { statements, impossible } of this.#transactions) {
       statements.reverse();
       impossible.reverse();
@@ -167,7 +170,7 @@ class UndoReader {
     const table = `${shape.database}.${shape.table}`;
     try {
       for (const pair of readRows(event, end, type, shape)) {
-        const inverse = invert(shape, pair);
+        const inverse = this.#options.forward === true ? repeat(shape, pair) : invert(shape, pair);
         this.#textBytes += inverse.sql.length;
         if (this.#textBytes > maxTextBytes) throw tooMuch();
         this.#current?.statements.push({ ...inverse, table });

@@ -81,6 +81,10 @@ describe.each([
       (status) => status.standby?.isWritable === true && status.capture?.generation === generation,
     );
     await standby.until('the former primary', (status) => status.standby?.role === 'standby');
+    await sameOnBoth();
+  }
+
+  async function sameOnBoth(): Promise<void> {
     await writeSome();
     await standby.untilFollowing();
     for (const host of [primary, standby]) {
@@ -151,4 +155,20 @@ describe.each([
     },
     60_000,
   );
+
+  test('won, killed, and followed by another promotion before it is started again: a standby like any other', async () => {
+    await standby.end('SIGTERM');
+    standby.start({ QZ_CRASH_AT: 'promotion:won' });
+    await standby.untilFollowing();
+    await writeSome();
+    const asked = promote(standby);
+    expect(await standby.end(null)).toBe(-1);
+    await asked;
+    await primary.until('it was fenced, and follows', (status) => status.standby?.replication === 'following');
+    expect(await promote(primary)).toMatchObject({ code: 0 });
+    generation += 2;
+    standby.start();
+    await standby.until('a standby', (status) => status.standby?.role === 'standby' && status.standby.promotion === '');
+    await sameOnBoth();
+  }, 60_000);
 });

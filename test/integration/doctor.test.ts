@@ -129,4 +129,34 @@ describe('doctor', () => {
     await lab.sql('REVOKE CONNECTION_ADMIN ON *.* FROM past');
     expect(await found()).toMatchObject({ severity: 'ok' });
   }, 60_000);
+
+  // The last one: from here on commits of this server wait.
+  test('where commits wait for us, --fix makes them wait whatever happens, for good, and lets the agent shut the server', async () => {
+    const passwordFile = join(dir, 'password');
+    const password = (await readFile(passwordFile, 'utf8')).trim();
+    const endpoint = { ...lab.endpoint, user: 'qazyna', password };
+    const severities = async () => {
+      const findings = await examine(endpoint, signal, { semiSync: true });
+      const of = (wanted: string) => findings.find(({ code }) => code === wanted);
+      return [of('QZ2141'), of('QZ2143')].map((finding) => [finding?.severity, finding?.fixable]);
+    };
+    expect(await severities()).toEqual([
+      ['fail', true],
+      ['warn', true],
+    ]);
+    await fix({
+      admin: lab.endpoint,
+      account: { user: 'qazyna', passwordFile },
+      semiSync: true,
+      say: () => {},
+      signal,
+    });
+    expect(await severities()).toEqual([
+      ['ok', false],
+      ['ok', false],
+    ]);
+    const text = JSON.stringify(JSON.parse(await readFile(join(lab.dataDir, 'mysqld-auto.cnf'), 'utf8')));
+    for (const name of ['enabled', 'timeout', 'wait_no_replica'])
+      expect(text.includes(`"rpl_semi_sync_source_${name}":{"Value":`)).toBe(name !== 'wait_no_replica');
+  }, 60_000);
 });

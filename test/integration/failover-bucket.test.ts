@@ -78,7 +78,11 @@ describe('a pair that meets in a bucket', () => {
     await one.until('the take-over', ({ standby }) => standby?.isWritable === true);
     const told = writers.told.length;
     for (const pid of frozen.toReversed()) process.kill(pid, 'SIGCONT');
-    expect(await agent.end(null)).toBe(3);
+    // Its account may not shut the server; it stays attached and silent.
+    await agent.until(
+      'fenced',
+      ({ capture, alarms }) => capture?.state === 'fenced' && alarms.some(({ code }) => code === 'QZ4133'),
+    );
     expect(agent.stderr).toContain('QZ3310');
     const late = await connected(lab.mysql.app);
     const waiting = late.query('INSERT INTO t.t VALUES (-2)').then(
@@ -86,10 +90,12 @@ describe('a pair that meets in a bucket', () => {
       () => 'not told',
     );
     expect(await Promise.race([waiting, sleep(1000, 'waits')])).toBe('waits');
-    expect(writers.told.length).toBe(told);
+    // An acknowledgement may have been on its way to the server when both were frozen: of what is in the archive, see below.
+    expect(writers.told.length - told).toBeLessThanOrEqual(4);
     await lab.mysql.handle?.kill();
     await writers.stop();
     expect(await waiting).toBe('not told');
+    expect(await agent.end(null)).toBe(3);
     await late.close().catch(() => undefined);
     const primary = await one.connect();
     expect(await writers.missingFrom(primary)).toEqual([]);

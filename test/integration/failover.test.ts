@@ -3,57 +3,27 @@
  * was told of is there.
  */
 import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { setSemiSync } from '../../agent/semi-sync/settings.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
+import { fingerprint } from '../lab/fingerprint.ts';
 import { Lab } from '../lab/lab.ts';
 import { StandbyHost } from '../lab/pair.ts';
-import { connected, RunningDaemon, verb } from '../lab/running.ts';
+import { connected, endServer, executedSet, RunningDaemon, verb } from '../lab/running.ts';
+import { Writers } from '../lab/writers.ts';
+import { follow, replicaStatus, Servers, untilExecuted } from './stream-servers.ts';
 
-const clients = 4;
-
-/** Inserts rows until it is stopped; what a client was told is committed stands in `told`. */
-class Writers {
-  readonly told: number[] = [];
-  #next = 0;
-  #isOver = false;
-  #running: Promise<unknown> = Promise.resolve();
-
-  start(connect: () => Promise<MysqlConnection>): void {
-    const write = async () => {
-      const connection = await connect();
-      try {
-        while (!this.#isOver) {
-          const id = ++this.#next;
-          await connection.query('INSERT INTO t.t VALUES (?)', [id]);
-          this.told.push(id);
-        }
-      } finally {
-        await connection.close().catch(() => undefined);
-      }
-    };
-    this.#running = Promise.allSettled(Array.from({ length: clients }, write));
-  }
-
-  async stop(): Promise<void> {
-    this.#isOver = true;
-    await this.#running;
-  }
-
-  /** Those told of that are not in the table. */
-  async missingFrom(connection: MysqlConnection): Promise<number[]> {
-    const rows = new Set((await connection.query('SELECT id FROM t.t')).map(({ id }) => Number(id)));
-    return this.told.filter((id) => !rows.has(id));
-  }
-}
+const replicaPassword = 'a-password-for-replicas';
 
 describe('RPO 0 and failover over a Kafka log', () => {
   let lab: Lab;
   let source: MysqlConnection;
   let daemon: RunningDaemon;
   let standby: StandbyHost;
-  const writers = new Writers();
+  const servers = new Servers();
+  const writers = new Writers('t.t');
 
   beforeAll(async () => {
     lab = await Lab.start({ kafka: 1 });
@@ -62,11 +32,15 @@ describe('RPO 0 and failover over a Kafka log', () => {
     await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
     const config = await readFile(lab.configFile, 'utf8');
     await writeFile(lab.configFile, config.replace('  name: agama\n', '  name: agama\n  acknowledge_after: log\n'));
-    standby = await StandbyHost.create(lab, { failover: '{ automatic: true, after: 1s }' });
+    const passwordFile = join(lab.dir, 'replica.password');
+    await writeFile(passwordFile, replicaPassword, { mode: 0o600 });
+    const more = [`replica_password_file: ${passwordFile}`];
+    standby = await StandbyHost.create(lab, { failover: '{ automatic: true, after: 1s }', more });
   }, 120_000);
 
   afterAll(async () => {
     await writers.stop();
+    await servers.close();
     await standby?.destroy();
     await daemon?.end('SIGKILL');
     await source?.close();
@@ -118,8 +92,10 @@ describe('RPO 0 and failover over a Kafka log', () => {
   }, 30_000);
 
   test('agent and source killed under load: the standby takes over, and all that clients were told of is there', async () => {
+    // Names that the next primary will use again.
+    for (let n = 0; n < 6; n += 1) await source.query('FLUSH BINARY LOGS');
     writers.start(() => connected(lab.mysql.app));
-    while (writers.told.length < 500) await sleep(10);
+    await writers.more(500);
     process.kill(daemon.pid, 'SIGKILL');
     await lab.mysql.handle?.kill();
     const began = performance.now();
@@ -129,18 +105,24 @@ describe('RPO 0 and failover over a Kafka log', () => {
     const primary = await standby.connect();
     expect(await writers.missingFrom(primary)).toEqual([]);
     await primary.close();
-    // The configured second, and one for the promotion itself; the machine may be busy.
-    expect(outageMs).toBeLessThan(4000);
+    // The configured second, and one for the promotion itself, are the bar of bench/failover.ts; here the machine may be busy.
+    expect(outageMs).toBeLessThan(10_000);
     const application = await connected(standby.endpoint(lab.mysql.app));
     await application.query('INSERT INTO t.t VALUES (-4)', [], 5000);
     await application.close();
     await standby.until('RPO 0 at the new primary', ({ rpoZero }) => rpoZero);
   }, 60_000);
 
+  let second = { file: '', gtid: '' };
+
   test('a shipper brings the second generation into the archives', async () => {
     daemon = new RunningDaemon(lab, {}, ['shipper']);
     const primary = await standby.connect();
+    await primary.query("SET SESSION session_track_gtids = 'OWN_GTID'");
     await primary.query('INSERT INTO t.t VALUES (-5)');
+    second = { file: (await standby.status())?.capture?.file ?? '', gtid: primary.ownGtids[0] ?? '' };
+    await primary.query('INSERT INTO t.t VALUES (-6)');
+    await primary.query('FLUSH BINARY LOGS');
     await primary.close();
     await daemon.until('the archives', ({ log, archives }) =>
       archives.every(({ lastCommitMicros }) => lastCommitMicros > 0 && lastCommitMicros === log?.lastCommitMicros),
@@ -148,4 +130,50 @@ describe('RPO 0 and failover over a Kafka log', () => {
     const windows = await verb(['windows', '--json', '--config', standby.configFile]);
     expect(windows.stdout).toContain('"generation":2');
   }, 60_000);
+
+  test('file names that both generations have used are told apart: exported, restored, and followed', async () => {
+    const { file, gtid } = second;
+    const folders = { 1: lab.mysql.dataDir, 2: join(standby.dir, 'data') };
+    const from = ['--from', 'onsite', '--config', standby.configFile];
+    for (const [timeline, folder] of Object.entries(folders)) {
+      const output = join(lab.dir, `exported-${timeline}`);
+      const exported = await verb(['binlog', 'export', file, '--timeline', timeline, '--output', output, ...from]);
+      expect({ timeline, code: exported.code, stderr: exported.stderr }).toMatchObject({ timeline, code: 0 });
+      expect((await readFile(output)).equals(await readFile(join(folder, file)))).toBe(true);
+    }
+    const restored = await verb([
+      'restore',
+      '--to',
+      `gtid:${gtid}`,
+      '--into',
+      join(lab.dir, 'restored'),
+      '--json',
+      ...from,
+    ]);
+    expect({ code: restored.code, stderr: restored.code === 0 ? '' : restored.stderr }).toEqual({
+      code: 0,
+      stderr: '',
+    });
+    const { pid, socket } = (JSON.parse(restored.stdout) as { restore: { pid: number; socket: string } }).restore;
+    const server = await connected({ ...lab.mysql.root, socketPath: socket });
+    expect(await writers.missingFrom(server)).toEqual([]);
+    expect((await server.query('SELECT id FROM t.t WHERE id < -3 ORDER BY id')).map(({ id }) => id)).toEqual([-5, -4]);
+    await server.close();
+    await endServer(pid);
+
+    const replica = await servers.start(31);
+    const stream = { host: '127.0.0.1', port: standby.streamPort };
+    await follow(replica, stream, { user: 'qazyna_replica', password: replicaPassword });
+    const primary = await standby.connect();
+    await untilExecuted(replica, (await executedSet(primary)).toString());
+    // The lab made its accounts outside of the binlog.
+    const logged = (line: string) => !/^(account|grant) /.test(line);
+    expect((await fingerprint(replica.connection)).filter(logged)).toEqual((await fingerprint(primary)).filter(logged));
+    await primary.close();
+    expect(await replicaStatus(replica)).toMatchObject({
+      Source_Log_File: expect.stringMatching(/^g2-binlog\./),
+      Last_IO_Error: '',
+      Last_SQL_Error: '',
+    });
+  }, 120_000);
 });

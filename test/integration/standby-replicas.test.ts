@@ -1,6 +1,6 @@
 /**
  * What a standby's stream server gives to stock replicas besides its own server, and what it tells those that it can never
- * serve (rows 35 and 36); its own server as one that was away for longer than the brokers keep anything, and beyond repair.
+ * serve (rows 35 and 36); both in the middle of an event as it is killed (row 3); its own server as one that was away for longer than the brokers keep anything, and beyond repair.
  */
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -97,6 +97,16 @@ async function sameEverywhere(): Promise<void> {
   await own.close();
 }
 
+/** Connections to that port of this machine that hold so much which the other side does not take. */
+async function stuckConnections(port: number, leastBytes: number): Promise<number> {
+  const hex = port.toString(16).toUpperCase().padStart(4, '0');
+  // sl, local address, remote address, state (01: established), tx_queue:rx_queue, …
+  const lines = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/));
+  const held = ([, local = '', , state, queues = '']: string[]) =>
+    local.endsWith(`:${hex}`) && state === '01' && Number.parseInt(queues.split(':')[0] ?? '', 16) >= leastBytes;
+  return lines.filter(held).length;
+}
+
 /** The brokers keep nothing that the archives have by now. */
 async function retentionPasses(): Promise<void> {
   await source.query('FLUSH BINARY LOGS');
@@ -181,6 +191,25 @@ test('away for longer than the brokers keep anything, they are served from the a
   await write(20);
   await replica.connection.query('START REPLICA');
   await sameEverywhere();
+}, 90_000);
+
+test('killed -9 in the middle of an event that both are being sent: each has it once, whole', async () => {
+  const receivers = [await standby.serverPid(), replica.handle.pid];
+  for (const pid of receivers) process.kill(pid, 'SIGSTOP');
+  try {
+    // More than all buffers on the way hold.
+    await write(1, 50_000_000);
+    await write(5);
+    await poll('both are in the middle of it', async () =>
+      (await stuckConnections(standby.streamPort, 100_000)) === receivers.length ? true : null,
+    );
+    await standby.end('SIGKILL');
+  } finally {
+    for (const pid of receivers) process.kill(pid, 'SIGCONT');
+  }
+  standby.start();
+  await sameEverywhere();
+  expect(await replicaStatus(replica)).toMatchObject({ Last_IO_Error: '', Last_SQL_Error: '' });
 }, 90_000);
 
 test('its own server lacks what nobody holds any more: filled anew, killed and stopped on the way, and told so', async () => {

@@ -203,29 +203,54 @@ describe('a promotion by hand', () => {
 
   const config = () => ['--config', standby.configFile];
 
-  test('is refused while nothing vouches for the old primary; a dry run says what would be lost', async () => {
+  test('is refused while nothing vouches for the old primary; a dry run changes nothing and says what would be lost', async () => {
     const refused = await verb(['promote', ...config()]);
     expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining('QZ2713') });
     const dry = await verb(['promote', '--dry-run', '--json', ...config()]);
     expect(JSON.parse(dry.stdout)).toMatchObject({
       promotion: { dryRun: true, generation: 2, lost: '', rpoZero: false },
     });
-  }, 30_000);
+    // Without its agent, the primary goes on alone.
+    process.kill(daemon.pid, 'SIGSTOP');
+    const before = await executedSet(source);
+    await source.query('INSERT INTO t.t VALUES (21)');
+    const beyond = (await executedSet(source)).subtract(before).toString();
+    const losing = await verb(['promote', '--dry-run', ...config()]);
+    expect(losing.stdout).toContain(`These commits of the old primary would be lost: ${beyond}`);
+    process.kill(daemon.pid, 'SIGCONT');
+    await daemon.untilArchived(source);
+    expect((await standby.untilFollowing()).standby).toMatchObject({ role: 'standby', promotion: '' });
+  }, 60_000);
 
-  test('the old primary gone: this one takes writes, and history goes on', async () => {
+  test('the old primary gone: asked twice, this one executes exactly what is in the log, then takes writes, and history goes on', async () => {
+    const replica = await standby.connect();
+    const before = await executedSet(replica);
+    // What came last cannot be executed yet.
+    await replica.query('LOCK TABLES t.t READ');
+    await source.query('INSERT INTO t.t VALUES (22)');
+    const target = await executedSet(source);
+    await standby.until('it has come', ({ standby: now }) => now?.behindTransactions === 1);
     await lab.mysql.handle?.kill();
-    const promoted = await verb(['promote', '--old-primary-is-off', '--reason', 'the test', '--json', ...config()]);
-    expect({ code: promoted.code, stderr: promoted.code === 0 ? '' : promoted.stderr }).toEqual({
-      code: 0,
-      stderr: '',
-    });
+    const ask = () => verb(['promote', '--old-primary-is-off', '--reason', 'the test', '--json', ...config()]);
+    const [first, second] = [ask(), ask()];
+    await standby.until('fenced in the log', ({ standby: now }) => now?.promotion === 'won');
+    await sleep(1000);
+    expect((await standby.status())?.standby).toMatchObject({ promotion: 'won', isWritable: false });
+    expect((await executedSet(replica)).equals(before)).toBe(true);
+    await replica.close();
+    for (const { code, stderr, stdout } of [await first, await second]) {
+      expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' });
+      expect(JSON.parse(stdout)).toMatchObject({ promotion: { generation: 2, lost: null } });
+    }
     expect(await daemon.end(null)).toBe(3);
     expect(daemon.stderr).toContain('QZ3310');
     const application = await connected(standby.endpoint(lab.mysql.app));
     await application.query('CREATE TABLE t.after (id INT PRIMARY KEY)');
     await application.close();
     const primary = await standby.connect();
-    expect(Number((await primary.query('SELECT COUNT(*) AS n FROM t.t'))[0]?.n)).toBe(20);
+    const executed = await executedSet(primary);
+    for (const uuid of target.keys()) expect(executed.ofSource(uuid).equals(target.ofSource(uuid))).toBe(true);
+    expect(Number((await primary.query('SELECT COUNT(*) AS n FROM t.t'))[0]?.n)).toBe(22);
     await standby.until('generation 2', ({ capture }) => capture?.generation === 2);
     const holds = async (path: string) => (await fetch(`http://127.0.0.1:${standby.httpPort}${path}`)).ok;
     for (const deadline = Date.now() + 5000; !(await holds('/primary')) && Date.now() < deadline; ) await sleep(20);

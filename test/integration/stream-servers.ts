@@ -119,7 +119,11 @@ export interface FollowOptions {
 }
 
 /** Make `replica` a replica of our stream server and start it. */
-export async function follow(replica: TestServer, stream: StreamServer, options: FollowOptions = {}): Promise<void> {
+export async function follow(
+  replica: TestServer,
+  stream: Pick<StreamServer, 'host' | 'port'>,
+  options: FollowOptions = {},
+): Promise<void> {
   const { autoPosition = true, ssl = true, user = 'repl', password = 'secret' } = options;
   const settings = [
     `SOURCE_HOST='${stream.host}', SOURCE_PORT=${stream.port}`,

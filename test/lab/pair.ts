@@ -21,7 +21,9 @@ export interface StandbyHostOptions {
   /** Tells hosts of one lab apart. Default `standby`. */
   name?: string;
   /** Where the primary is by now, when that is not the lab's own server. */
-  primaryPort?: number;
+  primaryPort?: number | undefined;
+  /** Of its own server; any free one when left out. */
+  port?: number | undefined;
   /** Further lines of the section `standby`. */
   more?: readonly string[];
   /** Its own way to the brokers (KafkaLab.bootstrapOf). */
@@ -60,7 +62,8 @@ export class StandbyHost {
   /** Writes its configuration; nothing is started yet. */
   static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
     const { name = 'standby', primaryPort = lab.mysql.port, archive = 'onsite', brokers } = options;
-    const ports: [number, number, number] = [await freePort(), await freePort(), await freePort()];
+    const { port = await freePort() } = options;
+    const ports: [number, number, number] = [port, await freePort(), await freePort()];
     const host = new StandbyHost(lab, name, ports, options.environment ?? {});
     const text = (await readFile(lab.configFile, 'utf8'))
       .replace(/^standby:.*\n/m, '')

@@ -34,6 +34,9 @@ function collect(stream: NodeJS.ReadableStream): () => string {
   return () => Buffer.concat(chunks).toString('utf8');
 }
 
+/** Of a lab, or one that a test has made beside it. */
+export type DaemonPlace = Pick<Lab, 'configFile' | 'httpPort'>;
+
 export class RunningDaemon {
   readonly #lab: Pick<Lab, 'configFile' | 'httpPort'>;
   readonly #child: ChildProcess;
