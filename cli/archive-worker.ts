@@ -6,10 +6,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentArchive } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus, HowFar } from '../agent/http/status.ts';
+import { type Begin, readBegin } from '../core/archive/begin.ts';
 import { stateAfter, walkChain } from '../core/archive/chain.ts';
 import { refusesToStart } from '../core/archive/encryption.ts';
 import { KeyRing } from '../core/archive/keys.ts';
 import { KnownArchives } from '../core/archive/known.ts';
+import { ownerOf } from '../core/archive/layout.ts';
 import { openArchive } from '../core/archive/open.ts';
 import { PendingStore } from '../core/archive/pending.ts';
 import { findChainEnd, lacking, missingAt } from '../core/archive/resume.ts';
@@ -17,14 +19,17 @@ import type { DecodedHeader } from '../core/archive/segment.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
+import { servicesOf } from '../core/config/services.ts';
 import { integrityError, isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { ChainLog } from '../core/log/types.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
 import { keepCompacted } from '../shipper/keep-compacted.ts';
+import { keepPruned } from '../shipper/prune/keep-pruned.ts';
 import { runShipper, type Shipped, type ShipperOptions } from '../shipper/shipper.ts';
 import { stateFolder } from './log.ts';
+import { type OpenedForPruning, openForPruning, pruneOnce } from './pruning.ts';
 
 /** Snapshots are looked up again this often for status. */
 const snapshotsEveryMs = 30_000;
@@ -44,6 +49,8 @@ export interface WorkerOptions {
   archive: ArchiveConfig;
   sourceName: string;
   known: KnownArchives;
+  /** Whether retention of the whole archive is this worker's: of several chains one has it. */
+  prunes: boolean;
   alarms: Alarms;
   logger: Logger;
 }
@@ -62,6 +69,7 @@ export class ArchiveWorker implements AgentArchive {
   #troubled = false;
   #grewAtMs = performance.now();
   #snapshot = { id: '', finishedMicros: 0, readMs: Number.NEGATIVE_INFINITY };
+  #window = { windowMicros: 0, prunedMicros: 0 };
 
   constructor(options: WorkerOptions) {
     this.#options = options;
@@ -109,7 +117,8 @@ export class ArchiveWorker implements AgentArchive {
       };
       const archive = { store: this.store, archiveName: this.name, sourceName };
       const stop = new AbortController();
-      const compacting = this.#keepCompacted(AbortSignal.any([signal, stop.signal]));
+      const either = AbortSignal.any([signal, stop.signal]);
+      const sweeping = Promise.all([this.#keepCompacted(either), this.#keepPruned(either)]);
       try {
         await runShipper({ log, ...archive, ...part, signal, logger, onFailure, onProgress });
       } catch (error) {
@@ -118,7 +127,7 @@ export class ArchiveWorker implements AgentArchive {
         throw error;
       } finally {
         stop.abort();
-        await compacting;
+        await sweeping;
       }
     });
     if (end !== null) part?.decides?.acceptance.end(end);
@@ -140,6 +149,23 @@ export class ArchiveWorker implements AgentArchive {
       return opened;
     };
     await keepCompacted({ open, sourceName, archiveName: this.name, onTrouble, signal, logger });
+  }
+
+  /** What no instant of the retention needs any more goes, where this process may delete. */
+  async #keepPruned(signal: AbortSignal): Promise<void> {
+    const { archive, sourceName, prunes, alarms, logger } = this.#options;
+    const { pruneUrl, name: archiveName } = archive;
+    if (pruneUrl === null || !prunes) return;
+    const options = { archive, source: ownerOf(sourceName).source, signal, logger };
+    let opened: OpenedForPruning | null = null;
+    const run = async () => {
+      opened ??= await openForPruning(pruneUrl, options);
+      return await pruneOnce(opened, options);
+    };
+    const topic = `prune:${archiveName}`;
+    const onTrouble = (error: QazynaError | null) =>
+      error === null ? alarms.clear(topic) : alarms.raise(topic, error);
+    await keepPruned({ run, archiveName, onTrouble, signal, logger });
   }
 
   /** Follows what another process ships, until the signal aborts; otherwise as `ship`. */
@@ -225,6 +251,7 @@ export class ArchiveWorker implements AgentArchive {
       completeThroughMicros: shipped?.completeThroughMicros ?? 0,
       snapshotId: this.#snapshot.id,
       snapshotMicros: this.#snapshot.finishedMicros,
+      ...this.#window,
     };
   }
 
@@ -235,8 +262,10 @@ export class ArchiveWorker implements AgentArchive {
     this.#snapshot.readMs = nowMs;
     try {
       const filter = { source: this.#options.sourceName, signal: AbortSignal.timeout(snapshotsEveryMs) };
-      const [newest] = await listCompleteSnapshots(this.store, filter);
+      const found = await listCompleteSnapshots(this.store, filter);
+      const [newest] = found;
       if (newest) this.#snapshot = { id: newest.id, finishedMicros: newest.finishedMicros, readMs: nowMs };
+      this.#window = restorableSince(await readBegin(this.store, this.#options.sourceName), found);
     } catch (error) {
       this.#options.logger.debug(`the snapshots of ${this.name} could not be listed`, { reason: String(error) });
     }
@@ -253,6 +282,13 @@ export class ArchiveWorker implements AgentArchive {
     this.#troubled = false;
     this.#options.alarms.clear(this.#topic);
   }
+}
+
+/** As far as is known without reading the history. `snapshots`: newest first. */
+export function restorableSince(begin: Begin | null, snapshots: readonly { finishedMicros: number }[]) {
+  const oldest = snapshots.at(-1)?.finishedMicros ?? 0;
+  const isCut = begin !== null && begin.sequence > 0;
+  return { windowMicros: isCut ? begin.windowMicros : oldest, prunedMicros: (begin?.prunedMs ?? 0) * 1000 };
 }
 
 function through(copy: { lastCommitMicros: number; completeThroughMicros: number }): number {
@@ -276,8 +312,17 @@ export function openWorkers(
 ): ArchiveWorker[] {
   const known = new KnownArchives(join(stateFolder(config, role), 'archives.json'));
   return archives.map(
-    (archive) => new ArchiveWorker({ archive, sourceName: config.source.name, known, alarms, logger }),
+    (archive) =>
+      new ArchiveWorker({ archive, sourceName: config.source.name, known, prunes: prunesAll(config), alarms, logger }),
   );
+}
+
+/** The MySQL source's worker sees to the whole archive; where there is none, the first service's does. */
+function prunesAll(config: Config): boolean {
+  const { service } = ownerOf(config.source.name);
+  if (config.source.mysql !== null) return service === null;
+  const [first] = servicesOf(config);
+  return first !== undefined && service?.kind === first.kind && service.name === first.name;
 }
 
 /** Reads every key file there is to read, before anything else is begun. Throws QZ2428. */

@@ -9,6 +9,7 @@ import { addHistory } from './history.ts';
 import { addKey } from './key.ts';
 import { addPlan } from './plan.ts';
 import { addPromote, addRejoin, addSwitchover } from './promote.ts';
+import { addPrune } from './prune.ts';
 import { addRestore } from './restore.ts';
 import { addDaemons } from './run.ts';
 import { addShipper } from './shipper.ts';
@@ -38,6 +39,7 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addBinlog,
   addSnapshot,
   addTimeline,
+  addPrune,
   addKey,
   addConfig,
 ];

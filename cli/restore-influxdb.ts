@@ -18,6 +18,7 @@ import {
   type OpenedNamedArchive,
   openOneArchive,
 } from './archives.ts';
+import { ReaderLease } from './leases.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface Options extends ArchiveOptions {
@@ -94,6 +95,7 @@ async function run(context: Context, options: Options): Promise<number> {
       'Give --database NAME, one that is not there yet; or --dry-run to only see the plan.',
     );
   const server = await serverOf(context, options, service.name);
+  await using lease = await ReaderLease.take(context, { ...archive, source: shared.chainName });
   const { restoreInfluxdb } = await import('../restore-tool/influxdb/restore.ts');
   const stages = new Stages(context.progress);
   try {
@@ -104,6 +106,7 @@ async function run(context: Context, options: Options): Promise<number> {
       intoExisting: options.intoExisting === true,
       workDir: resolve(options.work ?? join(tmpdir(), `qazyna-restore-${encodeURIComponent(database)}`)),
       progress: stages,
+      onPlanned: (needs) => lease.planned(needs),
     });
     const place = { archive: archive.name, url: archive.place, to: options.to, server: server.url };
     context.out.result({ restore: { ...place, ...report } }, lines(options.to, archive, server.url, report));

@@ -4,8 +4,9 @@ import { configurationError, exitCodes } from '../core/errors/error.ts';
 import { parseInstant } from '../core/history/instant.ts';
 import { formatCount, formatDuration, formatInstantTwice } from '../core/progress/format.ts';
 import type { Progress, ProgressStep } from '../core/progress/progress.ts';
-import type { RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
+import type { RestoreNeeds, RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
 import { openOneArchive } from './archives.ts';
+import { ReaderLease } from './leases.ts';
 import { cutOptions, instantHelp, type PlanOptions, plan } from './plan.ts';
 import { addRestoreGrafana } from './restore-grafana.ts';
 import { addRestoreInfluxdb } from './restore-influxdb.ts';
@@ -83,6 +84,7 @@ async function run(context: Context, { to, ...options }: RestoreOptions): Promis
     );
   const instant = parseInstant(to);
   const archive = await openOneArchive(context, options);
+  await using lease = await ReaderLease.take(context, archive);
   const steps = new StepLines(context.progress);
   const request = {
     store: archive.store,
@@ -96,6 +98,7 @@ async function run(context: Context, { to, ...options }: RestoreOptions): Promis
     signal: context.signal,
     logger: context.logger,
     onProgress: (progress: RestoreProgress) => steps.show(progress),
+    onPlanned: (needs: RestoreNeeds) => lease.planned(needs),
   };
   const place = { archive: archive.name, url: archive.place, to };
   if (options.tables !== undefined) {

@@ -35,6 +35,7 @@ import { startMetrics } from './metrics.ts';
 import { PairCapture } from './pair-capture.ts';
 import { PairRoles } from './pair-roles.ts';
 import { standbyOf } from './standby-config.ts';
+import { holdStandbyLease } from './standby-lease.ts';
 import { StandbySnapshots } from './standby-snapshots.ts';
 import { answerVerb } from './standby-verbs.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
@@ -191,6 +192,7 @@ class PairDaemon {
       snapshots.run(),
       this.#watchGrowth(live, signal),
       watchPrimary({ ...failover, onAlarm, environment, signal, logger }),
+      this.#holdLease(pair, live, signal),
     ];
     const told = setInterval(() => this.#tellStatus(), statusLineEveryMs);
     try {
@@ -200,6 +202,12 @@ class PairDaemon {
       stop.abort();
       await Promise.allSettled(beside);
     }
+  }
+
+  async #holdLease(pair: Pair, live: LiveSource, signal: AbortSignal): Promise<void> {
+    const { store } = this.#archive(this.#standby.archive);
+    const { name: sourceName } = this.#config.source;
+    await holdStandbyLease({ store, sourceName, pair, live, signal, logger: this.#context.logger });
   }
 
   #tellStatus(): void {

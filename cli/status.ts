@@ -17,6 +17,7 @@ import { ArchiveHistory } from '../core/history/open.ts';
 import { formatBytes, formatCount, formatDuration, formatInstant } from '../core/progress/format.ts';
 import { clean, formatTable } from '../core/progress/table.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
+import { restorableSince } from './archive-worker.ts';
 import {
   type ArchiveOptions,
   archiveOptions,
@@ -138,16 +139,21 @@ const nothing = {
   completeThroughMicros: 0,
   snapshotId: '',
   snapshotMicros: 0,
+  windowMicros: 0,
+  prunedMicros: 0,
 };
 
 async function readOne(
   context: Context,
   { store, source }: OpenedNamedArchive,
 ): Promise<Omit<ArchiveStatus, 'name' | 'url' | 'failureDomain'>> {
-  const [snapshot] = await listCompleteSnapshots(store, { source, signal: context.signal });
-  const snapshots = { snapshotId: snapshot?.id ?? '', snapshotMicros: snapshot?.finishedMicros ?? 0 };
+  const found = await listCompleteSnapshots(store, { source, signal: context.signal });
+  const [snapshot] = found;
+  const named = { snapshotId: snapshot?.id ?? '', snapshotMicros: snapshot?.finishedMicros ?? 0 };
+  let snapshots = { ...named, windowMicros: 0, prunedMicros: 0 };
   try {
     const history = await ArchiveHistory.open(store, source, context);
+    snapshots = { ...named, ...restorableSince(history.begin, found) };
     const last = history.items.findLast((item) => item.type === 'segment')?.decoded.header;
     return {
       ...snapshots,
@@ -250,6 +256,7 @@ function archiveTable(whole: StatusReport, archives: readonly ArchiveStatus[], w
       { title: 'behind', value: (archive) => lagText(whole, archive), align: 'right' },
       { title: 'last commit', value: ({ lastCommitMicros }) => formatInstant(lastCommitMicros) },
       { title: 'snapshot age', value: ({ snapshotMicros }) => ageText(whole, snapshotMicros), align: 'right' },
+      { title: 'window', value: ({ windowMicros }) => ageText(whole, windowMicros), align: 'right' },
       { title: 'outlives host', value: ({ failureDomain }) => (failureDomain === 'other_host' ? 'yes' : 'no') },
     ],
     width,

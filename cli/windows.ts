@@ -2,9 +2,9 @@
 import type { Command } from 'commander';
 import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
-import { type TimelineWindow, windowsOf } from '../core/history/windows.ts';
+import { type KeptSpan, type TimelineWindow, windowsOf } from '../core/history/windows.ts';
 import { type JournalWindow, journalWindow } from '../core/journal/window.ts';
-import { formatCount, formatInstant, formatInstantTwice } from '../core/progress/format.ts';
+import { formatCount, formatDuration, formatInstant, formatInstantTwice } from '../core/progress/format.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
 import {
   type ArchiveOptions,
@@ -18,6 +18,8 @@ import { addVerb, type Context, type Frame } from './verb.ts';
 interface ArchiveWindows {
   name: string;
   url: string;
+  /** As retention keeps it; null where it never deleted anything. */
+  retention: { retentionMs: number; windowMicros: number; prunedMicros: number } | null;
   error: { code: string; message: string; hint: string } | null;
   timelines: readonly TimelineWindow[];
   /** Of the services beside it. */
@@ -56,15 +58,23 @@ async function windows(context: Context, options: ArchiveOptions): Promise<numbe
       const history = await mysqlHistory(opened, services.length > 0, context);
       const snapshots = await listCompleteSnapshots(opened.store, { source: opened.source, signal });
       const timelines = history === null ? [] : await windowsOf(history, snapshots, signal);
-      archives.push({ ...shown, error: null, timelines, services, notes: history?.notes ?? [] });
+      const retention = retentionOf(history);
+      archives.push({ ...shown, retention, error: null, timelines, services, notes: history?.notes ?? [] });
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
       const { code, message, hint } = error;
-      archives.push({ ...shown, error: { code, message, hint }, timelines: [], services: [], notes: [] });
+      const none = { timelines: [], services: [], notes: [] };
+      archives.push({ ...shown, retention: null, error: { code, message, hint }, ...none });
     }
   }
   context.out.result({ archives }, archives.flatMap(lines));
   return archives.every(isWhole) ? exitCodes.done : exitCodes.attention;
+}
+
+function retentionOf(history: ArchiveHistory | null): ArchiveWindows['retention'] {
+  if (history?.begin == null || history.pruned.length === 0) return null;
+  const { retentionMs, windowMicros, prunedMs } = history.begin;
+  return { retentionMs, windowMicros, prunedMicros: prunedMs * 1000 };
 }
 
 /** Null where only services beside it are in the archive. */
@@ -97,30 +107,39 @@ function isWhole({ error, timelines, services }: ArchiveWindows): boolean {
   );
 }
 
-function lines({ name, url, error, timelines, services, notes }: ArchiveWindows): string[] {
+function lines({ name, url, retention, error, timelines, services, notes }: ArchiveWindows): string[] {
   const head = `${name}${name === url ? '' : ` (${url})`}:`;
   if (error) return [head, `  ${error.code}: ${error.message}`, `  hint: ${error.hint}`];
   return [
     head,
+    ...(retention === null ? [] : [retentionLine(retention)]),
     ...timelines.flatMap(timelineLines),
     ...services.flatMap(serviceLines),
     ...notes.map((note) => `  note: ${note}`),
   ];
 }
 
+function retentionLine({ retentionMs, windowMicros, prunedMicros }: NonNullable<ArchiveWindows['retention']>): string {
+  return `  retention of ${formatDuration(retentionMs)}: what is older than ${formatInstant(windowMicros)} was deleted; looked at last ${formatInstant(prunedMicros)}`;
+}
+
 function timelineLines(window: TimelineWindow): string[] {
-  const { generation, sourceUuid, reason, fromMicros, throughMicros, snapshots, segments, transactions, gaps } = window;
+  const { generation, sourceUuid, reason, fromMicros, throughMicros } = window;
+  const { snapshots, segments, transactions, gaps, kept } = window;
   return [
     `  timeline ${generation} of ${sourceUuid}${reason === '' ? '' : ` (${reason})`}`,
+    ...kept.map(keptLine),
     ...span(fromMicros, throughMicros, 'no complete snapshot of this timeline is followed by its history'),
     `    holds    ${formatCount(transactions)} transactions in ${formatCount(segments)} segments, ${formatCount(snapshots)} snapshots`,
     ...gaps.map(gapLine),
   ];
 }
 
-function serviceLines({ kind, name, fromMicros, throughMicros, segments, snapshots, gaps, notes }: ServiceWindow) {
+function serviceLines(window: ServiceWindow): string[] {
+  const { kind, name, fromMicros, throughMicros, segments, snapshots, gaps, kept, notes } = window;
   return [
     `  ${kind} ${name}`,
+    ...kept.map(keptLine),
     ...span(fromMicros, throughMicros, 'there is no complete snapshot of it'),
     `    holds    ${formatCount(segments)} segments, ${formatCount(snapshots)} snapshots`,
     ...gaps.map(gapLine),
@@ -131,6 +150,11 @@ function serviceLines({ kind, name, fromMicros, throughMicros, segments, snapsho
 function span(fromMicros: number, throughMicros: number, problem: string): string[] {
   if (fromMicros === 0) return [`    nothing can be restored: ${problem}`];
   return [`    from     ${formatInstantTwice(fromMicros)}`, `    through  ${formatInstantTwice(throughMicros)}`];
+}
+
+/** Beyond the retention only what is around a snapshot is left. */
+function keptLine({ fromMicros, throughMicros }: KeptSpan): string {
+  return `    also     ${formatInstant(fromMicros)} to ${formatInstant(throughMicros)}, kept for longer than the retention`;
 }
 
 function gapLine(gap: TimelineWindow['gaps'][number]): string {

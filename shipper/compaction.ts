@@ -3,6 +3,7 @@
  * binlog file few large ones. Each step leaves the archive whole: the new object is put and read back, the floor is raised over
  * it, and only then is deleted what it stands for, oldest first. Killed anywhere, the next run goes on; two at once do no harm.
  */
+import { isKept, nothingPruned, readBegin } from '../core/archive/begin.ts';
 import { readSegment, walkChain } from '../core/archive/chain.ts';
 import {
   listCompacted,
@@ -179,7 +180,10 @@ class Compaction {
   /** Objects of minutes into those of a finished file. */
   async #gatherFiles(): Promise<void> {
     const { store, sourceName, signal } = this.#options;
-    const all = await listCompacted(store, sourceName, signal);
+    // What retention has given up is left to it: it may go at any moment.
+    const begin = (await readBegin(store, sourceName)) ?? nothingPruned;
+    const listed = await listCompacted(store, sourceName, signal);
+    const all = listed.filter(({ first, last }) => isKept(begin, first, last));
     const chosen = widest(all);
     for (const range of all) {
       if (!chosen.includes(range)) await this.#remove(compactedKey(sourceName, range.first, range.last));

@@ -90,6 +90,16 @@ export function metricsOf(status: StatusSnapshot, rssBytes: number): Metric[] {
       'Age of the newest complete snapshot in the archive.',
       ...each(({ snapshotMicros }) => seconds(ageMs(status, snapshotMicros))),
     ),
+    gauge(
+      'archive_window_seconds',
+      'How far back every instant can be restored.',
+      ...each(({ windowMicros }) => seconds(ageMs(status, windowMicros))),
+    ),
+    gauge(
+      'archive_prune_age_seconds',
+      'How long ago retention looked at the archive; absent where it never did.',
+      ...each(({ prunedMicros }) => seconds(ageMs(status, prunedMicros))),
+    ),
     gauge('snapshot_running', '1 while a snapshot is being taken.', [{}, Number(snapshots.running)]),
     gauge('snapshot_age_seconds', 'Age of the newest snapshot that is complete in every archive.', [
       {},

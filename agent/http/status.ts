@@ -46,6 +46,10 @@ export interface ArchiveStatus extends HowFar {
   /** Of the newest complete snapshot in this archive: its id ('' when there is none) and when it was finished. */
   snapshotId: string;
   snapshotMicros: number;
+  /** From this instant on all of it can be restored, as far as is known; 0: nothing can, or it was not looked at yet. */
+  windowMicros: number;
+  /** When retention looked at it last; 0: never. */
+  prunedMicros: number;
 }
 
 export interface SnapshotStatus {

@@ -7,7 +7,14 @@ import { type JournalPosition, journalUuid, positionSettings } from '../../core/
 import { newSnapshotId } from '../../core/snapshot/manifest.ts';
 import type { SnapshotFile, SnapshotManifest } from '../../core/snapshot/types.ts';
 import type { TakenSnapshot } from '../snapshot/scheduler.ts';
-import { archiveReports, completeSides, type OpenSide, openSides, type SidesRequest } from '../snapshot/sides.ts';
+import {
+  archiveReports,
+  closeSides,
+  completeSides,
+  type OpenSide,
+  openSides,
+  type SidesRequest,
+} from '../snapshot/sides.ts';
 
 export interface ServiceSnapshotRequest extends Omit<SidesRequest, 'engine'> {
   kind: ServiceKind;
@@ -78,11 +85,22 @@ export class SnapshotFiles {
 
 /** As `takeSnapshot`: resolves when the snapshot is complete in at least one archive. */
 export async function takeServiceSnapshot(request: ServiceSnapshotRequest): Promise<TakenSnapshot> {
+  const opened = await openSides({ ...request, engine: request.kind });
+  try {
+    return await takeInto(opened, request);
+  } finally {
+    await closeSides(opened.sides);
+  }
+}
+
+async function takeInto(
+  { sides, failed }: Awaited<ReturnType<typeof openSides>>,
+  request: ServiceSnapshotRequest,
+): Promise<TakenSnapshot> {
   const startedMs = performance.now();
   const nowMicros = request.nowMicros ?? (() => Date.now() * 1000);
   const sidesRequest = { ...request, engine: request.kind };
   const id = newSnapshotId();
-  const { sides, failed } = await openSides(sidesRequest);
   const pipeline = new ChunkPipeline(sides, request.signal);
   const files = new SnapshotFiles(pipeline, sides);
   await request.copy(files);

@@ -1,11 +1,13 @@
 /** The archives that a snapshot goes into, side by side: one that fails is named in the report, the others get theirs. */
+import { readCondemned } from '../../core/archive/condemned.ts';
+import { Lease } from '../../core/archive/lease.ts';
 import { PatientStore } from '../../core/archive/patient.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { errorText } from '../../core/archive/store-error.ts';
 import type { ChunkPipeline } from '../../core/chunks/chunk-pipeline.ts';
 import { listPacks, openChunkKey } from '../../core/chunks/open.ts';
 import { PackWriter, type WrittenTotals } from '../../core/chunks/pack-writer.ts';
-import { isKind } from '../../core/errors/error.ts';
+import { isKind, transientError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { listCompleteSnapshots, putSnapshot, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotEngine, SnapshotManifest } from '../../core/snapshot/types.ts';
@@ -38,6 +40,8 @@ export interface OpenSide extends NamedStore {
   writer: PackWriter;
   /** The newest complete snapshot there by the same engine. */
   previous: SnapshotManifest | null;
+  /** While it holds, no pack that this snapshot may point at is deleted. */
+  lease: Lease;
 }
 
 /** The archives that can be written to, each knowing its newest snapshot's chunks. Throws when there is none. */
@@ -58,10 +62,36 @@ export async function openSides(request: SidesRequest) {
   return { sides, failed };
 }
 
+/** Resolves when the leases are given back. */
+export async function closeSides(sides: readonly OpenSide[]): Promise<void> {
+  await Promise.all(sides.map(({ lease }) => lease[Symbol.asyncDispose]()));
+}
+
 async function openSide(name: string, store: ObjectStore, request: SidesRequest) {
-  const { sourceName, signal, logger } = request;
+  const { sourceName: source, logger } = request;
   const chunkKey = await openChunkKey(store, { create: true });
-  const writer = new PackWriter({ store, chunkKey, presentPacks: await listPacks(store, signal), signal });
+  const lease = await Lease.take(store, { kind: 'snapshot', source, logger });
+  try {
+    return { lease, ...(await openWriter(name, store, request, { chunkKey, lease })) };
+  } catch (error) {
+    await lease[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function openWriter(
+  name: string,
+  store: ObjectStore,
+  request: SidesRequest,
+  { chunkKey, lease }: { chunkKey: Buffer; lease: Lease },
+) {
+  const { sourceName, signal, logger } = request;
+  // In this order: what is condemned from now on waits for this lease.
+  const { version, entries } = await readCondemned(store);
+  await lease.narrow({ condemned: version });
+  const condemnedPacks = new Set(entries.map(({ key }) => key.slice(key.lastIndexOf('/') + 1)));
+  const presentPacks = await listPacks(store, signal);
+  const writer = new PackWriter({ store, chunkKey, presentPacks, condemnedPacks, signal });
   const earlier = await listCompleteSnapshots(store, { source: sourceName, signal });
   // A dump shares nothing with a clone.
   const newest = earlier.find(({ engine }) => engine === request.engine);
@@ -96,10 +126,19 @@ export async function completeSides(
 async function complete(side: OpenSide, manifest: SnapshotManifest, failed: Map<string, unknown>, signal: AbortSignal) {
   signal.throwIfAborted();
   try {
+    if (side.lease.hasLapsed) throw lapsed(side.store.url);
     await putSnapshot(side.store, manifest, side.writer.totals.newBytes);
   } catch (error) {
     failed.set(side.name, error);
   }
+}
+
+function lapsed(url: string) {
+  return transientError(
+    'QZ4442',
+    `The snapshot stood still for so long that ${url} may have deleted what it points at.`,
+    'It is taken again by itself; what is still there is not stored again.',
+  );
 }
 
 /** One for each archive asked for. Throws the first one's error when the snapshot is complete in none. */

@@ -15,6 +15,7 @@ import { logicalEngine } from './logical.ts';
 import {
   type ArchiveReport,
   archiveReports,
+  closeSides,
   completeSides,
   type OpenSide,
   openSides,
@@ -90,9 +91,22 @@ export async function takeSnapshot(request: SnapshotRequest): Promise<SnapshotRe
 }
 
 async function takeLocked(request: SnapshotRequest, connection: MysqlConnection, startedMs: number) {
+  const opened = await openSides(request);
+  try {
+    return await takeInto(opened, request, connection, startedMs);
+  } finally {
+    await closeSides(opened.sides);
+  }
+}
+
+async function takeInto(
+  { sides, failed }: Awaited<ReturnType<typeof openSides>>,
+  request: SnapshotRequest,
+  connection: MysqlConnection,
+  startedMs: number,
+): Promise<SnapshotReport> {
   const { signal, logger } = request;
   const id = newSnapshotId();
-  const { sides, failed } = await openSides(request);
   const pipeline = new ChunkPipeline(sides, signal);
   const context = {
     id,

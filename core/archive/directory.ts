@@ -226,7 +226,8 @@ export class DirectoryStore implements ObjectStore {
     try {
       const found = await lstat(path, { bigint: true });
       if (!found.isFile()) throw notAnObject(this.url, key);
-      return { key, sizeBytes: Number(found.size), etag: `${found.ino}-${found.size}-${found.mtimeNs}` };
+      const etag = `${found.ino}-${found.size}-${found.mtimeNs}`;
+      return { key, sizeBytes: Number(found.size), etag, modifiedMs: Number(found.mtimeMs) };
     } catch (error) {
       if (isAbsent(error)) return null;
       throw error;

@@ -12,7 +12,13 @@ export function keyRecordKey(keyId: string): string {
 
 /** Objects that stay as they are in an encrypted archive: ids, numbers and times, by which it is found and its end is known. */
 export function isPlainKey(key: string): boolean {
-  return key === archiveKey || /^sources\/[^/]+\/(tip\.json|floor)$/.test(key) || key.startsWith('probe/');
+  return key === archiveKey || /^sources\/[^/]+\/(tip\.json|floor|begin)$/.test(key) || key.startsWith('probe/');
+}
+
+/** Objects that are put again and again; all others are put once. */
+export function isReplacedKey(key: string): boolean {
+  const isOfSource = /^sources\/[^/]+\/(tip\.json|floor|begin)$/.test(key);
+  return isOfSource || key === condemnedKey || key.startsWith(leasesPrefix) || key.startsWith('probe/');
 }
 
 /** Segments in one index object. */
@@ -43,6 +49,16 @@ export function tipKey(source: string): string {
 export function floorKey(source: string): string {
   return `sources/${source}/floor`;
 }
+
+/** From where on the chain is kept. */
+export function beginKey(source: string): string {
+  return `sources/${source}/begin`;
+}
+
+/** What is going to be deleted, and since when that is known. */
+export const condemnedKey = 'condemned';
+/** Who needs what, until when. */
+export const leasesPrefix = 'leases/';
 
 export function compactedPrefix(source: string): string {
   return `sources/${source}/compacted/`;

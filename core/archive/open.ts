@@ -7,6 +7,7 @@ import { openDirectoryStore } from './directory.ts';
 import { type Encryption, isChunkKey, makeChunkKey, requireAgreement, unlock } from './encryption.ts';
 import { type KeyFiles, KeyRing } from './keys.ts';
 import { archiveKey } from './layout.ts';
+import type { Leftovers } from './leftovers.ts';
 import { PatientStore } from './patient.ts';
 import type { ObjectStore } from './store.ts';
 import { errorText } from './store-error.ts';
@@ -55,6 +56,14 @@ const openers: Record<string, Opener> = {
     return await openS3Store(url, warn === undefined ? {} : { warn });
   },
 };
+
+/** What the store behind `url` keeps beside its objects; null where it keeps nothing. Errors as of `openStore`. */
+export async function openLeftovers(url: string, warn: (sentence: string) => void): Promise<Leftovers | null> {
+  const parsed = new URL(url);
+  if (parsed.protocol !== 's3:') return null;
+  const { openS3Leftovers } = await import('./s3-leftovers.ts');
+  return await openS3Leftovers(parsed, warn);
+}
 
 /** The store behind `url`, without looking at what is in it. Throws QZ24xx when the URL or the place is unusable. */
 export async function openStore(url: string, options: OpenStoreOptions): Promise<ObjectStore> {

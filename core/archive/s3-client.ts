@@ -9,20 +9,27 @@ import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
+  type DeleteMarkerEntry,
   DeleteObjectCommand,
+  GetBucketVersioningCommand,
   GetObjectCommand,
   type GetObjectCommandOutput,
   HeadObjectCommand,
+  ListMultipartUploadsCommand,
   ListObjectsV2Command,
+  ListObjectVersionsCommand,
+  type ObjectLockMode,
+  type ObjectVersion,
   PutObjectCommand,
   S3Client,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
+import { isReplacedKey } from './layout.ts';
 import { readBody, streamOf } from './s3-body.ts';
 import { type AccessKeys, authorities, CredentialsFile } from './s3-credentials.ts';
 import { areKeysRefused, failureOf, S3Failure } from './s3-errors.ts';
 import type { S3Place } from './s3-place.ts';
-import type { Condition, S3Body, S3Bytes, S3Object, S3Page, UploadedPart } from './s3-types.ts';
+import type { Condition, S3Body, S3Bytes, S3Object, S3Page, S3Upload, S3Version, UploadedPart } from './s3-types.ts';
 import { errorCode } from './store-error.ts';
 
 export interface S3ClientOptions {
@@ -88,6 +95,7 @@ export class S3Requests {
       ...this.#bodyInput(body),
       Metadata: metadata,
       ContentType: 'application/octet-stream',
+      ...this.#lock(key),
     });
     command.middlewareStack.add(signedContent(body), { step: 'build' });
     const { ETag } = await this.#send(body.sizeBytes, (client, abortSignal) => client.send(command, { abortSignal }));
@@ -119,6 +127,7 @@ export class S3Requests {
         sizeBytes: found.ContentLength ?? 0,
         etag: required(found.ETag, 'ETag'),
         metadata: found.Metadata ?? {},
+        ...modifiedAt(found.LastModified),
       };
     } catch (error) {
       return absent(error);
@@ -136,10 +145,11 @@ export class S3Requests {
       ...(from.after === undefined ? {} : { StartAfter: this.#at(from.after).Key }),
     });
     const page = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }), signal);
-    const objects = (page.Contents ?? []).map(({ Key: key = '', Size, ETag = '' }) => ({
-      key: key.slice(this.place.prefix.length),
+    const objects = (page.Contents ?? []).map(({ Key: key = '', Size, ETag = '', LastModified }) => ({
+      key: this.#keyOf(key),
       sizeBytes: Size ?? 0,
       etag: ETag,
+      ...modifiedAt(LastModified),
     }));
     return { objects, next: page.IsTruncated ? required(page.NextContinuationToken, 'NextContinuationToken') : null };
   }
@@ -160,6 +170,7 @@ export class S3Requests {
       ...(this.#checksums ? { ChecksumAlgorithm: 'SHA256' as const } : {}),
       Metadata: metadata,
       ContentType: 'application/octet-stream',
+      ...this.#lock(key),
     });
     const { UploadId } = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
     return required(UploadId, 'UploadId');
@@ -197,6 +208,73 @@ export class S3Requests {
   async abortUpload(key: string, uploadId: string): Promise<void> {
     const command = new AbortMultipartUploadCommand({ ...this.#at(key), UploadId: uploadId });
     await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
+  }
+
+  /** Whether the bucket keeps versions. */
+  async isVersioned(): Promise<boolean> {
+    const command = new GetBucketVersioningCommand({ Bucket: this.place.bucket });
+    const { Status } = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
+    return Status !== undefined;
+  }
+
+  /** One page of uploads that were begun below the prefix and not ended; `from`: where the page before ended. */
+  async uploads(from: { key: string; id: string } | null): Promise<{ uploads: S3Upload[]; next: typeof from }> {
+    const command = new ListMultipartUploadsCommand({
+      Bucket: this.place.bucket,
+      Prefix: this.place.prefix,
+      ...(from === null ? {} : { KeyMarker: from.key, UploadIdMarker: from.id }),
+    });
+    const page = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
+    const uploads = (page.Uploads ?? []).map(({ Key = '', UploadId = '', Initiated }) => {
+      return { key: this.#keyOf(Key), id: UploadId, begunMs: Initiated?.getTime() ?? Number.POSITIVE_INFINITY };
+    });
+    const { NextKeyMarker: key, NextUploadIdMarker: id = '' } = page;
+    return { uploads, next: page.IsTruncated && key !== undefined ? { key, id } : null };
+  }
+
+  /** One page of versions below the prefix, by key, and of each key the newest first. */
+  async versions(from: { key: string; id: string } | null): Promise<{ versions: S3Version[]; next: typeof from }> {
+    const command = new ListObjectVersionsCommand({
+      Bucket: this.place.bucket,
+      Prefix: this.place.prefix,
+      MaxKeys: pageKeys,
+      ...(from === null ? {} : { KeyMarker: from.key, ...(from.id === '' ? {} : { VersionIdMarker: from.id }) }),
+    });
+    const page = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
+    const version = (found: ObjectVersion | DeleteMarkerEntry, isMark: boolean): S3Version => ({
+      key: this.#keyOf(found.Key ?? ''),
+      id: found.VersionId ?? '',
+      isCurrent: found.IsLatest === true,
+      isMark,
+      modifiedMs: found.LastModified?.getTime() ?? Number.POSITIVE_INFINITY,
+    });
+    const versions = [
+      ...(page.Versions ?? []).map((one) => version(one, false)),
+      ...(page.DeleteMarkers ?? []).map((one) => version(one, true)),
+    ].sort((a, b) => (a.key === b.key ? newestFirst(a, b) : a.key < b.key ? -1 : 1));
+    const { NextKeyMarker: key, NextVersionIdMarker: id = '' } = page;
+    return { versions, next: page.IsTruncated && key !== undefined ? { key, id } : null };
+  }
+
+  async removeVersion(key: string, versionId: string): Promise<void> {
+    const command = new DeleteObjectCommand({ ...this.#at(key), VersionId: versionId });
+    try {
+      await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
+    } catch (error) {
+      absent(error);
+    }
+  }
+
+  /** What is put once is locked; what is replaced again and again would only fill the bucket. */
+  #lock(key: string) {
+    const { lock } = this.place;
+    if (lock === null || isReplacedKey(key)) return {};
+    const ObjectLockMode: ObjectLockMode = lock.mode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE';
+    return { ObjectLockMode, ObjectLockRetainUntilDate: new Date(Date.now() + lock.forMs) };
+  }
+
+  #keyOf(name: string): string {
+    return name.slice(this.place.prefix.length);
   }
 
   get #checksums(): boolean {
@@ -332,6 +410,16 @@ function preconditions({ ifMatch, ifNoneMatch }: Condition) {
 function absent(error: unknown): null {
   if (error instanceof S3Failure && error.status === 404 && error.code !== 'NoSuchBucket') return null;
   throw error;
+}
+
+/** Of one key; the current one first, whatever the clock said. */
+function newestFirst(a: S3Version, b: S3Version): number {
+  if (a.isCurrent !== b.isCurrent) return a.isCurrent ? -1 : 1;
+  return b.modifiedMs - a.modifiedMs;
+}
+
+function modifiedAt(date: Date | undefined): { modifiedMs?: number } {
+  return date === undefined ? {} : { modifiedMs: date.getTime() };
 }
 
 function required(value: string | undefined, name: string): string {

@@ -12,7 +12,11 @@ export type S3Action =
   | 's3:GetObject'
   | 's3:ListBucket'
   | 's3:DeleteObject'
-  | 's3:AbortMultipartUpload';
+  | 's3:AbortMultipartUpload'
+  | 's3:ListBucketMultipartUploads'
+  | 's3:GetBucketVersioning'
+  | 's3:ListBucketVersions'
+  | 's3:DeleteObjectVersion';
 
 /** One request that failed, before it is known what that means to its caller. */
 export class S3Failure extends Error {
@@ -130,6 +134,11 @@ function placeError({ code, status, region, message }: S3Failure, { place }: Fai
   }
   // A HEAD has no body that says more than 400.
   const isOther = status === 400 && region !== null && place.region !== null && region !== place.region;
+  // Amazon S3 User Guide, "Locking objects with Object Lock"; versitygw, s3err.
+  if (/^Invalid(Request|BucketObjectLockConfiguration)$/.test(code) && /object ?lock/i.test(message)) {
+    const hint = 'Switch Object Lock on in the bucket, or remove object_lock from the configuration of the archive.';
+    return configurationError('QZ2440', `The bucket ${place.bucket} at ${host} cannot lock objects.`, hint, options);
+  }
   const isElsewhere = isOther || status === 301 || code === 'AuthorizationHeaderMalformed';
   if (isElsewhere || code === 'NoRegion') {
     const where = region === null ? '' : ` It is in ${region}.`;

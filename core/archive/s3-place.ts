@@ -25,11 +25,18 @@ export interface S3Place {
   credentialsFile: string | null;
   /** Null: the authorities of the system and of Node. */
   caFile: string | null;
+  /** What is put once is locked for so long, in a bucket that can; null: nothing is. */
+  lock: ObjectLock | null;
   /** For messages: bucket, prefix and host; never where credentials are. */
   name: string;
 }
 
-const keys = ['endpoint', 'region', 'path_style', 'checksums', 'credentials_file', 'ca_file'];
+export interface ObjectLock {
+  mode: 'governance' | 'compliance';
+  forMs: number;
+}
+
+const keys = ['endpoint', 'region', 'path_style', 'checksums', 'credentials_file', 'ca_file', 'object_lock'];
 const example = 's3://bucket/prefix?endpoint=https%3A%2F%2Fs3.example.org&region=eu-north-1';
 /** Keys have at most 512 bytes here, and 1,024 in S3 (S3 User Guide, "Naming Amazon S3 objects"). */
 const prefixBytesMax = 400;
@@ -105,6 +112,9 @@ function settingsOf(url: URL, endpoint: URL | null, refuse: (why: string) => Err
   };
   const region = url.searchParams.get('region');
   if (region !== null && !/^[a-z0-9-]{1,64}$/.test(region)) throw refuse('region must be a name such as eu-north-1');
+  const lock = lockOf(url.searchParams.get('object_lock'));
+  if (lock === undefined)
+    throw refuse('object_lock must be governance or compliance and a time, as in compliance-2592000s');
   const pathStyle = oneOf('path_style', ['true', 'false']);
   return {
     region,
@@ -112,7 +122,15 @@ function settingsOf(url: URL, endpoint: URL | null, refuse: (why: string) => Err
     checksums: oneOf('checksums', ['when_supported', 'when_required']) ?? ('when_supported' as const),
     credentialsFile: file('credentials_file'),
     caFile: file('ca_file'),
+    lock,
   };
+}
+
+function lockOf(text: string | null): ObjectLock | null | undefined {
+  if (text === null) return null;
+  const match = /^(governance|compliance)-(\d{1,10})s$/.exec(text);
+  if (match === null) return undefined;
+  return { mode: match[1] === 'compliance' ? 'compliance' : 'governance', forMs: Number(match[2]) * 1000 };
 }
 
 function isAws(host: string): boolean {

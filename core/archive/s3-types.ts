@@ -35,3 +35,20 @@ export interface S3Body {
   sizeBytes: number;
   sha256: Buffer;
 }
+
+/** An upload in parts that was begun and not ended. */
+export interface S3Upload {
+  key: string;
+  id: string;
+  begunMs: number;
+}
+
+/** Of a key, newest first. */
+export interface S3Version {
+  key: string;
+  id: string;
+  isCurrent: boolean;
+  /** It says that the object was deleted. */
+  isMark: boolean;
+  modifiedMs: number;
+}

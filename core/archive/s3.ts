@@ -93,7 +93,9 @@ export class S3Store implements ObjectStore {
   async head(key: string): Promise<ObjectInfo | null> {
     checkKey(key);
     const found = await this.#calls.run('s3:GetObject', key, () => this.#calls.requests.head(key));
-    return found === null ? null : { key, sizeBytes: found.sizeBytes, etag: found.etag };
+    if (found === null) return null;
+    const { metadata: _, ...info } = found;
+    return info;
   }
 
   async *list(prefix: string, options: { after?: string; signal?: AbortSignal } = {}): AsyncIterable<ObjectInfo> {

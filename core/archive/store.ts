@@ -10,6 +10,8 @@ export interface ObjectInfo {
   sizeBytes: number;
   /** Opaque; changes whenever the object changes. */
   etag: string;
+  /** When it was put, ms since 1970 by the store's own clock; left out where the store does not say. */
+  modifiedMs?: number;
 }
 
 export interface ObjectStore {

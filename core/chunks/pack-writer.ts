@@ -1,11 +1,13 @@
 /** Writes the chunks of one snapshot into the packs of one archive; what the archive already has is only pointed at. */
+import { randomBytes } from 'node:crypto';
 import { envelopeBytes, sealObject } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { crashPoint } from '../errors/crash-points.ts';
 import { integrityError } from '../errors/error.ts';
+import { hashChunk } from './chunk.ts';
 import { ChunkIndex, type ChunkLocation } from './chunk-index.ts';
 import { type ChunkList, ChunkRows, noPack } from './chunk-list.ts';
-import { PackBuilder, packKey } from './pack.ts';
+import { type FinishedPack, fillBytes, PackBuilder, packKey } from './pack.ts';
 
 /** Packs on their way to the store; with the one being filled at most 32 MiB an archive. */
 const uploadsMax = 1;
@@ -31,6 +33,8 @@ export interface PackWriterOptions {
   chunkKey: Buffer;
   /** Sizes of the pack objects the archive holds, by id: those are not put again. */
   presentPacks: ReadonlyMap<string, number>;
+  /** Packs that are going to be deleted, or were just now: none of them is pointed at, none made under the same name. */
+  condemnedPacks?: ReadonlySet<string>;
   signal: AbortSignal;
 }
 
@@ -57,7 +61,8 @@ export class PackWriter {
     const numbers = new Map<string, number>();
     for (const list of lists) {
       for (const chunk of list) {
-        const presentBytes = this.#options.presentPacks.get(chunk.pack) ?? 0;
+        const isGoing = this.#options.condemnedPacks?.has(chunk.pack) === true;
+        const presentBytes = isGoing ? 0 : (this.#options.presentPacks.get(chunk.pack) ?? 0);
         if (presentBytes < envelopeBytes + chunk.offset + chunk.storedBytes || chunk.pack === '') continue;
         let pack = numbers.get(chunk.pack);
         if (pack === undefined) {
@@ -119,7 +124,7 @@ export class PackWriter {
   async #endPack(): Promise<void> {
     while (this.#uploads.size >= uploadsMax) await Promise.race(this.#uploads);
     this.#throwFailure();
-    const pack = this.#builder.finish();
+    const pack = this.#finishedPack();
     this.#packs[this.#builderNumber] = pack.id;
     this.#builder = new PackBuilder();
     const upload = this.#put(pack.id, sealObject('pack', pack.body), envelopeBytes + pack.sizeBytes)
@@ -128,6 +133,15 @@ export class PackWriter {
       })
       .finally(() => this.#uploads.delete(upload));
     this.#uploads.add(upload);
+  }
+
+  /** Under a name that is not condemned: a chunk of chance is added where it is. */
+  #finishedPack(): FinishedPack {
+    const pack = this.#builder.finish();
+    if (this.#options.condemnedPacks?.has(pack.id) !== true) return pack;
+    const fill = randomBytes(fillBytes);
+    this.#builder.add(hashChunk(this.chunkKey, fill), fill, fill.length);
+    return this.#builder.finish();
   }
 
   async #put(id: string, body: readonly Uint8Array[], sizeBytes: number): Promise<void> {

@@ -16,6 +16,8 @@ export const packChunkBytesMax = 16 * 1024 * 1024;
 export const packRowsMax = 16_384;
 /** From here on a pack ends after a chunk whose hash says so, at the latest when the next one has no room. */
 const packCutBytes = 10 * 1024 * 1024;
+/** A chunk that nobody needs: it gives the same chunks another name. */
+export const fillBytes = 32;
 /** One hash in 32 says so: rare enough that two runs out of step meet at the same chunk again. */
 const cutBelow = 8;
 
@@ -57,7 +59,9 @@ export class PackBuilder {
 
   /** Whether this pack must be finished before a chunk of that many stored bytes is added. */
   endsBefore(storedBytes: number): boolean {
-    return this.#wantsCut || this.#rows.length === packRowsMax || this.#bytes + storedBytes > packChunkBytesMax;
+    // Room for one more is left: see `#finishedPack` in PackWriter.
+    const isFull = this.#rows.length >= packRowsMax - 1 || this.#bytes + storedBytes > packChunkBytesMax - fillBytes;
+    return this.#wantsCut || isFull;
   }
 
   /** Returns the chunk's offset. The buffer is kept, not copied: the caller must not change it any more. */
@@ -73,7 +77,7 @@ export class PackBuilder {
 
   finish(): FinishedPack {
     const table = encodePackTable(this.#rows, this.#bytes);
-    const id = this.#digest.update(table).digest('hex');
+    const id = this.#digest.copy().update(table).digest('hex');
     return { id, body: [...this.#parts, table], sizeBytes: this.#bytes + table.length };
   }
 }

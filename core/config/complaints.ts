@@ -1,7 +1,7 @@
 /** What is wrong with one configuration file, each complaint one sentence with code, place and hint. */
 import type { z } from 'zod';
 import { nearestWord } from './nearest.ts';
-import { configSchema, laterKeys } from './schema.ts';
+import { configSchema } from './schema.ts';
 import { childOf, shapeOf } from './shape.ts';
 import type { KeyPath, YamlFile } from './yaml-file.ts';
 
@@ -11,34 +11,20 @@ export interface Complaint {
   hint: string;
 }
 
-/** Empty when the file is good, save for rules that cross keys (config.ts). Keys of later versions come first. */
+/** Empty when the file is good, save for rules that cross keys (config.ts). */
 export function complaints(file: string, yaml: YamlFile): Complaint[] {
-  const found: Complaint[] = [];
-  const later = laterKeys.flatMap((rule) =>
-    matches(yaml.data, rule.path.split('.'), rule.value).map((path) => ({ rule, path })),
-  );
-  for (const { rule, path } of later) found.push(notYet(file, yaml, path, rule));
-  const covered = new Set(later.map(({ path }) => path.join('.')));
   const checked = configSchema.safeParse(yaml.data);
-  for (const issue of checked.success ? [] : checked.error.issues) found.push(...fromIssue(file, yaml, issue, covered));
-  return found;
+  return checked.success ? [] : checked.error.issues.flatMap((issue) => fromIssue(file, yaml, issue));
 }
 
-function fromIssue(file: string, yaml: YamlFile, issue: z.core.$ZodIssue, covered: ReadonlySet<string>): Complaint[] {
+function fromIssue(file: string, yaml: YamlFile, issue: z.core.$ZodIssue): Complaint[] {
   const path = issue.path.map((part) => (typeof part === 'number' ? part : String(part)));
-  if (issue.code === 'unrecognized_keys')
-    return issue.keys
-      .filter((name) => !covered.has([...path, name].join('.')))
-      .map((name) => unknownKey(file, yaml, path, name));
-  if (covered.has(path.join('.'))) return [];
+  if (issue.code === 'unrecognized_keys') return issue.keys.map((name) => unknownKey(file, yaml, path, name));
   const at = `(${yaml.place(path, 'value')} of ${file})`;
   const name = path.length === 0 ? 'The configuration' : `\`${path.join('.')}\``;
   const expected = issue.code === 'invalid_key' ? (issue.issues[0]?.message ?? issue.message) : issue.message;
-  if (valueAt(yaml.data, path) === undefined && path.length > 0) {
-    // A missing mapping with a later sibling (log without local, but with kafka) was already said in better words.
-    if ([...covered].some((other) => other.startsWith(`${path.slice(0, -1).join('.')}.`))) return [];
+  if (valueAt(yaml.data, path) === undefined && path.length > 0)
     return [{ code: 'QZ2014', sentence: `${name} is missing ${at}.`, hint: `${explain(path)}Give ${expected}.` }];
-  }
   return [
     {
       code: 'QZ2015',
@@ -57,30 +43,6 @@ function unknownKey(file: string, yaml: YamlFile, parent: KeyPath, name: string)
     sentence: `Unknown key \`${[...parent, name].join('.')}\` (${yaml.place([...parent, name], 'key')} of ${file}).`,
     hint: `${near === null ? '' : `Did you mean ${near}? `}Known ${here}: ${known.join(', ')}.`,
   };
-}
-
-function notYet(file: string, yaml: YamlFile, path: KeyPath, rule: (typeof laterKeys)[number]): Complaint {
-  const value = rule.value === undefined ? '' : ` with ${rule.value}//`;
-  return {
-    code: 'QZ2016',
-    sentence: `\`${path.join('.')}\`${value} is not in this version (${yaml.place(path, 'key')} of ${file}).`,
-    hint: `${rule.instead.charAt(0).toUpperCase()}${rule.instead.slice(1)}.`,
-  };
-}
-
-function matches(
-  data: unknown,
-  pattern: readonly string[],
-  value: string | undefined,
-  at: readonly string[] = [],
-): string[][] {
-  const [first, ...rest] = pattern;
-  if (first === undefined)
-    return value === undefined || (typeof data === 'string' && data.startsWith(value)) ? [[...at]] : [];
-  if (data === null || typeof data !== 'object' || Array.isArray(data)) return [];
-  return Object.entries(data)
-    .filter(([name]) => first === '*' || name === first)
-    .flatMap(([name, child]) => matches(child, rest, value, [...at, name]));
 }
 
 function valueAt(data: unknown, path: KeyPath): unknown {

@@ -38,7 +38,7 @@ export function configPath(flag: string | undefined, environment: NodeJS.Process
   return resolve(flag ?? (environment.QAZYNA_CONFIG || defaultConfigPath));
 }
 
-/** Read and check a file. Configuration errors QZ2010–QZ2016, QZ2019; all complaints stand in `details.problems`. */
+/** Read and check a file. Configuration errors QZ2010–QZ2015, QZ2019; all complaints stand in `details.problems`. */
 export async function loadConfig(file: string): Promise<Config> {
   let text: string;
   try {
@@ -175,15 +175,19 @@ function toArchive(name: string, archive: ConfigFile['archives'][string]): Archi
   const keys = archive.encryption;
   const encryption = keys === undefined ? null : { keyFile: keys.key_file, oldKeyFiles: keys.old_key_files };
   const place = archive.url;
-  if (dir !== null) return { name, url: place, place, dir, failureDomain, pruneUrl: place, encryption };
+  const { keep, retention: retentionMs } = archive;
+  const shared = { name, place, dir, failureDomain, encryption, retentionMs, keep };
+  if (dir !== null) return { ...shared, url: place, pruneUrl: place };
   const query = new URLSearchParams();
   for (const key of s3Keys) {
     const value = archive[key];
     if (value !== undefined) query.set(key, String(value));
   }
+  if (archive.object_lock !== 'none')
+    query.set('object_lock', `${archive.object_lock}-${Math.ceil(retentionMs / 1000)}s`);
   const url = query.size === 0 ? place : `${place}?${query}`;
   const prune = archive.prune_credentials_file;
   if (prune !== undefined) query.set('credentials_file', prune);
   const pruneUrl = prune === undefined ? null : `${place}?${query}`;
-  return { name, url, place, dir, failureDomain, pruneUrl, encryption };
+  return { ...shared, url, pruneUrl };
 }

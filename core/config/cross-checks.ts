@@ -111,6 +111,23 @@ function archiveComplaints(config: Config, yaml: YamlFile): Complaint[] {
         ),
       );
   }
+  for (const { name, dir } of config.archives) {
+    const { object_lock: lock = 'none', checksums } = archives[name] ?? {};
+    if (lock === 'none') continue;
+    const path = ['archives', name, 'object_lock'];
+    if (dir !== null)
+      found.push(
+        say(path, `\`archives.${name}.object_lock\` is for s3:// archives, and ${name} is a folder`, 'Remove it.'),
+      );
+    if (checksums === 'when_required')
+      found.push(
+        say(
+          path,
+          `\`archives.${name}\` has object_lock, and no checksums, without which S3 locks nothing`,
+          'Remove checksums: when_required.',
+        ),
+      );
+  }
   return found;
 }
 

@@ -188,6 +188,16 @@ const encryption = mapping({
   ).meta({ seldom: true }),
 });
 
+const countOf = (what: string, example: number) =>
+  key(wholeNumber(0, 10_000).default(0), `Of so many ${what} the last snapshot.`, example).meta({ seldom: true });
+
+const keep = mapping({
+  hourly: countOf('hours', 24),
+  daily: countOf('days', 7),
+  weekly: countOf('weeks', 8),
+  monthly: countOf('months', 12),
+});
+
 const archive = mapping({
   url: key(
     archiveUrl(),
@@ -203,6 +213,20 @@ const archive = mapping({
     encryption.optional(),
     'Encrypts everything in it (AES-256-GCM). Decided when the archive is made: it cannot be switched on or off afterwards.',
   ),
+  retention: key(
+    durationMs(3_600_000).prefault('30d'),
+    'Every instant of so long stays restorable; what no such instant needs is deleted. In s3 only with prune_credentials_file.',
+    '30d',
+  ),
+  keep: key(
+    keep.prefault({}),
+    'Snapshots that stay for longer, each with the history around it, so that its instant can be restored: the last one of an hour, day, week or month (UTC).',
+  ).meta({ seldom: true }),
+  object_lock: key(
+    oneOf(['none', 'governance', 'compliance']).default('none'),
+    's3 only, in a bucket with Object Lock: what is put is locked for `retention`. governance can be lifted by accounts with that right, compliance by nobody.',
+    'none',
+  ).meta({ seldom: true }),
   endpoint: key(
     endpointUrl().optional(),
     's3 only: address of the service, when it is not AWS itself.',
@@ -230,7 +254,7 @@ const archive = mapping({
   ),
   prune_credentials_file: key(
     absolutePath().optional(),
-    's3 only: keys that may also delete (ops/s3/sweeper.json), for compaction. Left out: small objects stay as they are, and nothing is ever deleted.',
+    's3 only: keys that may also delete (ops/s3/sweeper.json), for compaction and retention. Left out: small objects stay as they are, and nothing is ever deleted.',
     '/etc/qazyna/s3-prune.credentials',
   ),
   ca_file: key(
@@ -299,6 +323,9 @@ export const configSchema = mapping({
         checksums: 'when_supported',
         credentials_file: '/etc/qazyna/s3.credentials',
         prune_credentials_file: '/etc/qazyna/s3-prune.credentials',
+        retention: '30d',
+        keep: {},
+        object_lock: 'none',
         ca_file: '/etc/qazyna/s3-ca.pem',
         failure_domain: 'other_host',
         encryption: {},
@@ -323,12 +350,3 @@ export const configSchema = mapping({
 });
 
 export type ConfigFile = z.output<typeof configSchema>;
-
-/**
- * Keys of the design that later versions bring. They are refused by name, so that nobody believes them to be in force.
- * `*` stands for one key; a `value` narrows it to values that begin so.
- */
-export const laterKeys: readonly { path: string; value?: string; instead: string }[] = [
-  { path: 'archives.*.object_lock', instead: 'remove it: this version does not lock objects' },
-  { path: 'archives.*.retention', instead: 'remove it: this version keeps all of the history' },
-];

@@ -12,6 +12,14 @@ export interface MysqlConfig {
   tls: { mode: TlsMode; caFile?: string | undefined; certFile?: string | undefined; keyFile?: string | undefined };
 }
 
+/** Of snapshots older than the window: of how many hours, days, weeks and months the last one is kept. */
+export interface KeepRules {
+  hourly: number;
+  daily: number;
+  weekly: number;
+  monthly: number;
+}
+
 export interface ArchiveConfig {
   name: string;
   /** All that leads to it: an s3:// URL carries endpoint, region, credentials_file … in its query (core/archive/open.ts). */
@@ -21,8 +29,11 @@ export interface ArchiveConfig {
   /** Folder of a file:// URL. */
   dir: string | null;
   failureDomain: 'same_host' | 'other_host';
-  /** The same with rights to delete, for compaction; null: nothing there may be deleted. */
+  /** The same with rights to delete, for compaction and retention; null: nothing there may be deleted. */
   pruneUrl: string | null;
+  /** Every instant of so long stays restorable. */
+  retentionMs: number;
+  keep: KeepRules;
   /** Key files (core/archive/keys.ts); null where nothing is encrypted. */
   encryption: { keyFile: string; oldKeyFiles: string[] } | null;
 }

@@ -2,6 +2,7 @@
  * One source's history in one archive, as its headers tell it. Opening reads index objects and the headers behind them,
  * checks that nothing is missing between two neighbours, and names what is: damage never hides, and never passes for history.
  */
+import { type Begin, isKept, nothingPruned, readBegin } from '../archive/begin.ts';
 import { linkProblem, readSegmentHeader } from '../archive/chain.ts';
 import {
   type CompactedRange,
@@ -18,7 +19,7 @@ import {
   segmentKey,
   sequenceOfKey,
 } from '../archive/layout.ts';
-import { type DecodedHeader, segmentObjectBytes } from '../archive/segment.ts';
+import { type DecodedHeader, firstSequence, segmentObjectBytes } from '../archive/segment.ts';
 import { openIndex } from '../archive/segment-index.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { readTip, type Tip } from '../archive/tip.ts';
@@ -36,20 +37,33 @@ export interface OpenHistoryOptions {
 export class ArchiveHistory {
   readonly store: ObjectStore;
   readonly sourceName: string;
-  /** Segments and gaps in the chain's order. */
+  /** Segments, gaps, and what retention has deleted, in the chain's order. */
   readonly items: readonly HistoryItem[];
+  /** What is missing and should not be. */
   readonly gaps: readonly HistoryGap[];
+  /** What retention has deleted. */
+  readonly pruned: readonly HistoryGap[];
+  /** What retention last said of this chain; null where nothing was ever deleted. */
+  readonly begin: Begin | null;
   /** Oldest first. */
   readonly timelines: readonly Timeline[];
   /** What was odd but hides nothing: a damaged index, for example. One sentence each. */
   readonly notes: readonly string[];
 
-  constructor(store: ObjectStore, sourceName: string, items: readonly HistoryItem[], notes: readonly string[]) {
+  constructor(
+    store: ObjectStore,
+    sourceName: string,
+    items: readonly HistoryItem[],
+    notes: readonly string[],
+    begin: Begin | null = null,
+  ) {
     this.store = store;
     this.sourceName = sourceName;
     this.items = items;
     this.notes = notes;
-    this.gaps = items.filter((item) => item.type === 'gap');
+    this.begin = begin;
+    this.gaps = items.filter((item) => item.type === 'gap' && !item.isPruned) as HistoryGap[];
+    this.pruned = items.filter((item) => item.type === 'gap' && item.isPruned) as HistoryGap[];
     this.timelines = timelinesOf(items);
   }
 
@@ -57,14 +71,34 @@ export class ArchiveHistory {
   static async open(store: ObjectStore, sourceName: string, options: OpenHistoryOptions): Promise<ArchiveHistory> {
     const notes: string[] = [];
     const tip = await tolerate(() => readTip(store, sourceName), notes);
+    const before = await readBeginning(store, sourceName, notes);
     const known = await readIndexes(store, sourceName, options.signal, notes);
     const sizes = await listChain(store, sourceName, options.signal);
     // Listed last: what was compacted since the chain was listed is then found here, so that no moment shows a hole.
-    const ranges = widest(await listCompacted(store, sourceName, options.signal));
-    const slots = await readSlots({ store, sourceName, known, sizes, ranges, tip, signal: options.signal });
+    const listed = await listCompacted(store, sourceName, options.signal);
+    const kept = before === 'unknown' ? firstThere(listed, sizes) : (before ?? nothingPruned);
+    const ranges = widest(listed.filter(({ first, last }) => isKept(kept, first, last)));
+    const reading = { store, sourceName, known, sizes, ranges, tip, kept, signal: options.signal };
+    const read = await readSlots(reading);
+    // What was given up since is no gap.
+    const after = before === 'unknown' ? before : await readBeginning(store, sourceName, notes);
+    const begin = after === 'unknown' ? null : after;
+    const slots = read.filter(({ first, sequence }) => isKept(begin ?? kept, first, sequence));
     if (slots.length === 0) throw await unknownSource(store, sourceName);
     for (const note of notes) options.logger.warn(note, { component: 'history', source: sourceName });
-    return new ArchiveHistory(store, sourceName, itemsOf(slots, tip), notes);
+    return new ArchiveHistory(store, sourceName, itemsOf(slots, tip), notes, begin);
+  }
+
+  /** The same as it would be if only this were kept: to prove that it would do. */
+  keeping(kept: Pick<Begin, 'sequence' | 'kept'>): ArchiveHistory {
+    const segments = this.items.filter((item) => {
+      const [first, last] =
+        item.type === 'gap'
+          ? [item.firstSequence, item.lastSequence]
+          : [firstSequence(item.decoded), item.decoded.header.sequence];
+      return (item.type === 'segment' || !item.isPruned) && isKept(kept, first, last);
+    });
+    return new ArchiveHistory(this.store, this.sourceName, withPruned(segments), this.notes, this.begin);
   }
 
   /** The newest timeline, which holds the present. */
@@ -105,7 +139,22 @@ interface Reading {
   sizes: Map<number, number>;
   ranges: readonly CompactedRange[];
   tip: Tip | null;
+  kept: Pick<Begin, 'sequence' | 'kept'>;
   signal: AbortSignal;
+}
+
+/** `unknown`: it is damaged. */
+async function readBeginning(store: ObjectStore, source: string, notes: string[]): Promise<Begin | null | 'unknown'> {
+  const before = notes.length;
+  const begin = await tolerate(() => readBegin(store, source), notes);
+  return notes.length > before ? 'unknown' : begin;
+}
+
+/** Where nobody can say any more what was deleted on purpose, everything before the first object was. */
+function firstThere(ranges: readonly CompactedRange[], sizes: ReadonlyMap<number, number>) {
+  let first = ranges[0]?.first ?? Number.MAX_SAFE_INTEGER;
+  for (const sequence of sizes.keys()) first = Math.min(first, sequence);
+  return { sequence: first === Number.MAX_SAFE_INTEGER ? 0 : first, kept: [] };
 }
 
 async function tolerate<T>(read: () => Promise<T>, notes: string[]): Promise<T | null> {
@@ -150,18 +199,8 @@ async function listChain(store: ObjectStore, source: string, signal: AbortSignal
 }
 
 async function readSlots(reading: Reading): Promise<Slot[]> {
-  const { known, sizes, ranges, tip, signal } = reading;
-  let last = tip?.sequence ?? -1;
-  for (const sequence of known.keys()) last = Math.max(last, sequence);
-  for (const sequence of sizes.keys()) last = Math.max(last, sequence);
-  const wanted: (CompactedRange | number)[] = [];
-  let next = 0;
-  for (const range of ranges) {
-    while (next < range.first) wanted.push(next++);
-    wanted.push(range);
-    next = range.last + 1;
-  }
-  while (next <= last) wanted.push(next++);
+  const { signal } = reading;
+  const { wanted, next } = whatToRead(reading);
   const slots: Slot[] = [];
   for (let at = 0; at < wanted.length; at += readsAtOnce) {
     signal.throwIfAborted();
@@ -179,6 +218,31 @@ async function readSlots(reading: Reading): Promise<Slot[]> {
     if (slot.decoded === null && slot.problem === missing) return slots;
     slots.push(slot);
   }
+}
+
+/** Compacted objects, and the numbers that none of them covers and that are kept. */
+function whatToRead({ known, sizes, ranges, tip, kept }: Reading) {
+  let last = tip?.sequence ?? -1;
+  for (const sequence of known.keys()) last = Math.max(last, sequence);
+  for (const sequence of sizes.keys()) last = Math.max(last, sequence);
+  const wanted: (CompactedRange | number)[] = [];
+  let next = 0;
+  const single = (end: number) => {
+    for (; next < end; next += 1) {
+      if (next < kept.sequence && !isKept(kept, next, next)) {
+        next = Math.min(end, ...kept.kept.map(({ first }) => first).filter((first) => first > next), kept.sequence) - 1;
+        continue;
+      }
+      wanted.push(next);
+    }
+  };
+  for (const range of ranges) {
+    single(range.first);
+    wanted.push(range);
+    next = range.last + 1;
+  }
+  single(last + 1);
+  return { wanted, next: Math.max(next, kept.sequence) };
 }
 
 async function readCompactedSlot({ store, sourceName }: Reading, range: CompactedRange): Promise<Slot> {
@@ -233,7 +297,8 @@ function itemsOf(slots: Slot[], tip: Tip | null): HistoryItem[] {
   let previous: Slot | null = null;
   for (const slot of slots) {
     if (slot.problem === null && slot.decoded !== null) {
-      const before: DecodedHeader | null = previous?.problem === null ? previous.decoded : null;
+      const isNext = previous?.problem === null && previous.sequence + 1 === slot.first;
+      const before: DecodedHeader | null = isNext ? (previous?.decoded ?? null) : null;
       if (before !== null || slot.first === 0) {
         const problem = linkProblem(before, slot.decoded);
         if (problem !== null) (before === null ? slot : (previous ?? slot)).problem = problem;
@@ -241,23 +306,60 @@ function itemsOf(slots: Slot[], tip: Tip | null): HistoryItem[] {
     }
     previous = slot;
   }
-  const items: HistoryItem[] = [];
+  const found: HistoryItem[] = [];
+  let last: Slot | null = null;
   for (const slot of slots) {
-    if (slot.problem === null && slot.decoded !== null) items.push({ type: 'segment', decoded: slot.decoded });
-    else extendGap(items, slot);
+    const isNext = last === null || last.sequence + 1 === slot.first;
+    if (slot.problem === null && slot.decoded !== null) found.push({ type: 'segment', decoded: slot.decoded });
+    else extendGap(found, slot, isNext);
+    last = slot;
   }
-  return items.map((item, index) => (item.type === 'gap' ? withInstants(item, items, index, slots, tip) : item));
+  const items = withPruned(found);
+  return items.map((item, index) =>
+    item.type === 'gap' && !item.isPruned ? withInstants(item, items, index, slots, tip) : item,
+  );
 }
 
-function extendGap(items: HistoryItem[], slot: Slot): void {
+/** Between what stands side by side and does not follow one another, retention has deleted what was there. */
+function withPruned(found: readonly HistoryItem[]): HistoryItem[] {
+  const items: HistoryItem[] = [];
+  let next = 0;
+  for (const item of found) {
+    const isGap = item.type === 'gap';
+    const first = isGap ? item.firstSequence : firstSequence(item.decoded);
+    if (first > next) items.push(prunedFrom(next, first - 1, items.at(-1), item));
+    items.push(item);
+    next = (isGap ? item.lastSequence : item.decoded.header.sequence) + 1;
+  }
+  return items;
+}
+
+function prunedFrom(first: number, last: number, before: HistoryItem | undefined, after: HistoryItem): HistoryGap {
+  const known = before?.type === 'segment' ? before.decoded.header : null;
+  const fromMicros = Math.max(known?.chainLastCommitMicros ?? 0, known?.completeThroughMicros ?? 0);
+  const next = after.type === 'segment' ? after.decoded.header : null;
+  const throughMicros = next === null ? fromMicros : next.firstCommitMicros || next.chainLastCommitMicros;
+  return {
+    type: 'gap',
+    isPruned: true,
+    firstSequence: first,
+    lastSequence: last,
+    fromMicros,
+    throughMicros: Math.max(fromMicros, throughMicros),
+    reason: 'retention has deleted it',
+  };
+}
+
+function extendGap(items: HistoryItem[], slot: Slot, isNext: boolean): void {
   const last = items.at(-1);
   const reason = slot.problem ?? missing;
-  if (last?.type === 'gap') {
+  if (last?.type === 'gap' && isNext) {
     items[items.length - 1] = { ...last, lastSequence: slot.sequence };
     return;
   }
   items.push({
     type: 'gap',
+    isPruned: false,
     firstSequence: slot.first,
     lastSequence: slot.sequence,
     fromMicros: 0,

@@ -2,7 +2,7 @@
  * The way to a timeline: its ancestors' files up to where each next one forked off, then its own. Broken by gaps into runs;
  * only within a run can transactions be replayed one after the other.
  */
-import type { DecodedHeader, SegmentHeader } from '../archive/segment.ts';
+import { type DecodedHeader, firstSequence, type SegmentHeader } from '../archive/segment.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import type { ArchiveHistory } from './open.ts';
 import { lastWithin } from './scan.ts';
@@ -172,12 +172,20 @@ export async function keptWithin<File extends { gtidsBefore: GtidSet; gtidsAfter
 function forkGap(header: SegmentHeader, run: Run): HistoryGap {
   return {
     type: 'gap',
+    isPruned: false,
     firstSequence: header.sequence,
     lastSequence: header.sequence,
     fromMicros: run.throughMicros,
     throughMicros: header.firstCommitMicros || run.throughMicros,
     reason: `timeline ${header.generation} begins with transactions that were never archived`,
   };
+}
+
+/** The first segment that a server needs which has executed this much: the beginning of the last file that begins with no more. */
+export function neededFrom(run: Run, executed: GtidSet): number {
+  const file = run.files.findLast(({ gtidsBefore }) => executed.containsAll(gtidsBefore));
+  const segment = file?.segments[0];
+  return segment === undefined ? 0 : firstSequence(segment);
 }
 
 /** All of a run's segments in order. */

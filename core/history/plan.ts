@@ -1,6 +1,7 @@
 /** From an instant to the exact cut, and to the snapshot that the replay starts from. */
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { configurationError, integrityError } from '../errors/error.ts';
+import { formatDuration } from '../progress/format.ts';
 import { type Disorder, type FoundCut, findCut, findDisorder } from './cut.ts';
 import { type Instant, utcText } from './instant.ts';
 import type { ArchiveHistory } from './open.ts';
@@ -35,7 +36,8 @@ export interface SnapshotBounds {
 
 /**
  * The longest prefix of the history in which no transaction's immediate commit time is later than T (or that ends at the
- * GTID or position named). Throws QZ2063 (outside the window), QZ2067 (nothing yet), QZ2064 (no such GTID), QZ3412 (in or behind a gap).
+ * GTID or position named). Throws QZ2063 (outside the window), QZ2067 (nothing yet), QZ2064 (no such GTID), QZ2068 (deleted by
+ * retention), QZ3412 (in or behind a gap).
  */
 export async function planCut(history: ArchiveHistory, instant: Instant, options: PlanOptions): Promise<PlannedCut> {
   const timeline = chooseTimeline(history, options.timeline);
@@ -136,8 +138,14 @@ function noSuchGtid(history: ArchiveHistory, runs: readonly Run[], gtid: string)
     `The transaction ${gtid} is not in the archive ${history.store.url}.`,
     gaps.length > 0
       ? `It may lie in a gap: ${gaps.join('; ')}.`
-      : `Archived is what came after ${oldest === '' ? 'the beginning' : oldest}, up to ${runs.at(-1)?.gtidsAfter.toString() ?? ''}.`,
+      : `Archived is what came after ${oldest === '' ? 'the beginning' : oldest}, up to ${runs.at(-1)?.gtidsAfter.toString() ?? ''}.${keptText(history)}`,
   );
+}
+
+/** From when on everything is kept, where something was deleted; with a blank before it. */
+function keptText({ begin, pruned }: ArchiveHistory): string {
+  if (begin === null || pruned.length === 0) return '';
+  return ` Retention keeps everything since ${utcText(begin.windowMicros)} (${formatDuration(begin.retentionMs)}); what is older was deleted.`;
 }
 
 export function gapText(gap: HistoryGap): string {
@@ -149,6 +157,13 @@ export function gapText(gap: HistoryGap): string {
 }
 
 export function inGap(history: ArchiveHistory, gap: HistoryGap, what: string) {
+  if (gap.isPruned)
+    return configurationError(
+      'QZ2068',
+      `${what} cannot be restored from ${history.store.url}: retention has deleted the history there, ${utcText(gap.fromMicros) || 'the beginning'} to ${utcText(gap.throughMicros) || 'unknown'}.`,
+      `Give a later instant, or use another archive; \`windows\` shows what is kept.${keptText(history)}`,
+      { details: { ...gap } },
+    );
   return integrityError(
     'QZ3412',
     `${what} cannot be restored from ${history.store.url}: history is missing there, ${gapText(gap)}.`,
@@ -172,7 +187,8 @@ export function chooseSnapshot<S extends SnapshotBounds>(
     .sort((a, b) => b.finishedMicros - a.finishedMicros);
   const usable = contained.find((one) => one.gtidsBefore.containsAll(run.gtidsBefore));
   if (usable !== undefined) return usable;
-  if (contained.length > 0) {
+  // Snapshots that retention has given up stay for another day.
+  if (contained.length > 0 && (history.gaps.length > 0 || history.pruned.length === 0)) {
     const gaps = history.gaps.map(gapText).join('; ') || `the history begins after ${run.gtidsBefore.toString()}`;
     throw integrityError(
       'QZ3413',
@@ -185,12 +201,15 @@ export function chooseSnapshot<S extends SnapshotBounds>(
 
 function noSnapshot(history: ArchiveHistory, planned: PlannedCut, snapshots: readonly SnapshotBounds[]) {
   const oldest = Math.min(
-    ...snapshots.filter((one) => isOnPath(history, planned, one)).map((one) => one.finishedMicros),
+    ...snapshots
+      .filter((one) => isOnPath(history, planned, one) && one.gtidsBefore.containsAll(planned.run.gtidsBefore))
+      .map((one) => one.finishedMicros),
   );
   const sentence = Number.isFinite(oldest)
     ? `The restore window of ${history.store.url} begins at ${utcText(oldest)}, with its oldest snapshot.`
     : `The archive ${history.store.url} holds no complete snapshot of ${history.sourceName} for this timeline.`;
-  return configurationError('QZ2065', sentence, 'Give a later instant, or use another archive; see `windows`.', {
+  const hint = `Give a later instant, or use another archive; see \`windows\`.${keptText(history)}`;
+  return configurationError('QZ2065', sentence, hint, {
     details: { fromMicros: Number.isFinite(oldest) ? oldest : 0 },
   });
 }

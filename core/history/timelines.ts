@@ -10,6 +10,8 @@ export interface HistorySegment {
 /** Sequence numbers that cannot be used, with the instants (µs) they hide. */
 export interface HistoryGap {
   type: 'gap';
+  /** Deleted on purpose, by retention; else it is missing. */
+  isPruned: boolean;
   firstSequence: number;
   lastSequence: number;
   fromMicros: number;

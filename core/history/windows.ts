@@ -10,6 +10,14 @@ export interface TimelineWindow extends RestoreWindow {
   snapshots: number;
   /** Why the timeline began, or ''. */
   reason: string;
+  /** Before the window: what is kept around snapshots that are kept for longer, oldest first. */
+  kept: readonly KeptSpan[];
+}
+
+/** Instants (µs) that can be restored although retention has deleted what is around them. */
+export interface KeptSpan {
+  fromMicros: number;
+  throughMicros: number;
 }
 
 /** One window for each timeline, oldest first. `fromMicros` 0 means that no snapshot is usable: nothing can be restored. */
@@ -39,7 +47,9 @@ function windowOf(
     );
     return { run, usable, fromMicros: Math.min(...usable.map((one) => one.finishedMicros)) };
   });
-  const restorable = spans.filter(({ usable }) => usable.length > 0);
+  // What retention has deleted lies before the window, and around what is kept for longer.
+  const begin = spans.findLastIndex(({ run }) => run.gapAfter?.isPruned) + 1;
+  const restorable = spans.slice(begin).filter(({ usable }) => usable.length > 0);
   const first = restorable[0]?.fromMicros ?? 0;
   return {
     generation: timeline.generation,
@@ -49,6 +59,11 @@ function windowOf(
     segments: timeline.segments,
     transactions: timeline.transactions,
     gaps: gapsOf(history, timeline, spans),
+    kept: spans
+      .slice(0, begin)
+      .flatMap(({ run, usable, fromMicros }) =>
+        usable.length === 0 ? [] : [{ fromMicros, throughMicros: Math.max(fromMicros, run.throughMicros) }],
+      ),
     snapshots: new Set(restorable.flatMap(({ usable }) => usable.map(({ id }) => id))).size,
     reason: timeline.reason,
   };
@@ -68,7 +83,8 @@ function gapsOf(
   )[0];
   const limit = before?.type === 'segment' ? before.decoded.header.sequence : Number.MAX_SAFE_INTEGER;
   const gaps = [...history.gaps.filter((gap) => gap.firstSequence < limit)];
-  for (const { run } of spans) if (run.gapAfter !== null && !gaps.includes(run.gapAfter)) gaps.push(run.gapAfter);
+  for (const { run } of spans)
+    if (run.gapAfter?.isPruned === false && !gaps.includes(run.gapAfter)) gaps.push(run.gapAfter);
   gaps.sort((a, b) => a.firstSequence - b.firstSequence);
   return gaps.map((gap) => {
     const index = spans.findIndex(({ run }) => run.gapAfter === gap);

@@ -3,11 +3,13 @@
  * come in their order, each once; what is missing or damaged stops the reader by name.
  */
 import { stateAfter } from '../archive/chain.ts';
+import { firstSequence } from '../archive/segment.ts';
 import { counts, fold } from '../chain/fold.ts';
 import type { ChainState } from '../chain/types.ts';
 import { integrityError } from '../errors/error.ts';
 import { readFileBytes } from '../history/bytes.ts';
 import type { ArchiveHistory } from '../history/open.ts';
+import { inGap } from '../history/plan.ts';
 import type { HistoryFile, HistoryGap } from '../history/timelines.ts';
 import type { ChainLog } from '../log/types.ts';
 import { damagedFrame, decodeFrame, type JournalFrame } from './frame.ts';
@@ -35,7 +37,7 @@ export interface ReadJournalOptions {
   signal: AbortSignal;
 }
 
-/** Throws QZ3331 at a gap that lies on the way, QZ3330 and QZ3405 at damage. Ends on abort without error. */
+/** Throws QZ3331 at a gap that lies on the way, QZ2068 where retention has deleted it, QZ3330 and QZ3405 at damage. Ends on abort without error. */
 export async function* readJournal(options: ReadJournalOptions): AsyncIterable<ReadFrame> {
   const { history, throughMicros = Number.POSITIVE_INFINITY, signal } = options;
   let position = options.after ?? { file: '', offset: 0 };
@@ -55,10 +57,19 @@ export async function* readJournal(options: ReadJournalOptions): AsyncIterable<R
   }
 }
 
+/** The first segment of the journal file that a reader from `position` on needs; null where that is not there from its beginning. */
+export function neededFromPosition(history: ArchiveHistory, position: JournalPosition): number | null {
+  const files = history.timelines.flatMap((timeline) => timeline.files);
+  const begins = history.pruned.length === 0 ? files[0] : undefined;
+  const file = position.file === '' ? begins : files.find((one) => one.file === position.file);
+  const segment = file?.segments[0];
+  return segment?.header.start === firstFrameAt ? firstSequence(segment) : null;
+}
+
 async function* archived(options: ReadJournalOptions, after: JournalPosition): AsyncIterable<ReadFrame> {
   const { history, throughMicros = Number.POSITIVE_INFINITY, signal } = options;
   if (history === null) return;
-  const gap = history.gaps.find((one) => liesOnTheWay(one, history, after, throughMicros));
+  const gap = [...history.gaps, ...history.pruned].find((one) => liesOnTheWay(one, history, after, throughMicros));
   if (gap !== undefined) throw gapOnTheWay(history, gap);
   for (const file of history.timelines.flatMap(({ files }) => files)) {
     if (file.file < after.file) continue;
@@ -148,6 +159,7 @@ function liesOnTheWay(
 }
 
 function gapOnTheWay(history: ArchiveHistory, gap: HistoryGap) {
+  if (gap.isPruned) return inGap(history, gap, `This instant of ${history.sourceName}`);
   return integrityError(
     'QZ3331',
     `Segments ${gap.firstSequence} to ${gap.lastSequence} of ${history.sourceName} are missing in ${history.store.url}: ${gap.reason}.`,

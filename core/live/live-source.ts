@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type SegmentStart, stateAfter } from '../archive/chain.ts';
 import { segmentKey } from '../archive/layout.ts';
-import { type DecodedHeader, openBody } from '../archive/segment.ts';
+import { type DecodedHeader, firstSequence, openBody } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { eventServerId, eventSize, firstEventOffset, headerBytes, parseFormatDescription } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
@@ -167,6 +167,14 @@ export class LiveSource implements BinlogSource {
         return lost;
       },
     };
+  }
+
+  /** The first of the archive's segments that a replica needs which has executed this much; Infinity: none, the log has it. */
+  neededFrom(executed: GtidSet): number {
+    const file = this.#path.files.findLast(({ gtidsBefore }) => executed.containsAll(gtidsBefore));
+    if (file === undefined) return 0;
+    const segment = file.segments[0];
+    return segment === undefined ? Number.POSITIVE_INFINITY : firstSequence(segment);
   }
 
   async files(): Promise<readonly StreamFile[]> {

@@ -136,10 +136,7 @@ function metaOf(manifest: SnapshotManifest): z.infer<typeof metaSchema> {
 export function decodeManifest(bytes: Buffer, name: string): SnapshotManifest {
   const sections = manifestSections(bytes, name);
   const meta = parseMeta(metaSchema, sections.meta, sections.metaPlainBytes, name);
-  const packs: string[] = [];
-  for (let at = 0; at < sections.packs.length; at += packIdBytes) {
-    packs.push(sections.packs.toString('hex', at, at + packIdBytes));
-  }
+  const packs = packIdsOf(sections.packs);
   let at = 0;
   const files = meta.files.map(([path, sizeBytes, mode]) => {
     const end = at + Math.ceil(sizeBytes / chunkBytes) * chunkRowBytes;
@@ -185,6 +182,29 @@ function manifestSections(bytes: Buffer, name: string) {
     packs: bytes.subarray(packsAt, rowsAt),
     rows: bytes.subarray(rowsAt, end),
   };
+}
+
+/**
+ * Where a manifest of `totalBytes` that begins with these 24 bytes has its table of packs: bytes [start, end). Throws QZ3506
+ * as `decodeManifest` does, for what can be seen of it here.
+ */
+export function packTableRange(header: Buffer, totalBytes: number, name: string): { start: number; end: number } {
+  if (header.length < manifestHeaderBytes || header.toString('latin1', 0, 4) !== manifestMagic)
+    throw damaged(name, 'it does not begin like a manifest');
+  if (header.readUInt16LE(4) !== snapshotFormatVersion)
+    throw damaged(name, `version ${header.readUInt16LE(4)} is unknown`);
+  const start = manifestHeaderBytes + header.readUInt32LE(8);
+  const end = start + header.readUInt32LE(16) * packIdBytes;
+  if (end + header.readUInt32LE(20) * chunkRowBytes + sha256Bytes !== totalBytes)
+    throw damaged(name, 'its length does not fit its header');
+  return { start, end };
+}
+
+/** The ids in a table of packs. */
+export function packIdsOf(table: Buffer): string[] {
+  return Array.from({ length: table.length / packIdBytes }, (_, index) =>
+    table.toString('hex', index * packIdBytes, (index + 1) * packIdBytes),
+  );
 }
 
 function parseMeta<T>(schema: z.ZodType<T>, stored: Buffer, plainBytes: number, name: string): T {

@@ -3,7 +3,7 @@
  * both, the second holding the first one's SHA-256, is ever used; whatever else a crash left behind is harmless.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { openObject, sealObject } from '../archive/object.ts';
+import { envelopeBytes, openObject, sealObject } from '../archive/object.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { crashPoint } from '../errors/crash-points.ts';
 import { integrityError, QazynaError } from '../errors/error.ts';
@@ -13,6 +13,9 @@ import {
   decodeManifest,
   encodeComplete,
   encodeManifest,
+  manifestHeaderBytes,
+  packIdsOf,
+  packTableRange,
   type SnapshotSummary,
   snapshotIdPattern,
 } from './codec.ts';
@@ -106,6 +109,24 @@ export async function readManifest(store: ObjectStore, id: string): Promise<Snap
   const manifest = decodeManifest(bytes, key);
   if (manifest.id === id) return manifest;
   throw integrityError('QZ3506', `Object ${key} in ${store.url} is the manifest of ${manifest.id}.`, hint);
+}
+
+/**
+ * The packs that a complete snapshot points at, without reading the whole of its manifest: its hash is not checked. Whoever
+ * relies on it compares the ids with the packs that there are. Throws QZ3506 and QZ3507 as `readManifest`.
+ */
+export async function readPackIds(
+  store: ObjectStore,
+  { id, manifestBytes }: Pick<CompleteSnapshot, 'id' | 'manifestBytes'>,
+): Promise<string[]> {
+  const key = manifestKey(id);
+  const begin = await store.get(key, { start: 0, end: envelopeBytes + manifestHeaderBytes });
+  const hint = 'Use another snapshot (snapshot list) or another archive.';
+  if (begin === null) throw integrityError('QZ3507', `Object ${key} is missing in ${store.url}.`, hint);
+  const { start, end } = packTableRange(openObject(begin, 'snapshotManifest', key), manifestBytes, key);
+  const table = await store.get(key, { start: envelopeBytes + start, end: envelopeBytes + end });
+  if (table?.length === end - start) return packIdsOf(table);
+  throw integrityError('QZ3506', `Object ${key} in ${store.url} is cut short.`, hint, { details: { object: key } });
 }
 
 /** Every chunk must be durable in the archive before. When this resolves the snapshot counts. */

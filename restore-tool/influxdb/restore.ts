@@ -8,6 +8,7 @@ import { type FieldTypes, statementsOf } from '../../core/influxdb/definitions.t
 import { slicesOf } from '../../core/influxdb/export.ts';
 import { blocksOfLines, canonicalKey, eachLine, nsPer, parseLine } from '../../core/influxdb/lines.ts';
 import { slicePath } from '../../core/influxdb/snapshot-files.ts';
+import { neededFromPosition } from '../../core/journal/read.ts';
 import { readSnapshotFile } from '../../core/snapshot/file-bytes.ts';
 import type { SnapshotFile } from '../../core/snapshot/types.ts';
 import { type InfluxdbPlan, planInfluxdb } from './plan.ts';
@@ -31,7 +32,11 @@ const refusedMax = 1_000_000;
 
 /** Throws QZ3922 when what was restored is not what the archive says. */
 export async function restoreInfluxdb(request: InfluxdbRestoreRequest): Promise<InfluxdbRestoreReport> {
-  return await new Restore(request, await planInfluxdb(request)).run();
+  const plan = await planInfluxdb(request);
+  const { history, began, snapshot, throughMicros, completeThroughMicros } = plan;
+  const cutMicros = Math.min(throughMicros, completeThroughMicros);
+  await request.onPlanned?.({ sequence: neededFromPosition(history, began) ?? 0, snapshot: snapshot.id, cutMicros });
+  return await new Restore(request, plan).run();
 }
 
 class Restore {

@@ -2,6 +2,7 @@
 import type { ObjectStore } from '../../core/archive/store.ts';
 import type { InfluxdbServer } from '../../core/influxdb/server.ts';
 import type { Logger } from '../../core/logging/logger.ts';
+import type { RestoreNeeds } from '../restore/types.ts';
 
 export interface InfluxdbRestoreRequest {
   store: ObjectStore;
@@ -23,6 +24,8 @@ export interface InfluxdbRestoreRequest {
   signal: AbortSignal;
   logger: Logger;
   progress: RestoreStages;
+  /** Told what of the archive is needed, before any of it is fetched. */
+  onPlanned?: (needs: RestoreNeeds) => Promise<void>;
 }
 
 /** One stage after the other; amounts are points. */

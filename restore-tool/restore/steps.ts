@@ -7,6 +7,7 @@ import { resolve } from 'node:path';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { integrityError } from '../../core/errors/error.ts';
 import { ArchiveHistory } from '../../core/history/open.ts';
+import { neededFrom } from '../../core/history/path.ts';
 import { chooseSnapshot, type PlannedCut, planCut } from '../../core/history/plan.ts';
 import { HistorySource } from '../../core/history/source.ts';
 import { defaultOsUser, Mysqld } from '../../core/mysql/mysqld.ts';
@@ -80,6 +81,8 @@ export class RestoreSteps {
     }
     const manifest = await readManifest(store, id);
     requireVersion(this.mysqld.version, manifest.serverVersion, manifest.engine);
+    const sequence = neededFrom(planned.run, manifest.gtidsBefore);
+    await this.request.onPlanned?.({ sequence, snapshot: id, cutMicros: planned.cut.lastCommitMicros });
     const source = await HistorySource.open(history, planned, signal);
     return { planned, manifest, source };
   }

@@ -26,6 +26,15 @@ export interface RestoreProgress {
   total: number | null;
 }
 
+/** What has to stay in the archive until the restore is done. */
+export interface RestoreNeeds {
+  /** Of the chain everything from this segment on. */
+  sequence: number;
+  snapshot: string;
+  /** Commit time of the last transaction that is restored (µs). */
+  cutMicros: number;
+}
+
 /** What every kind of restore is asked for. */
 export interface StepsRequest {
   store: ObjectStore;
@@ -43,6 +52,8 @@ export interface StepsRequest {
   signal: AbortSignal;
   logger: Logger;
   onProgress?: (progress: RestoreProgress) => void;
+  /** Told what of the archive is needed, before any of it is fetched. */
+  onPlanned?: ((needs: RestoreNeeds) => Promise<void>) | undefined;
   /** For tests: called as each step becomes durable. */
   onStep?: (step: RestoreStep) => void | Promise<void>;
 }

@@ -25,14 +25,15 @@ export interface RestoreLab {
   request(into: string, to: string, more?: Partial<RestoreRequest>): RestoreRequest;
 }
 
-export async function startRestoreLab(servers: Servers): Promise<RestoreLab> {
+/** `more`: further archives that get the same. */
+export async function startRestoreLab(servers: Servers, more: readonly ObjectStore[] = []): Promise<RestoreLab> {
   const source = await servers.start(11, { 'plugin-load-add': 'mysql_clone.so', 'binlog-row-metadata': 'FULL' });
   const archiveDir = join(await servers.folder(), 'archive');
   const store = await openDirectoryStore(archiveDir, { create: true });
   const scratchDir = await servers.folder();
   const [row] = await source.connection.query('SELECT @@server_uuid AS uuid');
   const sourceUuid = String(row?.uuid);
-  const request = (into: string, to: string, more: Partial<RestoreRequest> = {}): RestoreRequest => ({
+  const request = (into: string, to: string, other: Partial<RestoreRequest> = {}): RestoreRequest => ({
     store,
     sourceName: madeSource,
     to,
@@ -41,7 +42,7 @@ export async function startRestoreLab(servers: Servers): Promise<RestoreLab> {
     osUser: process.getuid?.() === 0 ? 'root' : undefined,
     signal: never,
     logger: silentLogger(),
-    ...more,
+    ...other,
   });
   return {
     source,
@@ -54,7 +55,7 @@ export async function startRestoreLab(servers: Servers): Promise<RestoreLab> {
       await takeSnapshot({
         engine,
         source: { host: '127.0.0.1', port: 0, socketPath: source.handle.socket, user: 'root', password: '' },
-        stores: [{ name: 'made', store }],
+        stores: [store, ...more].map((one, index) => ({ name: `made-${index}`, store: one })),
         sourceName: madeSource,
         timeline: { generation: 1, sourceUuid },
         scratchDir,
@@ -76,7 +77,7 @@ export async function startRestoreLab(servers: Servers): Promise<RestoreLab> {
         chain.file(name, bytes, cuts);
       }
       chain.heartbeat(Number(clock?.micros));
-      await archive(store, chain.folded, 500_000);
+      for (const one of [store, ...more]) await archive(one, chain.folded, 500_000);
     },
   };
 }

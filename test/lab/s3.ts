@@ -33,6 +33,8 @@ export interface S3LabOptions {
   ports?: { service: number; admin: number };
   /** PEM files: it then speaks TLS only. */
   tls?: { certFile: string; keyFile: string };
+  /** Buckets can be made to keep versions, and to lock objects. */
+  versioning?: boolean;
   onProcess?: (what: string, pid: number) => void;
   signal?: AbortSignal;
 }
@@ -77,7 +79,9 @@ export class S3Lab implements AsyncDisposable {
   /** (Re)starts the server on the same ports and data. */
   async restart(): Promise<void> {
     const { dir, root, ports } = this;
-    const { tls } = this.#options;
+    const { tls, versioning = false } = this.#options;
+    const versions = join(dir, 'versions');
+    if (versioning) await mkdir(versions, { recursive: true });
     await this.kill();
     const output = openSync(join(dir, 'versitygw.log'), 'a');
     const child = spawn(
@@ -91,6 +95,7 @@ export class S3Lab implements AsyncDisposable {
         '--keep-alive',
         ...(tls === undefined ? [] : [`--cert=${tls.certFile}`, `--key=${tls.keyFile}`]),
         'posix',
+        ...(versioning ? [`--versioning-dir=${versions}`] : []),
         join(dir, 'data'),
       ],
       {

@@ -20,6 +20,8 @@ export interface UrlOptions {
   /** A proxy's. */
   endpoint?: string;
   query?: Record<string, string>;
+  /** Another one than the lab's. */
+  bucket?: string;
 }
 
 export class S3World implements AsyncDisposable {
@@ -29,7 +31,8 @@ export class S3World implements AsyncDisposable {
   #users = 0;
   #prefixes = 0;
   #files = 0;
-  readonly #statements: object[] = [];
+  /** By bucket. */
+  readonly #statements = new Map<string, object[]>();
 
   private constructor(dir: string, lab: S3Lab) {
     this.dir = dir;
@@ -37,9 +40,9 @@ export class S3World implements AsyncDisposable {
   }
 
   /** Running, with an empty bucket; with a certificate, it speaks TLS only. */
-  static async start(tls?: CertificateAndKey): Promise<S3World> {
+  static async start(tls?: CertificateAndKey, options: { versioning?: boolean } = {}): Promise<S3World> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-s3-world-'));
-    if (tls === undefined) return new S3World(dir, await S3Lab.start({ dir }));
+    if (tls === undefined) return new S3World(dir, await S3Lab.start({ dir, ...options }));
     const [certFile, keyFile] = [join(dir, 'cert.pem'), join(dir, 'key.pem')];
     await writeFile(certFile, tls.certPem);
     await writeFile(keyFile, tls.keyPem, { mode: 0o600 });
@@ -76,11 +79,11 @@ export class S3World implements AsyncDisposable {
 
   /** What opens an archive below `prefix`. */
   async url(prefix: string, options: UrlOptions = {}): Promise<string> {
-    const { keys = this.root, endpoint = this.endpoint, query = {} } = options;
+    const { keys = this.root, endpoint = this.endpoint, query = {}, bucket: into = bucket } = options;
     this.#files += 1;
     const file = join(this.dir, `${keys.user}-${this.#files}.credentials`);
     await writeS3Credentials(file, keys);
-    return `s3://${bucket}/${prefix}?${new URLSearchParams({ endpoint, credentials_file: file, ...query })}`;
+    return `s3://${into}/${prefix}?${new URLSearchParams({ endpoint, credentials_file: file, ...query })}`;
   }
 
   /** A store of its own for each call. */
@@ -88,12 +91,22 @@ export class S3World implements AsyncDisposable {
     await work(await openStore(await this.url(this.newPrefix()), { create: true }));
   }
 
+  /** One that keeps versions, or also locks objects. The server must have been started with `versioning`. */
+  async makeBucket(name: string, keeps: 'versions' | 'locks'): Promise<void> {
+    const headers = keeps === 'locks' ? { 'x-amz-bucket-object-lock-enabled': 'true' } : {};
+    await this.raw({ method: 'PUT', path: `/${name}`, headers });
+    if (keeps === 'locks') return;
+    const text =
+      '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>';
+    await this.raw({ method: 'PUT', path: `/${name}`, query: { versioning: '' }, body: Buffer.from(text) });
+  }
+
   /** A user who may do below `prefix` what the policy of ops/s3 says. */
-  async user(policy: PolicyName, prefix: string): Promise<RawKeys> {
+  async user(policy: PolicyName, prefix: string, into = bucket): Promise<RawKeys> {
     this.#users += 1;
     const keys = { user: `${policy}-${this.#users}`, secret: `secret-of-user-${this.#users}` };
     await this.#admin('create-user', '--access', keys.user, '--secret', keys.secret, '--role', 'user');
-    await this.#allow(keys.user, policy, prefix);
+    await this.#allow(keys.user, policy, prefix, into);
     return keys;
   }
 
@@ -121,12 +134,14 @@ export class S3World implements AsyncDisposable {
    * The identity policy, said as a bucket policy: S3 servers without IAM know only those. The server keeps it in an extended
    * attribute of at most 4 KB: enough for about six users.
    */
-  async #allow(user: string, policy: PolicyName, prefix: string): Promise<void> {
+  async #allow(user: string, policy: PolicyName, prefix: string, into: string): Promise<void> {
     const text = await readFile(new URL(`../../ops/s3/${policy}.json`, import.meta.url), 'utf8');
-    const filled = text.replaceAll('BUCKET', bucket).replaceAll('PREFIX', prefix);
+    const filled = text.replaceAll('BUCKET', into).replaceAll('PREFIX', prefix);
     const { Version, Statement } = JSON.parse(filled) as { Version: string; Statement: { Sid: string }[] };
-    for (const { Sid: _, ...each } of Statement) this.#statements.push({ ...each, Principal: { AWS: [user] } });
-    const body = Buffer.from(JSON.stringify({ Version, Statement: this.#statements }));
-    await this.raw({ method: 'PUT', path: `/${bucket}`, query: { policy: '' }, body });
+    const statements = this.#statements.get(into) ?? [];
+    this.#statements.set(into, statements);
+    for (const { Sid: _, ...each } of Statement) statements.push({ ...each, Principal: { AWS: [user] } });
+    const body = Buffer.from(JSON.stringify({ Version, Statement: statements }));
+    await this.raw({ method: 'PUT', path: `/${into}`, query: { policy: '' }, body });
   }
 }

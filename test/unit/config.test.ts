@@ -75,6 +75,8 @@ describe('a good configuration', () => {
           failureDomain: 'same_host',
           pruneUrl: 'file:///srv/qazyna',
           encryption: null,
+          retentionMs: 30 * 86_400_000,
+          keep: { hourly: 0, daily: 0, weekly: 0, monthly: 0 },
         },
       ],
       snapshots: { engine: 'clone', from: 'source', everyMs: 6 * 3_600_000, scratchDir: '/var/lib/mysql-clone' },
@@ -96,6 +98,23 @@ describe('a good configuration', () => {
     expect(() => keysOf('')).toThrow('`archives.onsite.encryption.key_file` is missing');
     expect(() => keysOf('key_file: k')).toThrow('must be an absolute path');
     expect(() => keysOf('key_file: /k/2, old_key_files: [k]')).toThrow('a list of at most 64 absolute paths');
+  });
+
+  test('how long an archive keeps what, and whether it locks it', () => {
+    const archiveOf = (more: string, url = 'file:///srv/qazyna') =>
+      parseConfig(file, edited('file:///srv/qazyna"', `${url}", ${more}`)).archives[0];
+    expect(archiveOf('retention: 90d, keep: { monthly: 12 }')).toMatchObject({
+      retentionMs: 90 * 86_400_000,
+      keep: { hourly: 0, daily: 0, weekly: 0, monthly: 12 },
+    });
+    const locked = archiveOf('retention: 7d, object_lock: compliance', 's3://bucket/prod');
+    expect(new URL(locked?.url ?? '').searchParams.get('object_lock')).toBe('compliance-604800s');
+    expect(() => archiveOf('retention: 1m')).toThrow('at least 3600s');
+    expect(() => archiveOf('keep: { daily: -1 }')).toThrow('a whole number from 0');
+    expect(() => archiveOf('object_lock: compliance')).toThrow('is for s3:// archives');
+    expect(() => archiveOf('object_lock: governance, checksums: when_required', 's3://bucket/prod')).toThrow(
+      'no checksums',
+    );
   });
 
   test('a Kafka log and an archive in S3: all that opens the archive stands in its URL', () => {
@@ -564,19 +583,6 @@ describe('a wrong configuration is answered with one sentence, its place and a h
       edited('host: db1', 'host: "hunter2 hunter2", port: "hunter2", password: hunter2, password_file: hunter2'),
     );
     expect(JSON.stringify([error.message, error.hint, error.details])).not.toContain('hunter2');
-  });
-});
-
-describe('keys of later versions are refused by name', () => {
-  test.each([
-    ['archives.onsite.object_lock', edited('file:///srv/qazyna"', 's3://bucket/prod", object_lock: none')],
-    ['archives.onsite.retention', edited('file:///srv/qazyna"', 'file:///srv/qazyna", retention: 30d')],
-  ])('%s', (key, text) => {
-    const error = problem(text);
-    expect(error.code).toBe('QZ2016');
-    expect(error.message).toContain(`\`${key}\``);
-    expect(error.message).toContain('is not in this version');
-    expect(error.details.problems).toHaveLength(1);
   });
 });
 

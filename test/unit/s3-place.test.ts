@@ -22,6 +22,7 @@ describe('s3:// URLs', () => {
       checksums: 'when_supported',
       credentialsFile: null,
       caFile: null,
+      lock: null,
       name: 's3://agama-backups',
     });
   });
@@ -31,6 +32,7 @@ describe('s3:// URLs', () => {
     const found = place(`s3://b.1/some/prefix/?${query}`);
     expect(found).toMatchObject({ bucket: 'b.1', prefix: 'some/prefix/', region: 'eu-1', pathStyle: false });
     expect(found).toMatchObject({ checksums: 'when_required', credentialsFile: '/c', caFile: '/a' });
+    expect(place('s3://bucket?object_lock=governance-60s').lock).toEqual({ mode: 'governance', forMs: 60_000 });
     expect(found.endpoint?.origin).toBe('http://127.0.0.1:9000');
     expect(found.name).toBe('s3://b.1/some/prefix at 127.0.0.1:9000');
   });
@@ -58,6 +60,7 @@ describe('s3:// URLs', () => {
     ['s3://bucket?region=a&region=b', /twice/],
     ['s3://bucket?path_style=yes', /path_style must be true or false/],
     ['s3://bucket?checksums=never', /checksums must be/],
+    ['s3://bucket?object_lock=compliance', /object_lock must be/],
     ['s3://bucket?credentials_file=keys', /absolute/],
     ['s3://bucket?secret_access_key=hidden', /unknown part "secret_access_key"/],
   ])('%s is refused', (url, why) => {

@@ -18,6 +18,8 @@ function status(change: Partial<StatusSnapshot> = {}): StatusSnapshot {
     completeThroughMicros: now - 1.5 * second,
     snapshotId: '20261123T091500Z-1f2e3d4c',
     snapshotMicros: now - hour,
+    windowMicros: now - 24 * hour,
+    prunedMicros: now - hour,
   };
   return {
     version: '0.1.0',
