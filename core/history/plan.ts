@@ -23,6 +23,11 @@ export interface PlannedCut {
   run: Run;
   /** Set when stamps are not in order around T. */
   disorder: Disorder | null;
+  /**
+   * T, when nothing of the run lies before it and the history before the run is gone: then only a snapshot that was finished by T
+   * shows that nothing happened between.
+   */
+  beforeAllMicros: number | null;
 }
 
 /** What a plan needs to know of a snapshot (`SnapshotSummary` and `SnapshotManifest` have it all). */
@@ -49,7 +54,14 @@ export async function planCut(history: ArchiveHistory, instant: Instant, options
   if (instant.type === 'latest' && run.gapAfter !== null) throw inGap(history, run.gapAfter, 'The newest history');
   const disorder =
     instant.type === 'time' ? await findDisorder(history, run, found, instant.micros, options.signal) : null;
-  return { cut: found.cut, timeline, run, disorder };
+  const beforeAllMicros = instant.type === 'time' && isUnknownBefore(history, run, found.cut) ? instant.micros : null;
+  return { cut: found.cut, timeline, run, disorder, beforeAllMicros };
+}
+
+/** Whether a cut lies at the beginning of a run, and what was before that is gone. */
+export function isUnknownBefore(history: ArchiveHistory, run: Run, cut: Cut): boolean {
+  const first = run.files[0]?.segments[0]?.header.sequence ?? 0;
+  return cut.lastGtid === '' && history.items.some((item) => item.type === 'gap' && item.lastSequence < first);
 }
 
 export function chooseTimeline(history: ArchiveHistory, generation: number | undefined): Timeline {
@@ -181,9 +193,10 @@ export function chooseSnapshot<S extends SnapshotBounds>(
   planned: PlannedCut,
   snapshots: readonly S[],
 ): S {
-  const { cut, run } = planned;
+  const { cut, run, beforeAllMicros } = planned;
+  const isEarly = (one: S) => beforeAllMicros === null || one.finishedMicros <= beforeAllMicros;
   const contained = snapshots
-    .filter((one) => isOnPath(history, planned, one) && cut.gtids.containsAll(one.gtidsAfter))
+    .filter((one) => isOnPath(history, planned, one) && cut.gtids.containsAll(one.gtidsAfter) && isEarly(one))
     .sort((a, b) => b.finishedMicros - a.finishedMicros);
   const usable = contained.find((one) => one.gtidsBefore.containsAll(run.gtidsBefore));
   if (usable !== undefined) return usable;

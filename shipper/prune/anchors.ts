@@ -58,6 +58,7 @@ async function anchorOf(options: AnchorOptions, timeline: Timeline): Promise<Anc
   const before = snapshots
     .filter(
       (one) =>
+        one.finishedMicros <= windowMicros &&
         isOnPath(history, { timeline }, one) &&
         cut.gtids.containsAll(one.gtidsAfter) &&
         one.gtidsBefore.containsAll(run.gtidsBefore),

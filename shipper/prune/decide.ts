@@ -72,7 +72,9 @@ class Decision {
   }
 
   async make(): Promise<ChainDecision> {
-    const { store, source, retentionMs, snapshots, nowMs } = this.#options;
+    const { store, source, snapshots } = this.#options;
+    const nowMs = Math.floor(this.#options.nowMs);
+    const retentionMs = Math.ceil(this.#options.retentionMs);
     const history = await ArchiveHistory.open(store, source, this.#options);
     const before = history.begin ?? nothingPruned;
     const windowMicros = windowOf(history, nowMs, retentionMs);
@@ -208,7 +210,7 @@ function windowOf(history: ArchiveHistory, nowMs: number, retentionMs: number): 
   const ends = history.timelines.map(({ lastCommitMicros, completeThroughMicros }) =>
     Math.max(lastCommitMicros, completeThroughMicros),
   );
-  return Math.max(0, Math.min(nowMs * 1000, ends.at(-1) ?? 0) - retentionMs * 1000);
+  return Math.max(0, Math.floor(Math.min(nowMs * 1000, ends.at(-1) ?? 0) - retentionMs * 1000));
 }
 
 /** Timelines and promotions say which snapshots serve which timeline, for as long as there are snapshots from before them. */

@@ -51,7 +51,7 @@ function putOver(archiveName: string, { versions }: PruneReport): QazynaError | 
   return integrityError(
     'QZ3445',
     `In the archive ${archiveName} ${versions.overwritten.length} objects that are put once were put over, ${first} among them.`,
-    'Somebody else writes there, or keys were stolen. Their earlier versions stay: see `qazyna verify`.',
+    'Somebody else writes there, or keys were stolen. Their earlier versions stay.',
     { details: { objects: versions.overwritten } },
   );
 }

@@ -65,7 +65,7 @@ export class PackReferences {
     return integrityError(
       'QZ3444',
       `Snapshot ${id} in ${this.#store.url} needs pack ${packKey(pack)}, which is not there.`,
-      'No pack is deleted while it is so: another archive may have what is missing here, see `qazyna verify`.',
+      'No pack is deleted while it is so. Another archive may have what is missing here.',
       { details: { snapshot: id, object: packKey(pack) } },
     );
   }

@@ -6,7 +6,7 @@ import { findCut } from '../../core/history/cut.ts';
 import { utcText } from '../../core/history/instant.ts';
 import type { ArchiveHistory } from '../../core/history/open.ts';
 import { runsTo } from '../../core/history/path.ts';
-import { chooseSnapshot, planCut } from '../../core/history/plan.ts';
+import { chooseSnapshot, isUnknownBefore, planCut } from '../../core/history/plan.ts';
 import type { CompleteSnapshot } from '../../core/snapshot/manifest.ts';
 import { type Anchor, type AnchorOptions, journalNeededBy, neededBy, runAt } from './anchors.ts';
 
@@ -47,7 +47,8 @@ async function proveWindow(options: ProofOptions, anchor: Anchor, sound: readonl
   if (run === undefined) throw unproved(options, `timeline ${timeline.generation} would have no history`);
   try {
     const { cut } = await findCut(after, run, { type: 'time', micros: windowMicros }, signal);
-    const chosen = chooseSnapshot(after, { cut, run, timeline, disorder: null }, sound);
+    const beforeAllMicros = isUnknownBefore(after, run, cut) ? windowMicros : null;
+    const chosen = chooseSnapshot(after, { cut, run, timeline, disorder: null, beforeAllMicros }, sound);
     if (!cut.gtids.equals(gtids) || chosen.id !== snapshot.id)
       throw unproved(options, `${utcText(windowMicros)} would be another state`);
     await proveEnd(options, timeline.generation, sound);
@@ -78,7 +79,7 @@ function unproved({ history }: ProofOptions, what: string, cause?: unknown) {
   return integrityError(
     'QZ3443',
     `Nothing of ${history.sourceName} in ${history.store.url} is deleted, because it cannot be proved that what is left could be restored: ${what}.`,
-    'See `qazyna windows` and `qazyna verify`; please report it when both find nothing.',
+    'See `qazyna windows`; please report it when that shows nothing wrong.',
     cause === undefined ? {} : { cause },
   );
 }
