@@ -30,7 +30,7 @@ export interface ReadJournalOptions {
   history: ArchiveHistory | null;
   /** The log behind it; left out: only what is archived is read. */
   log?: JournalLog;
-  /** Begin right behind this; left out: with the first frame. */
+  /** Begin right behind this; left out: with the first frame that is kept, and pass over what retention has deleted. */
   after?: JournalPosition;
   /** End with the last frame that had arrived by then (µs); left out: at the end. */
   throughMicros?: number;
@@ -69,7 +69,8 @@ export function neededFromPosition(history: ArchiveHistory, position: JournalPos
 async function* archived(options: ReadJournalOptions, after: JournalPosition): AsyncIterable<ReadFrame> {
   const { history, throughMicros = Number.POSITIVE_INFINITY, signal } = options;
   if (history === null) return;
-  const gap = [...history.gaps, ...history.pruned].find((one) => liesOnTheWay(one, history, after, throughMicros));
+  const pruned = options.after === undefined ? [] : history.pruned;
+  const gap = [...history.gaps, ...pruned].find((one) => liesOnTheWay(one, history, after, throughMicros));
   if (gap !== undefined) throw gapOnTheWay(history, gap);
   for (const file of history.timelines.flatMap(({ files }) => files)) {
     if (file.file < after.file) continue;
