@@ -22,6 +22,7 @@ import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import type { CaptureStatus } from './http/status.ts';
 import { type ArchiveProgress, releaseArchived } from './release.ts';
+import { keepCounted, type RowsOptions } from './rows/keep-counted.ts';
 import { RpoWatch } from './semi-sync/watch.ts';
 import { dueOfSourceMs, SnapshotScheduler, snapshotAlarms } from './snapshot/scheduler.ts';
 import type { NamedStore } from './snapshot/sides.ts';
@@ -56,6 +57,8 @@ export interface AgentOptions {
   /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
   isLogShared: boolean;
   snapshots: { engine: MysqlEngine; from: 'source' | 'standby'; everyMs: number; scratchDir: string };
+  /** How often rows are counted up, of tables up to which size; null or left out: never. */
+  rows?: RowsOptions | null;
   /** The source's commits wait until the log has them, or the archive that decides. */
   acknowledges: boolean;
   /** Of the archive that decides who the source is, which somebody ships to from this log; null: the log itself decides. */
@@ -141,7 +144,12 @@ export class Agent {
       const drain = drainSignal(either);
       this.#writer = await this.#claim(sourceUuid, drain);
       const looking = this.#lookForOthers(this.#writer, either);
-      const beside = [this.#takeSnapshots(either), this.#release(either), this.#watchRpo(either)];
+      const beside = [
+        this.#takeSnapshots(either),
+        this.#countRows(either),
+        this.#release(either),
+        this.#watchRpo(either),
+      ];
       const capturing = this.#captureInto(this.#writer, either, drain);
       await Promise.race([capturing, looking, this.#superseded()]).finally(() => stop.abort());
       await capturing;
@@ -328,6 +336,13 @@ export class Agent {
       signal,
     });
     await this.#scheduler.run();
+  }
+
+  async #countRows(signal: AbortSignal): Promise<void> {
+    const { rows, archives, endpoint, sourceName, alarms, logger } = this.#options;
+    if (!rows) return;
+    const chain = () => this.chain;
+    await keepCounted({ ...rows, endpoint, sourceName, stores: archives, chain, alarms, logger, signal });
   }
 
   /** Into every archive, now. Errors: those of `takeSnapshot`. */

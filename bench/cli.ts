@@ -18,6 +18,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   replay: () => import('./replay.ts'),
   rpo0: () => import('./rpo0.ts'),
   snapshot: () => import('./snapshot.ts'),
+  storage: () => import('./storage.ts'),
   switchover: () => import('./switchover.ts'),
 };
 

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type {
+  ArchiveUpkeep,
   LogStatus,
   MetricsPushStatus,
   ServiceStatus,
@@ -36,6 +37,8 @@ export class StatusTeller {
   agent: Agent | null = null;
   /** Null where there is none. */
   metricsPush: { counters: MetricsPushStatus } | null = null;
+  /** Null before it begins. */
+  upkeep: { readonly status: ArchiveUpkeep[] } | null = null;
   readonly #options: TellerOptions;
   readonly #startedMicros = Date.now() * 1000;
   #lastLog: LogStatus | null = null;
@@ -69,6 +72,7 @@ export class StatusTeller {
       capture: this.#captures ? { ...(agent?.capture ?? notYet) } : null,
       log: this.#lastLog === null ? null : { ...this.#lastLog, next },
       archives,
+      upkeep: this.upkeep?.status ?? [],
       standby: this.#options.standby?.() ?? null,
       mysql: config.source.mysql !== null,
       services: await Promise.all(services.map((service) => service.status())),

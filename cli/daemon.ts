@@ -31,6 +31,7 @@ import { startMetrics } from './metrics.ts';
 import { watchRetention } from './retention.ts';
 import { ServiceRunner } from './service-runner.ts';
 import { Shipping } from './shipping.ts';
+import { startUpkeep } from './upkeep.ts';
 import type { Context } from './verb.ts';
 
 export interface DaemonRole {
@@ -132,6 +133,12 @@ class Daemon {
       await services;
     });
     await startMetrics(opened, this.#config, this.#teller, this.#alarms, this.#context);
+    const { archives, ships: works } = this.#role;
+    startUpkeep(
+      opened,
+      { archives, works, config: this.#config, alarms: this.#alarms, teller: this.#teller },
+      this.#context,
+    );
     const told = this.#tellLine();
     opened.defer(() => clearInterval(told));
     if (hasMysql) await this.#besideServices(() => this.#runMysql(opened, openLog, local, endpoint));
@@ -237,6 +244,7 @@ class Daemon {
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),
       snapshots: { ...snapshots, scratchDir: snapshots.scratchDir ?? '' },
+      rows: rowsFor(this.#config),
       alarms: this.#alarms,
       logger,
       signal,
@@ -269,6 +277,11 @@ class Daemon {
       await Promise.all([working, retention]);
     }
   }
+}
+
+export function rowsFor({ drill }: Config): { everyMs: number; tableBytesMax: number } | null {
+  const { rowsEveryMs: everyMs, rowsMaxTableBytes: tableBytesMax } = drill;
+  return everyMs === null ? null : { everyMs, tableBytesMax };
 }
 
 export function gatherFor({ log, source }: Config): Gather {

@@ -13,7 +13,7 @@ import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
 import type { ArchiveWatch } from './archive-watch.ts';
 import { type ArchiveWorker, chainsOf, drained, whereHistoryStands } from './archive-worker.ts';
-import { gatherFor } from './daemon.ts';
+import { gatherFor, rowsFor } from './daemon.ts';
 import type { StatusTeller } from './daemon-status.ts';
 import { openLocalLog } from './log.ts';
 import { Shipping } from './shipping.ts';
@@ -113,6 +113,7 @@ export class PairCapture {
       endpoint,
       start: 'current',
       gather: gatherFor(config),
+      rows: rowsFor(config),
       isLogShared: this.#options.shared !== null,
       acknowledges: source.acknowledgeAfter !== 'none',
       acceptance,

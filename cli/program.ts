@@ -4,6 +4,7 @@ import { exitCodes } from '../core/errors/error.ts';
 import { addBinlog } from './binlog.ts';
 import { addConfig } from './config.ts';
 import { addDoctor } from './doctor.ts';
+import { addDrill } from './drill.ts';
 import { toFailure, toUsageError } from './failure.ts';
 import { addHistory } from './history.ts';
 import { addKey } from './key.ts';
@@ -19,6 +20,7 @@ import { addStatus } from './status.ts';
 import { addTimeline } from './timeline.ts';
 import { addUndo } from './undo.ts';
 import type { Frame, Io } from './verb.ts';
+import { addVerify } from './verify.ts';
 import { readVersion } from './version.ts';
 import { addWindows } from './windows.ts';
 
@@ -31,6 +33,8 @@ const adders: readonly ((program: Command, frame: Frame) => void)[] = [
   addRejoin,
   addStatus,
   addDoctor,
+  addVerify,
+  addDrill,
   addWindows,
   addPlan,
   addRestore,

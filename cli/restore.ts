@@ -3,7 +3,6 @@ import type { Command } from 'commander';
 import { configurationError, exitCodes } from '../core/errors/error.ts';
 import { parseInstant } from '../core/history/instant.ts';
 import { formatCount, formatDuration, formatInstantTwice } from '../core/progress/format.ts';
-import type { Progress, ProgressStep } from '../core/progress/progress.ts';
 import type { RestoreNeeds, RestoreProgress, RestoreReport } from '../restore-tool/restore/types.ts';
 import { openOneArchive } from './archives.ts';
 import { ReaderLease } from './leases.ts';
@@ -12,6 +11,7 @@ import { addRestoreGrafana } from './restore-grafana.ts';
 import { addRestoreInfluxdb } from './restore-influxdb.ts';
 import { type IntoServerOptions, intoServerLines, intoServerOptions, runIntoServer } from './restore-into-server.ts';
 import { runTables, type TablesOptions, tablesLines, tablesOptions } from './restore-tables.ts';
+import { StepLines } from './step-lines.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
 interface RestoreOptions extends Omit<PlanOptions, 'to'>, TablesOptions, IntoServerOptions {
@@ -118,28 +118,6 @@ async function run(context: Context, { to, ...options }: RestoreOptions): Promis
   steps.end();
   context.out.result({ restore: { ...place, ...report } }, lines(to, archive.name, report));
   return exitCodes.done;
-}
-
-/** The restore's own steps as progress lines, one after the other. */
-class StepLines {
-  readonly #progress: Progress;
-  #name = '';
-  #step: ProgressStep | null = null;
-
-  constructor(progress: Progress) {
-    this.#progress = progress;
-  }
-
-  show({ step, unit, done, total }: RestoreProgress): void {
-    if (step !== this.#name) this.#step = this.#progress.step(step, { unit });
-    this.#name = step;
-    if (total !== null) this.#step?.setTotal(total);
-    this.#step?.set(done);
-  }
-
-  end(): void {
-    this.#step?.end();
-  }
 }
 
 function lines(to: string, archive: string, report: RestoreReport): string[] {

@@ -38,6 +38,7 @@ import { standbyOf } from './standby-config.ts';
 import { holdStandbyLease } from './standby-lease.ts';
 import { StandbySnapshots } from './standby-snapshots.ts';
 import { answerVerb } from './standby-verbs.ts';
+import { startUpkeep } from './upkeep.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 const role = 'standby';
@@ -129,6 +130,13 @@ class PairDaemon {
     opened.defer(() => server.close());
     logger.info(`status on http://${server.address.host}:${server.address.port}/status`);
     await startMetrics(opened, this.#config, this.#teller, this.#alarms, this.#context);
+    const { archives } = this.#config;
+    const works = !this.#isShared;
+    startUpkeep(
+      opened,
+      { archives, works, config: this.#config, alarms: this.#alarms, teller: this.#teller },
+      this.#context,
+    );
     // The service does what it can: nothing that is ordered after it should wait for brokers or archives.
     void this.#notifier.ready();
     // With local logs each host has its own, and holds it only while its server is captured.

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { report } from '../agent/http/judge.ts';
 import {
   type ArchiveStatus,
+  type ArchiveUpkeep,
   ageMs,
   lagMs,
   type ServiceStatus,
@@ -26,6 +27,7 @@ import {
   openEachArchive,
   servicesIn,
 } from './archives.ts';
+import { readUpkeep } from './upkeep-records.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 import { readVersion } from './version.ts';
 
@@ -104,7 +106,13 @@ async function readArchives(context: Context, options: ArchiveOptions): Promise<
   const known = config?.source.mysql === null ? [] : await read(null);
   const hasMysql = config === null ? known.some(({ state }) => state !== 'empty') : config.source.mysql !== null;
   const isOnlyServices = !hasMysql && services.length > 0;
-  return fromArchives(config, source, { mysql: !isOnlyServices, archives: isOnlyServices ? [] : known, services });
+  const upkeep = await Promise.all(found.map((one) => readUpkeep(one, config, context.signal)));
+  return fromArchives(config, source, {
+    mysql: !isOnlyServices,
+    archives: isOnlyServices ? [] : known,
+    services,
+    upkeep,
+  });
 }
 
 /** Those of the configuration, or else all that an archive knows of. */
@@ -171,7 +179,7 @@ async function readOne(
 function fromArchives(
   config: Config | null,
   source: string,
-  found: Pick<StatusSnapshot, 'mysql' | 'archives' | 'services'>,
+  found: Pick<StatusSnapshot, 'mysql' | 'archives' | 'services' | 'upkeep'>,
 ): StatusSnapshot {
   const { archives } = found;
   const newest = archives.toSorted((a, b) => b.snapshotMicros - a.snapshotMicros)[0];
@@ -221,6 +229,7 @@ function lines(whole: StatusReport, width: number): string[] {
     );
   if (whole.mysql) shown.push(`RPO      ${rpo(whole)}`, '', ...archiveTable(whole, whole.archives, width));
   for (const service of whole.services) shown.push('', ...serviceLines(whole, service, width));
+  if (whole.upkeep.length > 0) shown.push('', ...whole.upkeep.map((archive) => upkeepLine(whole, archive)));
   return shown.map(clean);
 }
 
@@ -241,6 +250,18 @@ function serviceLines(whole: StatusReport, service: ServiceStatus, width: number
     ...(numbers.length === 0 ? [] : [`  ${numbers.join(', ')}`]),
     ...archiveTable(whole, service.archives, width),
   ];
+}
+
+function upkeepLine(whole: StatusReport, archive: ArchiveUpkeep): string {
+  const { name, verified, verifiedFullMicros, stored, drilled, drilledGoodMicros } = archive;
+  const age = (micros: number) => `${formatDuration(ageMs(whole, micros) ?? 0)} ago`;
+  const full = verifiedFullMicros === 0 ? '' : `, all of it ${age(verifiedFullMicros)}`;
+  const checked = verified === null ? 'not verified yet' : `verified ${age(verified.atMicros)}${full}`;
+  const held =
+    stored === null ? '' : `; it held ${formatBytes(stored.bytes)} in ${formatCount(stored.objects)} objects then`;
+  const good = drilledGoodMicros === 0 ? 'no good drill yet' : `last good drill ${age(drilledGoodMicros)}`;
+  const took = drilled === null || !drilled.good ? '' : ` (${formatDuration(drilled.restoreMs)} until it answered)`;
+  return `trust    ${name}: ${checked}${held}; ${good}${took}`;
 }
 
 function worst(whole: StatusReport): ArchiveStatus | undefined {

@@ -1,11 +1,19 @@
 /** `qazyna windows`: which instants can be restored, archive by archive, with every gap. */
 import type { Command } from 'commander';
+import type { ArchiveUpkeep } from '../agent/http/status.ts';
 import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { type KeptSpan, type TimelineWindow, windowsOf } from '../core/history/windows.ts';
 import { type JournalWindow, journalWindow } from '../core/journal/window.ts';
-import { formatCount, formatDuration, formatInstant, formatInstantTwice } from '../core/progress/format.ts';
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatInstant,
+  formatInstantTwice,
+} from '../core/progress/format.ts';
 import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
+import { costByDay, type DayCost, meanDay } from '../core/verify/cost.ts';
 import {
   type ArchiveOptions,
   archiveOptions,
@@ -13,6 +21,7 @@ import {
   openEachArchive,
   servicesIn,
 } from './archives.ts';
+import { readUpkeep } from './upkeep-records.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface ArchiveWindows {
@@ -24,7 +33,14 @@ interface ArchiveWindows {
   timelines: readonly TimelineWindow[];
   /** Of the services beside it. */
   services: readonly ServiceWindow[];
+  cost: ArchiveCost | null;
   notes: readonly string[];
+}
+
+/** What it holds: counted by the last verification, and by headers and marks day by day. */
+interface ArchiveCost {
+  stored: ArchiveUpkeep['stored'];
+  days: readonly DayCost[];
 }
 
 interface ServiceWindow extends JournalWindow {
@@ -54,16 +70,18 @@ async function windows(context: Context, options: ArchiveOptions): Promise<numbe
     const shown = { name: archive.name, url: archive.place };
     try {
       if (opened instanceof QazynaError) throw opened;
-      const services = await serviceWindows(opened, context);
+      const { services, histories } = await serviceWindows(opened, context);
       const history = await mysqlHistory(opened, services.length > 0, context);
       const snapshots = await listCompleteSnapshots(opened.store, { source: opened.source, signal });
       const timelines = history === null ? [] : await windowsOf(history, snapshots, signal);
       const retention = retentionOf(history);
-      archives.push({ ...shown, retention, error: null, timelines, services, notes: history?.notes ?? [] });
+      const all = history === null ? histories : [history, ...histories];
+      const cost = await costOf(opened, all, context);
+      archives.push({ ...shown, retention, error: null, timelines, services, cost, notes: history?.notes ?? [] });
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
       const { code, message, hint } = error;
-      const none = { timelines: [], services: [], notes: [] };
+      const none = { timelines: [], services: [], cost: null, notes: [] };
       archives.push({ ...shown, retention: null, error: { code, message, hint }, ...none });
     }
   }
@@ -87,15 +105,32 @@ async function mysqlHistory({ store, source }: OpenedNamedArchive, hasServices: 
   }
 }
 
-async function serviceWindows(opened: OpenedNamedArchive, context: Context): Promise<ServiceWindow[]> {
+/** Of the source and the services beside it. */
+async function costOf(
+  { name, store, source }: OpenedNamedArchive,
+  histories: readonly ArchiveHistory[],
+  { signal }: Context,
+): Promise<ArchiveCost> {
+  const names = histories.map(({ sourceName }) => sourceName);
+  const snapshots = (await listCompleteSnapshots(store, { signal })).filter((one) => names.includes(one.source));
+  const { stored } = await readUpkeep({ name, store, source }, null, signal);
+  return { stored, days: costByDay(histories, snapshots) };
+}
+
+async function serviceWindows(
+  opened: OpenedNamedArchive,
+  context: Context,
+): Promise<{ services: ServiceWindow[]; histories: ArchiveHistory[] }> {
   const { store } = opened;
-  const windows: ServiceWindow[] = [];
+  const services: ServiceWindow[] = [];
+  const histories: ArchiveHistory[] = [];
   for (const { kind, name, chainName } of await servicesIn(opened)) {
     const history = await ArchiveHistory.open(store, chainName, context);
     const snapshots = await listCompleteSnapshots(store, { source: chainName, signal: context.signal });
-    windows.push({ kind, name, ...journalWindow(history, snapshots), notes: history.notes });
+    services.push({ kind, name, ...journalWindow(history, snapshots), notes: history.notes });
+    histories.push(history);
   }
-  return windows;
+  return { services, histories };
 }
 
 function isWhole({ error, timelines, services }: ArchiveWindows): boolean {
@@ -107,7 +142,7 @@ function isWhole({ error, timelines, services }: ArchiveWindows): boolean {
   );
 }
 
-function lines({ name, url, retention, error, timelines, services, notes }: ArchiveWindows): string[] {
+function lines({ name, url, retention, error, timelines, services, cost, notes }: ArchiveWindows): string[] {
   const head = `${name}${name === url ? '' : ` (${url})`}:`;
   if (error) return [head, `  ${error.code}: ${error.message}`, `  hint: ${error.hint}`];
   return [
@@ -115,12 +150,29 @@ function lines({ name, url, retention, error, timelines, services, notes }: Arch
     ...(retention === null ? [] : [retentionLine(retention)]),
     ...timelines.flatMap(timelineLines),
     ...services.flatMap(serviceLines),
+    ...(cost === null ? [] : costLines(cost)),
     ...notes.map((note) => `  note: ${note}`),
   ];
 }
 
 function retentionLine({ retentionMs, windowMicros, prunedMicros }: NonNullable<ArchiveWindows['retention']>): string {
   return `  retention of ${formatDuration(retentionMs)}: what is older than ${formatInstant(windowMicros)} was deleted; looked at last ${formatInstant(prunedMicros)}`;
+}
+
+function costLines({ stored, days }: ArchiveCost): string[] {
+  const nowMs = Date.now();
+  const mean = meanDay(days, new Date(nowMs).toISOString().slice(0, 10));
+  const held =
+    stored === null
+      ? 'not counted yet (`qazyna verify` does)'
+      : `${formatBytes(stored.bytes)} in ${formatCount(stored.objects)} objects, counted ${formatDuration(nowMs - stored.atMicros / 1000)} ago`;
+  const daily =
+    mean === null
+      ? []
+      : [
+          `  a day    history ${formatBytes(mean.historyBytes)} in ${formatCount(mean.historyObjects)} objects, ${formatCount(mean.snapshots)} snapshots ${formatBytes(mean.snapshotBytes)} (mean of the last whole days)`,
+        ];
+  return [`  holds    ${held}`, ...daily];
 }
 
 function timelineLines(window: TimelineWindow): string[] {

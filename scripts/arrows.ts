@@ -18,7 +18,7 @@ const layers = [
   ['chunks', 'history'],
   ['snapshot', 'stream'],
   ['restore', 'live', 'journal'],
-  ['influxdb', 'grafana'],
+  ['influxdb', 'grafana', 'verify'],
 ];
 const programs = ['agent', 'shipper', 'standby', 'restore-tool'];
 const users = ['cli', 'test', 'bench', 'scripts'];

@@ -4,15 +4,8 @@
  * it, and only then is deleted what it stands for, oldest first. Killed anywhere, the next run goes on; two at once do no harm.
  */
 import { isKept, nothingPruned, readBegin } from '../core/archive/begin.ts';
-import { readSegment, walkChain } from '../core/archive/chain.ts';
-import {
-  listCompacted,
-  objectKeyOf,
-  readCompacted,
-  readCompactedHeader,
-  sealCompacted,
-  widest,
-} from '../core/archive/compacted.ts';
+import { walkChain } from '../core/archive/chain.ts';
+import { listCompacted, objectKeyOf, readCompactedHeader, widest } from '../core/archive/compacted.ts';
 import { raiseFloor, readFloor } from '../core/archive/floor.ts';
 import {
   chainPrefix,
@@ -22,8 +15,9 @@ import {
   segmentKey,
   sequenceOfKey,
 } from '../core/archive/layout.ts';
-import { mayMerge, mergedHeader, opensGeneration, rangeOfRun } from '../core/archive/merge.ts';
-import { type DecodedHeader, damaged, firstSequence, sealBody } from '../core/archive/segment.ts';
+import { mayMerge, opensGeneration, rangeOfRun } from '../core/archive/merge.ts';
+import { putMerged } from '../core/archive/merged.ts';
+import { type DecodedHeader, damaged, firstSequence } from '../core/archive/segment.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import { crashPoint } from '../core/errors/crash-points.ts';
 import type { Logger } from '../core/logging/logger.ts';
@@ -130,36 +124,9 @@ class Compaction {
   /** Puts the object that stands for all of them, and proves that it does. */
   async #merge(run: readonly DecodedHeader[]): Promise<void> {
     const { store, sourceName, signal } = this.#options;
-    const bodies: Buffer[] = [];
-    for (const decoded of run) {
-      signal.throwIfAborted();
-      if (decoded.header.kind === 'events') bodies.push(await this.#body(decoded));
-    }
-    const sealed = await sealBody(bodies);
-    const last = run.at(-1);
-    if (last === undefined) return;
-    const range = rangeOfRun(run);
-    const { body, decoded } = sealCompacted(mergedHeader(run, sealed), sealed.stored, range.first, last);
-    const key = compactedKey(sourceName, range.first, range.last);
-    await store.putIfAbsent(key, body);
-    const found = await readCompacted(store, sourceName, range);
-    const wanted = decoded.header;
-    // What stands there may have been made by another one, or before we were killed: then it has to say and hold the same.
-    if (found === null || !isSame(found.decoded, decoded))
-      throw damaged(key, `it does not hold segments ${range.first} to ${range.last} as they are`);
+    const { header } = await putMerged(store, sourceName, run, signal);
     this.#outcome.made += 1;
-    this.#outcome.rawBytes += wanted.rawBytes;
-  }
-
-  async #body(decoded: DecodedHeader): Promise<Buffer> {
-    const { store, sourceName } = this.#options;
-    const { header, compactedFrom } = decoded;
-    const found =
-      compactedFrom === null
-        ? await readSegment(store, sourceName, header.sequence, decoded)
-        : await readCompacted(store, sourceName, { first: compactedFrom, last: header.sequence });
-    if (found !== null) return found.raw;
-    throw damaged(objectKeyOf(sourceName, decoded), 'it is missing');
+    this.#outcome.rawBytes += header.rawBytes;
   }
 
   /** What an earlier run did not come to delete: segments and indexes below the floor, and what a larger object covers. */
@@ -228,21 +195,4 @@ function throughMicros({ header }: DecodedHeader): number {
 
 function sizeOf(run: readonly DecodedHeader[]): number {
   return run.reduce((sum, { header }) => sum + header.rawBytes, 0);
-}
-
-/** The same segments; how well the body was compressed does not matter. */
-function isSame(one: DecodedHeader, other: DecodedHeader): boolean {
-  const { storedBytes: _, ...a } = one.header;
-  const { storedBytes: __, ...b } = other.header;
-  return (
-    one.sha256.equals(other.sha256) &&
-    one.compactedFrom === other.compactedFrom &&
-    a.gtidsAdded.equals(b.gtidsAdded) &&
-    a.gtidsBefore.equals(b.gtidsBefore) &&
-    a.rawSha256.equals(b.rawSha256) &&
-    a.sequence === b.sequence &&
-    a.start === b.start &&
-    a.end === b.end &&
-    a.generation === b.generation
-  );
 }

@@ -2,6 +2,7 @@
 import { formatBytes, formatDuration, formatInstant } from '../../core/progress/format.ts';
 import {
   type ArchiveStatus,
+  type ArchiveUpkeep,
   type Attention,
   ageMs,
   attentionLagMs,
@@ -23,6 +24,7 @@ export function judge(status: StatusSnapshot): Judgement {
     ...agentAttention(status),
     ...clockAttention(status),
     ...copyAttention(status),
+    ...status.upkeep.flatMap((archive) => upkeepAttention(status, archive)),
     ...(status.mysql ? snapshotAttention(status) : []),
     ...status.services.flatMap((service) => serviceAttention(status, service)),
   ];
@@ -135,6 +137,46 @@ function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus, what: 
       hint: 'It catches up by itself when it can be written fast enough; the log of the agent says what stops it.',
     },
   ];
+}
+
+/** Damage, a drill that failed, and either of them that should have been long ago. */
+function upkeepAttention(status: StatusSnapshot, archive: ArchiveUpkeep): Attention[] {
+  const { name, verified, drilled, createdMicros, verifyEveryMs, drillEveryMs } = archive;
+  const found: Attention[] = [];
+  if (verified !== null && verified.damaged > 0)
+    found.push({
+      code: 'QZ4961',
+      sentence: `In the archive ${name} ${count(verified.damaged, 'object')} ${verified.damaged === 1 ? 'is' : 'are'} missing or damaged: ${verified.firstFinding}${verified.damaged === 1 ? '' : ', and others'}.`,
+      hint: `\`qazyna verify --from ${name}\` says what can heal it, with --repair it is put right.`,
+    });
+  if (drilled !== null && !drilled.good)
+    found.push({
+      code: 'QZ4962',
+      sentence: `The last drill from the archive ${name} failed: ${drilled.problem.replace(/\.$/, '')}.`,
+      hint: `See what it says by hand: \`qazyna drill --from ${name}\`; restores from another archive may be better until then.`,
+    });
+  if (isLate(status, verified?.atMicros ?? createdMicros, verifyEveryMs))
+    found.push({
+      code: 'QZ4963',
+      sentence: `The archive ${name} was ${verified === null ? 'never verified' : `last verified ${ageText(status, verified.atMicros)} ago`}, although that is due every ${formatDuration(verifyEveryMs)}.`,
+      hint: 'Its shipper does that by itself: see whether one runs and what its log says; or run `qazyna verify`.',
+    });
+  if (isLate(status, archive.drilledGoodMicros || createdMicros, drillEveryMs))
+    found.push({
+      code: 'QZ4964',
+      sentence: `The last good drill from the archive ${name} was ${archive.drilledGoodMicros === 0 ? 'never' : `${ageText(status, archive.drilledGoodMicros)} ago`}, although one is due every ${formatDuration(drillEveryMs)}.`,
+      hint: 'Its shipper does that by itself: see whether one runs and what its log says; or run `qazyna drill`.',
+    });
+  return found;
+}
+
+function isLate(status: StatusSnapshot, micros: number, everyMs: number): boolean {
+  const age = ageMs(status, micros);
+  return everyMs > 0 && age !== null && age > 2 * everyMs + 3_600_000;
+}
+
+function ageText(status: StatusSnapshot, micros: number): string {
+  return formatDuration(ageMs(status, micros) ?? 0);
 }
 
 function snapshotAttention(status: StatusSnapshot): Attention[] {

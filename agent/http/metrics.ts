@@ -1,6 +1,13 @@
 /** The status in Prometheus' text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/). */
 import { judge } from './judge.ts';
-import { type ArchiveStatus, ageMs, lagMs, type ServiceStatus, type StatusSnapshot } from './status.ts';
+import {
+  type ArchiveStatus,
+  type ArchiveUpkeep,
+  ageMs,
+  lagMs,
+  type ServiceStatus,
+  type StatusSnapshot,
+} from './status.ts';
 
 export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8';
 
@@ -100,6 +107,7 @@ export function metricsOf(status: StatusSnapshot, rssBytes: number): Metric[] {
       'How long ago retention looked at the archive; absent where it never did.',
       ...each(({ prunedMicros }) => seconds(ageMs(status, prunedMicros))),
     ),
+    ...upkeepMetrics(status),
     gauge('snapshot_running', '1 while a snapshot is being taken.', [{}, Number(snapshots.running)]),
     gauge('snapshot_age_seconds', 'Age of the newest snapshot that is complete in every archive.', [
       {},
@@ -113,6 +121,50 @@ export function metricsOf(status: StatusSnapshot, rssBytes: number): Metric[] {
     counter('metrics_dropped_total', 'Points of metrics that were dropped.', status.metricsPush?.droppedPoints ?? null),
     gauge('process_start_timestamp_seconds', 'When the agent started.', [{}, instant(status.agentStartedMicros)]),
     gauge('process_resident_memory_bytes', 'Memory of the agent.', [{}, rssBytes]),
+  ];
+}
+
+/** Whether what is kept can be trusted. */
+function upkeepMetrics(status: StatusSnapshot): Metric[] {
+  const gauge = (name: string, help: string, value: (archive: ArchiveUpkeep) => number | null): Metric => ({
+    name,
+    help,
+    type: 'gauge',
+    samples: status.upkeep.map((archive): Sample => [{ archive: archive.name }, value(archive)]),
+  });
+  const age = (micros: number | undefined) => seconds(ageMs(status, micros ?? 0));
+  return [
+    gauge('archive_verified_age_seconds', 'Age of the last verification of the archive.', ({ verified }) =>
+      age(verified?.atMicros),
+    ),
+    gauge('archive_verified_full_age_seconds', 'Age of the last one that read all of it.', ({ verifiedFullMicros }) =>
+      age(verifiedFullMicros),
+    ),
+    gauge(
+      'archive_damaged_objects',
+      'Objects that the last verification found missing or damaged.',
+      ({ verified }) => verified?.damaged ?? null,
+    ),
+    gauge(
+      'archive_stored_bytes',
+      'Bytes in the archive at its last verification.',
+      ({ stored }) => stored?.bytes ?? null,
+    ),
+    gauge(
+      'archive_stored_objects',
+      'Objects in the archive at its last verification.',
+      ({ stored }) => stored?.objects ?? null,
+    ),
+    gauge('drill_age_seconds', 'Age of the last drill from the archive.', ({ drilled }) => age(drilled?.atMicros)),
+    gauge('drill_good_age_seconds', 'Age of the last drill from the archive that was good.', ({ drilledGoodMicros }) =>
+      age(drilledGoodMicros),
+    ),
+    gauge('drill_good', '1 when the last drill from the archive was good.', ({ drilled }) =>
+      drilled === null ? null : Number(drilled.good),
+    ),
+    gauge('drill_restore_seconds', 'How long its restore took until the server answered.', ({ drilled }) =>
+      drilled === null ? null : seconds(drilled.restoreMs),
+    ),
   ];
 }
 

@@ -99,6 +99,25 @@ export interface MetricsPushStatus {
   waitingPoints: number;
 }
 
+/** Whether an archive can be trusted: its last verification and its last drill, by the records in it. */
+export interface ArchiveUpkeep {
+  name: string;
+  /** When the archive was made. */
+  createdMicros: number;
+  /** 0: not by itself. */
+  verifyEveryMs: number;
+  /** Null: it was never verified. `damaged`: objects that are missing or damaged; `firstFinding` '' where there is none. */
+  verified: { atMicros: number; damaged: number; healed: number; firstFinding: string } | null;
+  /** When all of it was read last. */
+  verifiedFullMicros: number;
+  /** What the archive held when it was verified last. */
+  stored: { objects: number; bytes: number; atMicros: number } | null;
+  drillEveryMs: number;
+  /** Null: there was no drill. `restoreMs`: until the restored server answered. */
+  drilled: { atMicros: number; good: boolean; problem: string; restoreMs: number } | null;
+  drilledGoodMicros: number;
+}
+
 export interface StatusSnapshot {
   version: string;
   /**
@@ -115,6 +134,8 @@ export interface StatusSnapshot {
   /** Null when not told by a daemon, and while the log was not reached yet. */
   log: LogStatus | null;
   archives: ArchiveStatus[];
+  /** Of those that could be looked at so far. */
+  upkeep: ArchiveUpkeep[];
   /** Null where `qazyna standby` does not run. */
   standby: StandbyStatus | null;
   /** Whether a MySQL server is protected here at all; if not, only the services are, and all that is said of MySQL is empty. */

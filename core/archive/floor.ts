@@ -29,13 +29,18 @@ export async function readFloor(store: ObjectStore, source: string): Promise<num
 
 /** Raises the floor to `sequence` unless it is there or above already. Never lowers it. */
 export async function raiseFloor(store: ObjectStore, source: string, sequence: number): Promise<void> {
-  const body = [Buffer.from(`${JSON.stringify({ format: floorFormat, sequence })}\n`)];
+  const body = [floorBody(sequence)];
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     // The etag is read first: a floor that changes in between fails the comparison, and is read again.
     const info = await store.head(floorKey(source));
     if (info !== null && (await readFloor(store, source)) >= sequence) return;
     if ((await store.putIfMatch(floorKey(source), body, info?.etag ?? null)) !== 'changed') return;
   }
+}
+
+/** The object's bytes. */
+export function floorBody(sequence: number): Buffer {
+  return Buffer.from(`${JSON.stringify({ format: floorFormat, sequence })}\n`);
 }
 
 /** A segment that was put where compaction had been already: it is in no history. */

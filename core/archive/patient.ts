@@ -67,6 +67,10 @@ export class PatientStore implements ObjectStore {
     return this.#patiently(`removing ${key}`, () => this.#store.remove(key));
   }
 
+  async *earlier(key: string): AsyncIterable<Buffer> {
+    if (this.#store.earlier !== undefined) yield* this.#store.earlier(key);
+  }
+
   #patiently<T>(what: string, attempt: () => Promise<T>): Promise<T> {
     return retrying(`${what} in ${this.url}`, attempt, this.#retry);
   }

@@ -58,4 +58,8 @@ export class PendingStore implements ObjectStore {
   async remove(key: string): Promise<void> {
     await this.#settled().remove(key);
   }
+
+  async *earlier(key: string): AsyncIterable<Buffer> {
+    yield* this.#settled().earlier?.(key) ?? [];
+  }
 }

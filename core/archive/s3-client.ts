@@ -103,9 +103,10 @@ export class S3Requests {
   }
 
   /** Bytes [start, end), or all; null when there is no such object. An empty buffer where the range begins behind its end. */
-  async get(key: string, range?: { start: number; end: number }): Promise<S3Bytes | null> {
+  async get(key: string, range?: { start: number; end: number }, version?: string): Promise<S3Bytes | null> {
     const command = new GetObjectCommand({
       ...this.#at(key),
+      ...(version === undefined ? {} : { VersionId: version }),
       ...(range === undefined ? {} : { Range: `bytes=${range.start}-${range.end - 1}` }),
     });
     try {
@@ -232,11 +233,14 @@ export class S3Requests {
     return { uploads, next: page.IsTruncated && key !== undefined ? { key, id } : null };
   }
 
-  /** One page of versions below the prefix, by key, and of each key the newest first. */
-  async versions(from: { key: string; id: string } | null): Promise<{ versions: S3Version[]; next: typeof from }> {
+  /** One page of versions of keys that begin so, by key, and of each key the newest first. */
+  async versions(
+    from: { key: string; id: string } | null,
+    beginning = '',
+  ): Promise<{ versions: S3Version[]; next: typeof from }> {
     const command = new ListObjectVersionsCommand({
       Bucket: this.place.bucket,
-      Prefix: this.place.prefix,
+      Prefix: `${this.place.prefix}${beginning}`,
       MaxKeys: pageKeys,
       ...(from === null ? {} : { KeyMarker: from.key, ...(from.id === '' ? {} : { VersionIdMarker: from.id }) }),
     });

@@ -11,6 +11,8 @@ export type S3Action =
   | 's3:PutObject'
   | 's3:GetObject'
   | 's3:ListBucket'
+  | 's3:ListBucketVersions'
+  | 's3:GetObjectVersion'
   | 's3:DeleteObject'
   | 's3:AbortMultipartUpload'
   | 's3:ListBucketMultipartUploads'

@@ -11,6 +11,7 @@ import { S3Failure } from './s3-errors.ts';
 import { isPrivateWay, parseS3Place } from './s3-place.ts';
 import { S3Puts, shaName } from './s3-puts.ts';
 import type { S3Bytes } from './s3-types.ts';
+import { earlierVersions } from './s3-versions.ts';
 import type { ObjectInfo, ObjectStore } from './store.ts';
 
 /** One object for ever: the probe needs no right to delete. */
@@ -122,6 +123,11 @@ export class S3Store implements ObjectStore {
   async remove(key: string): Promise<void> {
     checkKey(key);
     await this.#calls.run('s3:DeleteObject', key, () => this.#calls.requests.remove(key));
+  }
+
+  earlier(key: string): AsyncIterable<Buffer> {
+    checkKey(key);
+    return earlierVersions(this.#calls, key);
   }
 
   async #read(key: string, range?: { start: number; end: number }): Promise<S3Bytes | null> {

@@ -3,7 +3,7 @@
  * them. Whoever uses it sees the names, lengths and bytes of a plain archive.
  */
 import type { KeyObject } from 'node:crypto';
-import { configurationError, integrityError } from '../errors/error.ts';
+import { configurationError, integrityError, isKind } from '../errors/error.ts';
 import type { ArchiveKey, KeyRing } from './keys.ts';
 import { isPlainKey, keyRecordKey } from './layout.ts';
 import {
@@ -63,6 +63,11 @@ export class SealedStore implements ObjectStore {
     return this.#chunkKey;
   }
 
+  /** Where the secret stands under the key that is written with. */
+  get newestRecord(): string {
+    return keyRecordKey(this.#keys.newest.id);
+  }
+
   probe(): Promise<void> {
     return this.#store.probe();
   }
@@ -96,6 +101,17 @@ export class SealedStore implements ObjectStore {
 
   remove(key: string): Promise<void> {
     return this.#store.remove(key);
+  }
+
+  /** Those that open under their name: what was put there without the key is none of ours. */
+  async *earlier(key: string): AsyncIterable<Buffer> {
+    for await (const bytes of this.#store.earlier?.(key) ?? []) {
+      try {
+        yield isPlainKey(key) ? bytes : await this.#open(key, bytes, Number.POSITIVE_INFINITY);
+      } catch (error) {
+        if (!isKind(error, 'integrity')) throw error;
+      }
+    }
   }
 
   async #seal(key: string, body: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {

@@ -11,6 +11,7 @@ import { buffer } from 'node:stream/consumers';
 import { constants, crc32, createZstdCompress } from 'node:zlib';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import { openZstdFrame } from '../bytes/zstd.ts';
+import { zstdFrameEnd } from '../bytes/zstd-frame.ts';
 import type { BinlogRange, CommitTimes, EntryKind } from '../chain/types.ts';
 import { integrityError } from '../errors/error.ts';
 import { envelopeBytes, openObject, sealObject } from './object.ts';
@@ -114,7 +115,9 @@ async function compress(parts: readonly Buffer[], rawBytes: number): Promise<Buf
     if (!compressor.write(part)) await Promise.race([once(compressor, 'drain'), failed]);
   }
   compressor.end();
-  return await stored;
+  const frames = await stored;
+  // A frame whose length was pledged ends with its last byte; ending the stream then adds an empty one.
+  return frames.subarray(0, zstdFrameEnd(frames) ?? frames.length);
 }
 
 /** The raw body again, verified. `object` is for messages. Throws QZ3405. */

@@ -43,4 +43,7 @@ export interface ObjectStore {
 
   /** Deleting what is not there is no error. */
   remove(key: string): Promise<void>;
+
+  /** What stood there before, whole, newest first, what stands there now left out; nothing where the store keeps no versions. */
+  earlier?(key: string): AsyncIterable<Buffer>;
 }

@@ -45,12 +45,17 @@ export async function readTip(store: ObjectStore, source: string): Promise<TipFo
 
 /** Raises the tip to `wanted` unless it is there or above already. Never lowers it. */
 export async function raiseTip(store: ObjectStore, source: string, wanted: Tip): Promise<void> {
-  const body = [Buffer.from(`${JSON.stringify({ format: tipFormat, ...wanted })}\n`)];
+  const body = [tipBody(wanted)];
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     const present = await readTip(store, source);
     if (present !== null && present.sequence >= wanted.sequence) return;
     if ((await store.putIfMatch(tipKey(source), body, present?.etag ?? null)) !== 'changed') return;
   }
+}
+
+/** The object's bytes. */
+export function tipBody(tip: Tip): Buffer {
+  return Buffer.from(`${JSON.stringify({ format: tipFormat, ...tip })}\n`);
 }
 
 function readTipJson(bytes: Buffer, name: string): Tip {

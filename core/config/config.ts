@@ -7,7 +7,15 @@ import { crossComplaints, logComplaints } from './cross-checks.ts';
 import { folderOfFileUrl, parseListen } from './keys.ts';
 import { type ConfigFile, configSchema, s3Keys } from './schema.ts';
 import { toGrafana, toInfluxdb, toMetrics } from './services.ts';
-import type { ArchiveConfig, Config, KafkaLogConfig, LocalLogConfig, MysqlConfig, StandbyConfig } from './types.ts';
+import type {
+  ArchiveConfig,
+  Config,
+  DrillConfig,
+  KafkaLogConfig,
+  LocalLogConfig,
+  MysqlConfig,
+  StandbyConfig,
+} from './types.ts';
 import { parseYamlFile } from './yaml-file.ts';
 
 export const defaultConfigPath = '/etc/qazyna/config.yaml';
@@ -107,6 +115,12 @@ function toConfig(file: string, raw: ConfigFile): Config {
       everyMs: snapshots.every,
       scratchDir: snapshots.scratch_dir === undefined ? null : resolve(snapshots.scratch_dir),
     },
+    verify: {
+      everyMs: raw.verify.every,
+      fullEveryMs: raw.verify.full_every,
+      maxRateBytes: raw.verify.max_rate ?? null,
+    },
+    drill: toDrill(raw),
     standby: raw.standby === undefined ? null : toStandby(raw.standby, firstArchive(raw)),
     influxdb: raw.influxdb.map(toInfluxdb),
     grafana: raw.grafana.map(toGrafana),
@@ -118,6 +132,18 @@ function toConfig(file: string, raw: ConfigFile): Config {
 function toMysql({ host, port, user, password_file, tls }: NonNullable<ConfigFile['source']['mysql']>): MysqlConfig {
   const { mode, ca_file: caFile, cert_file: certFile, key_file: keyFile } = tls;
   return { host, port, user, passwordFile: password_file ?? null, tls: { mode, caFile, certFile, keyFile } };
+}
+
+function toDrill({ drill, archives }: ConfigFile): DrillConfig {
+  return {
+    everyMs: drill.every,
+    dir: drill.dir === undefined ? null : resolve(drill.dir),
+    archive: drill.archive ?? Object.keys(archives)[0] ?? '',
+    mysqldPath: drill.mysqld ?? null,
+    assertions: drill.assertions,
+    rowsEveryMs: drill.rows_every,
+    rowsMaxTableBytes: drill.rows_max_table,
+  };
 }
 
 /** The one that decides, else the first one of the file. */

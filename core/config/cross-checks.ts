@@ -32,7 +32,22 @@ export function crossComplaints(config: Config, yaml: YamlFile, decides: string 
     ...standbyComplaints(config, yaml, decides),
     ...snapshotComplaints(config, yaml),
     ...serviceComplaints(config, yaml),
+    ...drillComplaints(config, yaml),
   ];
+}
+
+function drillComplaints({ drill, archives, file }: Config, yaml: YamlFile): Complaint[] {
+  const found: Complaint[] = [];
+  if (!archives.some(({ name }) => name === drill.archive) && archives.length > 0) {
+    const sentence = `\`drill.archive\` names ${drill.archive}, which is no archive of this file`;
+    const hint = `Name one of ${archives.map(({ name }) => name).join(', ')}, or leave it out.`;
+    found.push(wrong(yaml, file, ['drill', 'archive'], sentence, hint));
+  }
+  if (drill.everyMs !== null && drill.dir === null) {
+    const hint = 'Name a folder with room for all of the data in `drill.dir`.';
+    found.push(wrong(yaml, file, ['drill'], '`drill.every` is set, and `drill.dir` is missing', hint));
+  }
+  return found;
 }
 
 function serviceComplaints(config: Config, yaml: YamlFile): Complaint[] {
@@ -139,6 +154,7 @@ function folderComplaints(config: Config, yaml: YamlFile): Complaint[] {
     ),
   ];
   if (config.standby !== null) folders.push({ path: ['standby', 'dir'], dir: config.standby.dir });
+  if (config.drill.dir !== null) folders.push({ path: ['drill', 'dir'], dir: config.drill.dir });
   const scratch = config.snapshots.scratchDir;
   if (scratch !== null) folders.push({ path: ['snapshots', 'scratch_dir'], dir: scratch });
   const found: Complaint[] = [];

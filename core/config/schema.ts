@@ -6,6 +6,7 @@
  * sentence that a wrong one is answered with.
  */
 import { z } from 'zod';
+import { drill, verify } from './check-keys.ts';
 import {
   absolutePath,
   archiveUrl,
@@ -333,6 +334,8 @@ export const configSchema = mapping({
     },
   ),
   snapshots: key(snapshots.prefault({}), 'Full copies, from which a restore starts.'),
+  verify: key(verify.prefault({}), 'Whether everything in the archives is as it was written.'),
+  drill: key(drill.prefault({}), 'Whether a restore gives what the source was.').meta({ seldom: true }),
   standby: key(
     standby.optional(),
     'For `qazyna standby`, on each of the two hosts of a pair: its own MySQL server, kept warm, and when it takes over.',

@@ -81,6 +81,27 @@ export interface StandbyConfig {
   };
 }
 
+export interface VerifyConfig {
+  /** null: never by itself. */
+  everyMs: number | null;
+  fullEveryMs: number | null;
+  /** null: as fast as it goes. */
+  maxRateBytes: number | null;
+}
+
+export interface DrillConfig {
+  /** null: never by itself. */
+  everyMs: number | null;
+  dir: string | null;
+  /** Name of the archive it restores from. */
+  archive: string;
+  mysqldPath: string | null;
+  assertions: string[];
+  /** null: the agent counts no rows. */
+  rowsEveryMs: number | null;
+  rowsMaxTableBytes: number;
+}
+
 export interface Config {
   /** The file it was read from, for messages. */
   file: string;
@@ -90,6 +111,8 @@ export interface Config {
   /** In the order of the file; at least one. */
   archives: ArchiveConfig[];
   snapshots: { engine: 'clone' | 'logical'; from: 'source' | 'standby'; everyMs: number; scratchDir: string | null };
+  verify: VerifyConfig;
+  drill: DrillConfig;
   /** Null where there is none. */
   standby: StandbyConfig | null;
   /** In the order of the file. */

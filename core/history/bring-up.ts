@@ -5,15 +5,13 @@
 import { linkProblem, stateAfter } from '../archive/chain.ts';
 import { segmentKey } from '../archive/layout.ts';
 import { findChainEnd } from '../archive/resume.ts';
-import { type DecodedHeader, type SealedBody, type SegmentHeader, sealBody, sealSegment } from '../archive/segment.ts';
+import { type DecodedHeader, sealSegment } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
-import type { ChainState } from '../chain/types.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
-import { findFile, readBody } from './bytes.ts';
 import { ArchiveHistory } from './open.ts';
+import { partBehind } from './part.ts';
 import { gapText } from './plan.ts';
-import { transactionsOf } from './scan.ts';
 import type { HistoryItem } from './timelines.ts';
 
 export interface BringUpOptions {
@@ -58,8 +56,9 @@ class BringUp {
 
   /** Null when nothing of it is lacking. */
   async #copy(history: ArchiveHistory, decoded: DecodedHeader, last: DecodedHeader): Promise<DecodedHeader | null> {
-    const { to, sourceName } = this.#options;
-    const part = await this.#partBehind(history, decoded, stateAfter(last.header));
+    const { to, sourceName, signal } = this.#options;
+    const foreign = (why: string) => noPlace(to.url, sourceName, why);
+    const part = await partBehind(history, decoded, stateAfter(last.header), { signal, foreign });
     if (part === null) return null;
     const { archiveChainId, sequence } = last.header;
     const header = { ...part.header, archiveChainId, sequence: sequence + 1, previousSha256: last.sha256 };
@@ -72,57 +71,6 @@ class BringUp {
     if (present !== null && !present.equals(Buffer.concat(sealed.body)))
       throw noPlace(to.url, sourceName, `somebody else has put segment ${header.sequence} meanwhile`);
     return sealed.decoded;
-  }
-
-  /** The segment, or what of it lies behind the state `at`. */
-  async #partBehind(
-    history: ArchiveHistory,
-    decoded: DecodedHeader,
-    at: ChainState,
-  ): Promise<{ header: SegmentHeader; body: SealedBody } | null> {
-    const { header } = decoded;
-    const isPartly = header.logChainId === at.chainId && header.firstLogNumber < at.next;
-    if (isPartly && header.lastLogNumber < at.next) return null;
-    const raw = header.rawBytes === 0 ? Buffer.alloc(0) : await readBody(history, decoded, this.#options.signal);
-    const start = isPartly ? startBehind(header, at) : header.start;
-    if (start > header.start) return await this.#cutOff(history, decoded, { at, start, raw });
-    const body = await sealBody([raw]);
-    const firstLogNumber = isPartly ? at.next : header.firstLogNumber;
-    return { header: { ...header, firstLogNumber, storedBytes: body.stored.length }, body };
-  }
-
-  /** The end of a segment, from byte `start` of the binlog file on. */
-  async #cutOff(
-    history: ArchiveHistory,
-    decoded: DecodedHeader,
-    { at, start, raw }: { at: ChainState; start: number; raw: Buffer },
-  ): Promise<{ header: SegmentHeader; body: SealedBody }> {
-    const { header } = decoded;
-    const { to, sourceName, signal } = this.#options;
-    const after = stateAfter(header).gtids;
-    if (!after.containsAll(at.gtids))
-      throw noPlace(
-        to.url,
-        sourceName,
-        `it holds ${at.gtids.subtract(after)}, which segment ${header.sequence} does not`,
-      );
-    const gtidsAdded = after.subtract(at.gtids);
-    const body = await sealBody([raw.subarray(start - header.start)]);
-    const cut: SegmentHeader = {
-      ...header,
-      // Where no byte is left, claims and heartbeats are.
-      kind: body.rawBytes === 0 ? 'heartbeat' : header.kind,
-      start,
-      firstLogNumber: at.next,
-      gtidsBefore: at.gtids,
-      gtidsAdded,
-      transactions: gtidsAdded.count,
-      ...(await commitTimes(history, decoded, start, signal)),
-      rawBytes: body.rawBytes,
-      rawSha256: body.rawSha256,
-      storedBytes: body.stored.length,
-    };
-    return { header: cut, body };
   }
 }
 
@@ -140,26 +88,6 @@ function behind(history: ArchiveHistory, { header }: DecodedHeader, to: string):
     item.type === 'segment' && isOfLog(item) && item.decoded.header.lastLogNumber <= header.lastLogNumber;
   const held = history.items.findLastIndex(isHeld);
   return history.items.slice(held === -1 ? history.items.findIndex(isOfLog) : held + 1);
-}
-
-/** The first byte of a segment's body that lies behind a state. */
-function startBehind(header: SegmentHeader, { range }: ChainState): number {
-  if (header.kind !== 'events' || range?.file !== header.file) return header.start;
-  return Math.min(header.end, Math.max(header.start, range.end));
-}
-
-async function commitTimes(
-  history: ArchiveHistory,
-  { header, sha256 }: DecodedHeader,
-  start: number,
-  signal: AbortSignal,
-) {
-  const file = findFile(history, header.generation, header.file);
-  const index = file.segments.findIndex((one) => one.sha256.equals(sha256));
-  const ended = (await transactionsOf(history, file, index, signal)).filter(({ end }) => end > start);
-  const micros = ended.map(({ immediateCommitMicros }) => immediateCommitMicros).filter((one) => one > 0);
-  if (micros.length === 0) return { firstCommitMicros: 0, lastCommitMicros: 0 };
-  return { firstCommitMicros: Math.min(...micros), lastCommitMicros: Math.max(...micros) };
 }
 
 function noPlace(to: string, source: string, why: string) {

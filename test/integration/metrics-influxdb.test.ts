@@ -41,6 +41,7 @@ function status(): Promise<StatusSnapshot> {
     capture: null,
     log: null,
     archives: [],
+    upkeep: [],
     standby: null,
     mysql: false,
     services: [],

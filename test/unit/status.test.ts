@@ -36,6 +36,7 @@ function status(change: Partial<StatusSnapshot> = {}): StatusSnapshot {
       transactions: 12,
       bytes: 3456,
     },
+    upkeep: [],
     standby: null,
     mysql: true,
     services: [],
