@@ -66,8 +66,11 @@ async function examineRights(reader: GrafanaReader): Promise<string> {
     await reader.fetch(first.key);
     if (type === 'dashboard') await reader.newestVersion(first.key.uid);
   }
-  const of = (type: string, what: string) => `${counts.get(type) ?? 0} ${what}`;
-  return `${of('dashboard', 'dashboards')} in ${of('folder', 'folders')}, ${of('datasource', 'data sources')}, ${of('rule-group', 'groups of alert rules')}`;
+  const of = (type: string, what: string) => {
+    const count = counts.get(type) ?? 0;
+    return `${count} ${what}${count === 1 ? '' : 's'}`;
+  };
+  return `${of('dashboard', 'dashboard')} in ${of('folder', 'folder')}, ${of('datasource', 'data source')}, ${of('rule-group', 'rule group')}`;
 }
 
 function finding(code: string, severity: Finding['severity'], sentence: string, hint: string): Finding {

@@ -51,10 +51,17 @@ export interface LookReport {
   tooLarge: string[];
 }
 
+/** From one look to the next. */
+interface Memory {
+  /** What was last listed of each object whose content was looked at, by its key. */
+  marks: Map<string, string>;
+  /** What to call each object that no frame can hold, by its key. */
+  tooLarge: Map<string, string>;
+}
+
 export class Poller {
   readonly #options: PollerOptions;
-  /** What was last listed of each object whose content is in the journal, by its key. */
-  readonly #marks = new Map<string, string>();
+  readonly #memory: Memory = { marks: new Map(), tooLarge: new Map() };
 
   constructor(options: PollerOptions) {
     this.#options = options;
@@ -66,7 +73,7 @@ export class Poller {
     const organization = await server.organization(signal);
     await this.#noteOrganization({ ...organization, serverVersion });
     const reader = new GrafanaReader(server, { org: organization.org, version: serverVersion }, signal);
-    return await new Look(this.#options, this.#marks, server, organization, reader).run();
+    return await new Look(this.#options, this.#memory, server, organization, reader).run();
   }
 
   async #noteOrganization(meta: Organization & { serverVersion: string }): Promise<void> {
@@ -88,23 +95,22 @@ async function append({ journal, state, counters }: PollerOptions, item: Journal
 
 class Look {
   readonly #options: PollerOptions;
-  readonly #marks: Map<string, string>;
+  readonly #memory: Memory;
   readonly #server: GrafanaServer;
   readonly #organization: Organization;
   readonly #reader: GrafanaReader;
   /** Keys of what is there, and of what a list at least knows of. */
   readonly #seen = new Set<string>();
-  readonly #tooLarge: string[] = [];
 
   constructor(
     options: PollerOptions,
-    marks: Map<string, string>,
+    memory: Memory,
     server: GrafanaServer,
     organization: Organization,
     reader: GrafanaReader,
   ) {
     this.#options = options;
-    this.#marks = marks;
+    this.#memory = memory;
     this.#server = server;
     this.#organization = organization;
     this.#reader = reader;
@@ -120,7 +126,9 @@ class Look {
     for (const type of objectTypes) await eachOf(lists.get(type) ?? [], atOnce, (one) => this.#lookAt(one));
     const gone = await this.#findGone(lists);
     if (gone.length > 0) await this.#recordGone(gone);
-    return { tooLarge: this.#tooLarge };
+    const { tooLarge } = this.#memory;
+    for (const text of tooLarge.keys()) if (!this.#seen.has(text)) tooLarge.delete(text);
+    return { tooLarge: [...tooLarge.values()] };
   }
 
   /** Folders that the search leaves out, but that something lies in. */
@@ -140,27 +148,27 @@ class Look {
     const { key, object } = listed;
     if (object !== null) return await this.#consider(object, null);
     if (key.type === 'dashboard') return await this.#lookAtDashboard(listed);
-    if (listed.mark !== null && this.#marks.get(keyText(key)) === listed.mark) {
+    if (listed.mark !== null && this.#memory.marks.get(keyText(key)) === listed.mark) {
       this.#seen.add(keyText(key));
       return;
     }
     const found = await this.#reader.fetch(key);
     if (found === null) return;
     await this.#consider(found, null);
-    if (listed.mark !== null) this.#marks.set(keyText(key), listed.mark);
+    if (listed.mark !== null) this.#memory.marks.set(keyText(key), listed.mark);
   }
 
   async #lookAtDashboard({ key, title, folderUid }: Listed): Promise<void> {
     const newest = await this.#reader.newestVersion(key.uid);
     const mark = JSON.stringify([title, folderUid, newest?.version, newest?.savedMicros]);
-    if (newest !== null && this.#marks.get(keyText(key)) === mark) {
+    if (newest !== null && this.#memory.marks.get(keyText(key)) === mark) {
       this.#seen.add(keyText(key));
       return;
     }
     const found = await this.#reader.fetch(key);
     if (found === null) return;
     await this.#consider(found, newest);
-    if (newest !== null && found.meta.version === newest.version) this.#marks.set(keyText(key), mark);
+    if (newest !== null && found.meta.version === newest.version) this.#memory.marks.set(keyText(key), mark);
   }
 
   /** Journals an object that is there, if that is new. */
@@ -197,8 +205,10 @@ class Look {
   }
 
   #fits({ meta }: GrafanaObject, body: Buffer): boolean {
+    const { tooLarge } = this.#memory;
+    tooLarge.delete(keyText(meta));
     if (body.length <= frameBodyMax) return true;
-    this.#tooLarge.push(`${typeNames[meta.type]} ${meta.title} (${meta.uid})`);
+    tooLarge.set(keyText(meta), `${typeNames[meta.type]} ${meta.title} (${meta.uid})`);
     return false;
   }
 
@@ -228,7 +238,7 @@ class Look {
     if (now.org !== org) throw anotherOrganization(this.#server.url, name, now.name);
     for (const { key, title } of gone) {
       await append(this.#options, deletedItem(key, title));
-      this.#marks.delete(keyText(key));
+      this.#memory.marks.delete(keyText(key));
       logger.info(`${typeNames[key.type]} ${title} (${key.uid}) was deleted`, { component: 'grafana', org });
     }
   }

@@ -22,7 +22,7 @@ export interface StandInOptions {
 
 /** What a server does wrong, for as long as it is set. */
 export interface StandInFaults {
-  /** Lists show so many of their objects only, and no second page. */
+  /** Lists show so many of their objects only; not those that are asked for by a name. */
   shortLists?: number;
   /** Paths that begin so are answered with this status. */
   refuse?: { path: string; status: number };
@@ -144,7 +144,7 @@ export class GrafanaStandIn implements AsyncDisposable {
     const parts: Buffer[] = [];
     for await (const part of request) parts.push(part as Buffer);
     const { delayMs = 0, cutBytes = 0 } = this.faults;
-    if (delayMs > 0) await sleep(delayMs);
+    if (delayMs > 0) await sleep(delayMs, undefined, { ref: false });
     const { status, body } = this.#answer(request, Buffer.concat(parts).toString('utf8'));
     const text = Buffer.from(JSON.stringify(body));
     response.writeHead(status, { 'content-type': 'application/json' });
@@ -181,9 +181,8 @@ export class GrafanaStandIn implements AsyncDisposable {
         isFree,
         isNew: Number.parseInt(this.version, 10) >= 12,
       });
-      return request.method === 'GET' && answer.status === 200
-        ? { status: 200, body: this.#shortened(answer.body) }
-        : answer;
+      const isList = request.method === 'GET' && answer.status === 200 && !query.has('name');
+      return isList ? { status: 200, body: this.#shortened(answer.body) } : answer;
     }
     return failed(404, 'Not found');
   }
