@@ -300,9 +300,7 @@ export class GrafanaReader {
       const tree = await this.#find(`${alerting}/policies`);
       if (!isObject(tree)) return null;
       const content = without(tree, 'provenance');
-      return [
-        this.#object(type, { uid: 'root' }, 'notification policies', content, { provenance: provenanceOf(tree) }),
-      ];
+      return [this.#object(type, { uid: 'root' }, 'the whole tree', content, { provenance: provenanceOf(tree) })];
     }
     const found = await this.#find(`${alerting}/${type}s`);
     if (found === null) return null;

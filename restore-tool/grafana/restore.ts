@@ -50,10 +50,12 @@ class Room {
 
   /** null: nothing is to be said of it. */
   async bring({ object, onlyIfMissing }: Wanted): Promise<RestoreStep | null> {
-    const { wanted, notes } = await this.#adapted(object);
+    const { wanted: adapted, notes: shared } = await this.#adapted(object);
     for (let attempt = 1; ; attempt += 1) {
-      const present = await this.#reader.fetch(wanted.meta);
+      const present = await this.#reader.fetch(adapted.meta);
       if (present !== null && onlyIfMissing) return null;
+      const { wanted, kept } = withKeptRules(adapted, present);
+      const notes = [...shared, ...kept.map((title) => `keeps rule ${title}, which was not there`)];
       const judged = this.#judge(wanted, present);
       this.#noteSecrets(wanted, present, judged.action);
       const step = { ...keyOf(wanted.meta), title: wanted.meta.title, ...judged, notes };
@@ -120,6 +122,23 @@ class Room {
     const isNoted = this.secrets.some((one) => one.type === meta.type && one.uid === meta.uid);
     if (fields.size > 0 && !isNoted) this.secrets.push({ ...key, title: meta.title, fields: [...fields].sort() });
   }
+}
+
+/** A group is written whole: rules that were made in it since stay, at its end. */
+function withKeptRules(
+  wanted: GrafanaObject,
+  present: GrafanaObject | null,
+): { wanted: GrafanaObject; kept: string[] } {
+  if (wanted.meta.type !== 'rule-group' || present === null) return { wanted, kept: [] };
+  const content = objectOf(wanted.content);
+  const rules = objectsOf(content.rules);
+  const known = new Set(rules.map(({ uid }) => textOf(uid)));
+  const kept = objectsOf(objectOf(present.content).rules).filter(({ uid }) => !known.has(textOf(uid)));
+  if (kept.length === 0) return { wanted, kept: [] };
+  return {
+    wanted: { ...wanted, content: { ...content, rules: [...rules, ...kept] } },
+    kept: kept.map(({ title }) => textOf(title)),
+  };
 }
 
 function namesOf(json: unknown): string[] {

@@ -1,5 +1,4 @@
 /** What of a Grafana is restored, in the order in which each thing finds what it needs. */
-import { configurationError } from '../../core/errors/error.ts';
 import { isObject, type Json, objectOf, textOf } from '../../core/grafana/json.ts';
 import { type GrafanaObject, inOrder, keyText } from '../../core/grafana/objects.ts';
 import { type GrafanaState, opened } from '../../core/grafana/state.ts';
@@ -19,11 +18,11 @@ export function everything(state: GrafanaState, org: number): Wanted[] {
   return [...folders, ...others].map((object) => ({ object, onlyIfMissing: false }));
 }
 
-/** One dashboard, and what it needs. Throws QZ2955 where there was none of that uid. */
+/** One dashboard, and what it needs; nothing where there was none of that uid. */
 export function oneDashboard(state: GrafanaState, org: number, uid: string): Wanted[] {
   const all = everything(state, org);
   const dashboard = all.find(({ object: { meta } }) => meta.type === 'dashboard' && meta.uid === uid);
-  if (dashboard === undefined) throw noDashboard(uid);
+  if (dashboard === undefined) return [];
   const used = new Set<string>();
   const { content } = dashboard.object;
   collectUids(content, used);
@@ -71,12 +70,4 @@ function parentsFirst(folders: readonly GrafanaObject[]): GrafanaObject[] {
     }
   }
   return [...ordered, ...left.values()];
-}
-
-export function noDashboard(uid: string) {
-  return configurationError(
-    'QZ2955',
-    `There was no dashboard ${uid} at that instant.`,
-    'See `qazyna history grafana`: it lists what there was, and when it was deleted.',
-  );
 }

@@ -115,6 +115,22 @@ test('many pages, and folders that the search does not show', async () => {
   expect([count('dashboard'), count('library-element'), count('folder')]).toEqual([1200, 250, 1]);
 }, 60_000);
 
+test('what no list shows is asked for, each kind in its own way, and is not gone', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await furnish(grafana);
+  using watched = await watching(grafana);
+  await watched.look();
+  grafana.onRequest = (_, path) => {
+    const isList = /^\/api\/(search|datasources|v1\/provisioning\/[a-z-]+)$/.test(path);
+    grafana.faults = isList ? { shortLists: 0 } : {};
+  };
+  await watched.look();
+  expect([watched.counters.deletions_total, await watched.kinds()]).toEqual([
+    0,
+    expect.not.arrayContaining(['deleted']),
+  ]);
+});
+
 test('a look that ends in another organization than it began in believes no deletion', async () => {
   await using grafana = await GrafanaStandIn.start();
   await furnish(grafana);
@@ -137,8 +153,10 @@ test('a server that does not answer in time, and an object that no frame can hol
   await save(grafana, 'large', { title: 'Large', image: 'x'.repeat(9 * 1024 * 1024) });
   await save(grafana, 'small', { title: 'Small' });
   using watched = await watching(grafana, 2000);
-  expect((await watched.look()).tooLarge).toEqual(['dashboard Large (large)']);
+  for (let look = 0; look < 2; look += 1) expect((await watched.look()).tooLarge).toEqual(['dashboard Large (large)']);
   expect(watched.state.get({ org: 1, type: 'dashboard', uid: 'small' })).not.toBeNull();
+  await grafana.done('DELETE', '/api/dashboards/uid/large');
+  expect((await watched.look()).tooLarge).toEqual([]);
   grafana.faults = { delayMs: 5000 };
   await expect(watched.look()).rejects.toMatchObject({ code: 'QZ4950', message: expect.stringContaining('2000 ms') });
 }, 30_000);
@@ -211,6 +229,25 @@ test('whoever saves between the look and the write of a restore is seen: looked 
     what: 'refused dashboard hosts',
     reason: 'Grafana answers 412: The dashboard has been changed by someone else',
   });
+});
+
+test('a group of alert rules is brought back with the rules that were made in it since', async () => {
+  await using grafana = await GrafanaStandIn.start();
+  await furnish(grafana);
+  using watched = await watching(grafana);
+  await watched.look();
+  const path = '/api/v1/provisioning/folder/ops/rule-groups/disks';
+  const { rules } = (await grafana.done('GET', path)) as { rules: Record<string, unknown>[] };
+  const later = { ...rules[0], uid: 'later', title: 'Disk slow' };
+  await grafana.done('PUT', path, { interval: 10, rules: [{ ...rules[0], title: 'Changed' }, later] });
+  const groups = async () =>
+    (await restoring(watched.state, grafana)).filter(({ what }) => what.includes('rule-group'));
+  expect((await groups()).map(({ what }) => what)).toEqual(['update rule-group ops/disks']);
+  expect(grafana.room().alerting.groups.get('ops/disks')).toMatchObject({
+    interval: 60,
+    rules: [{ title: 'Disk full' }, { title: 'Disk slow' }],
+  });
+  expect((await groups()).map(({ what }) => what)).toEqual(['same rule-group ops/disks']);
 });
 
 test('what belongs to the provisioning API, to files, and to nobody', async () => {
