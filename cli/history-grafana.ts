@@ -23,7 +23,7 @@ export function addHistoryGrafana(history: Command, frame: Frame): void {
     usage: 'grafana [uid]',
     summary: 'list the changes of a Grafana, or the versions of one of its objects',
     about:
-      'Each version of a dashboard with its time, author and message, as Grafana tells them; of all else, when the agent saw the change. With --diff also what changed against the version before. With --json one object a line.',
+      'First the instant when the agent saw the change, from which on a restore holds it; then what Grafana tells: when it was saved, by whom, and the message. A dashboard’s versions that were replaced before the agent looked are listed, too; --version of `restore grafana` brings any of them back. Where retention has deleted how it began, what was there then is listed as kept. With --diff also what changed against the version before. With --json one object a line.',
     examples: [
       ['history grafana', 'What was changed, lately and ever?'],
       ['history grafana cIBgcSjkk --diff', 'How one dashboard came to be what it is'],
@@ -64,16 +64,17 @@ async function run(context: Context, options: Options, uid?: string): Promise<nu
   return exitCodes.done;
 }
 
-/** When it was saved, where Grafana tells that; else when it was seen. */
+/** First the instant that brings it back: a restore to just when it was saved would not hold it yet. */
 function textLine(change: GrafanaChange): string {
-  const { type, uid, title, version, author, message, isPast, provenance } = change;
-  const when = formatInstant(change.savedMicros || change.seenMicros);
+  const { type, uid, title, version, savedMicros, author, message, isPast, provenance } = change;
+  const when = formatInstant(change.seenMicros);
   const notes = [isPast ? 'seen in Grafana’s list' : '', provenance === 'file' ? 'provisioned' : ''].filter(Boolean);
   const parts = [
     when,
     change.change.padEnd(7),
     `${typeNames[type]} ${title} (${uid})`,
     version === null ? '' : `version ${version}`,
+    savedMicros === 0 ? '' : `saved ${formatInstant(savedMicros)}`,
     author === '' ? '' : `by ${author}`,
     message === '' ? '' : `“${message}”`,
     notes.length === 0 ? '' : `[${notes.join(', ')}]`,
@@ -82,9 +83,10 @@ function textLine(change: GrafanaChange): string {
 }
 
 function jsonLine({ differences, ...change }: GrafanaChange): object {
-  const instant = formatInstant(change.savedMicros || change.seenMicros);
+  const instant = formatInstant(change.seenMicros);
+  const saved = change.savedMicros === 0 ? '' : formatInstant(change.savedMicros);
   const shown = differences?.map(({ path, before, after }) => ({ path, before: plain(before), after: plain(after) }));
-  return { ...change, instant, ...(shown === undefined ? {} : { differences: shown }) };
+  return { ...change, instant, saved, ...(shown === undefined ? {} : { differences: shown }) };
 }
 
 /** JSON for others has no numbers that they would damage: those stand as text. */

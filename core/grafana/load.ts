@@ -3,7 +3,7 @@ import type { ObjectStore } from '../archive/store.ts';
 import { openChunkKey } from '../chunks/open.ts';
 import type { ArchiveHistory } from '../history/open.ts';
 import { type JournalLog, readJournal } from '../journal/read.ts';
-import { type JournalPosition, positionOf } from '../journal/source.ts';
+import { positionOf } from '../journal/source.ts';
 import { readSnapshotFile } from '../snapshot/file-bytes.ts';
 import { type CompleteSnapshot, readManifest } from '../snapshot/manifest.ts';
 import { openFrame } from './frames.ts';
@@ -26,16 +26,18 @@ export interface LoadOptions {
 export async function loadState(options: LoadOptions): Promise<GrafanaState> {
   const { store, history, snapshot, log, throughMicros, signal } = options;
   const state = snapshot === null ? new GrafanaState() : await snapshotState(store, snapshot.id, signal);
-  const after: JournalPosition = state.position;
+  // Without a snapshot all of the journal counts, from its beginning on.
+  const after = snapshot === null ? {} : { after: state.position };
   const through = throughMicros === undefined ? {} : { throughMicros };
   const behind = log === undefined ? {} : { log };
-  for await (const { frame, end } of readJournal({ history, after, signal, ...through, ...behind }))
+  for await (const { frame, end } of readJournal({ history, signal, ...after, ...through, ...behind }))
     state.apply(openFrame(frame, `${end.file}:${end.offset}`), end);
   signal.throwIfAborted();
   return state;
 }
 
-async function snapshotState(store: ObjectStore, id: string, signal: AbortSignal): Promise<GrafanaState> {
+/** Exactly at the place of the journal that the snapshot names. */
+export async function snapshotState(store: ObjectStore, id: string, signal: AbortSignal): Promise<GrafanaState> {
   const manifest = await readManifest(store, id);
   const state = emptyStateOf(manifest);
   state.position = positionOf(manifest);

@@ -1,14 +1,18 @@
 /** Who changed what in a Grafana, and when: read from the journal of one archive. */
 import { openFrame } from '../../core/grafana/frames.ts';
 import { type Json, parseJson } from '../../core/grafana/json.ts';
+import { snapshotState } from '../../core/grafana/load.ts';
 import { keyText, type ObjectMeta } from '../../core/grafana/objects.ts';
 import { bodyOf, GrafanaState } from '../../core/grafana/state.ts';
 import type { ArchiveHistory } from '../../core/history/open.ts';
 import { readJournal } from '../../core/journal/read.ts';
+import { journalWindow } from '../../core/journal/window.ts';
+import { listCompleteSnapshots } from '../../core/snapshot/manifest.ts';
 import { type Difference, differences } from './diff.ts';
 
 export interface GrafanaChange extends ObjectMeta {
-  change: 'made' | 'changed' | 'deleted';
+  /** `kept`: it was so when what is kept of the journal begins. */
+  change: 'kept' | 'made' | 'changed' | 'deleted';
   /** When the agent had it (µs). A restore to this instant, or later, holds it. */
   seenMicros: number;
   /** A dashboard's version that was replaced before the agent saw it; it is known from Grafana's own list. */
@@ -27,13 +31,27 @@ export interface GrafanaHistoryRequest {
   signal: AbortSignal;
 }
 
+/** What was there when what is kept of the journal begins; null where all of it is kept. */
+interface Base {
+  state: GrafanaState;
+  micros: number;
+}
+
 /** In the order in which the agent saw them. Throws QZ3330, QZ3331 where the journal is damaged. */
 export async function* grafanaHistory(request: GrafanaHistoryRequest): AsyncIterable<GrafanaChange> {
   const { history, uid, withDifferences, sinceMicros = 0, untilMicros, signal } = request;
+  const base = await baseOf(history, signal);
   /** What each object was last, past versions included. */
-  const known = new GrafanaState();
+  const known = new GrafanaState(base?.state);
+  const isKept = base !== null && base.micros >= sinceMicros && base.micros <= (untilMicros ?? base.micros);
+  for (const { meta } of isKept ? known.objects.values() : []) {
+    if (uid !== null && meta.uid !== uid) continue;
+    const differences = withDifferences ? [] : null;
+    yield { ...meta, change: 'kept', seenMicros: base?.micros ?? 0, isPast: false, differences };
+  }
+  const after = base === null ? {} : { after: base.state.position };
   const through = untilMicros === undefined ? {} : { throughMicros: untilMicros };
-  for await (const { frame, end } of readJournal({ history, signal, ...through })) {
+  for await (const { frame, end } of readJournal({ history, signal, ...after, ...through })) {
     const opened = openFrame(frame, `${end.file}:${end.offset}`);
     if (opened.kind === 'organization') continue;
     const key = opened.kind === 'deleted' ? opened.key : opened.meta;
@@ -82,14 +100,35 @@ function content(body: Buffer): Json {
   return parseJson(body.toString('utf8'));
 }
 
+interface FoundVersion {
+  meta: ObjectMeta;
+  sha256: string;
+  body: Buffer;
+}
+
+/** Where retention has deleted the beginning, the oldest snapshot that is left stands for it. */
+async function baseOf(history: ArchiveHistory, signal: AbortSignal): Promise<Base | null> {
+  if (history.pruned.length === 0) return null;
+  const { store, sourceName } = history;
+  const snapshots = await listCompleteSnapshots(store, { source: sourceName, signal });
+  const { fromMicros: micros } = journalWindow(history, snapshots);
+  const oldest = snapshots.find(({ finishedMicros }) => finishedMicros === micros);
+  return oldest === undefined ? null : { state: await snapshotState(store, oldest.id, signal), micros };
+}
+
 /** One version of a dashboard, whether the agent saw it or found it in Grafana's list; null: there is none. */
 export async function findVersion(
   history: ArchiveHistory,
   uid: string,
   version: number,
   signal: AbortSignal,
-): Promise<{ meta: ObjectMeta; sha256: string; body: Buffer } | null> {
-  let found: { meta: ObjectMeta; sha256: string; body: Buffer } | null = null;
+): Promise<FoundVersion | null> {
+  const base = await baseOf(history, signal);
+  const kept = [...(base?.state.objects.values() ?? [])].find(
+    ({ meta }) => meta.type === 'dashboard' && meta.uid === uid && meta.version === version,
+  );
+  let found: FoundVersion | null =
+    kept === undefined ? null : { meta: kept.meta, sha256: kept.sha256, body: bodyOf(kept) };
   for await (const { frame, end } of readJournal({ history, signal })) {
     const opened = openFrame(frame, `${end.file}:${end.offset}`);
     if (opened.kind !== 'object' && opened.kind !== 'version') continue;

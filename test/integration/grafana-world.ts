@@ -97,20 +97,20 @@ http: { listen: "127.0.0.1:${world.httpPort}" }
   /** Everything that stands in Grafana by now is in the archive. */
   async untilCaught(): Promise<ServiceStatus> {
     const nowMicros = Date.now() * 1000;
-    const ticking = setInterval(() => this.#tick(), 200);
+    const { store } = this.grafana.lastRoom;
+    const { name } = store;
+    // Something to ship that is no object, so that what is said of the rest need not wait for a segment of its own.
+    const ticking = setInterval(() => {
+      store.name = `${name} #${Date.now()}`;
+    }, 200);
     try {
       return await this.until('the archive', ({ service }) =>
         service.archives.every(({ completeThroughMicros }) => completeThroughMicros >= nowMicros),
       );
     } finally {
       clearInterval(ticking);
+      store.name = name;
     }
-  }
-
-  /** Something to ship that is no object, so that what is said of the rest need not wait for a segment of its own. */
-  #tick(): void {
-    const { store } = this.grafana.lastRoom;
-    store.name = `${store.name.replace(/ #\d+$/, '')} #${Date.now()}`;
   }
 
   async untilAlarm(topic: string, code: string | null): Promise<void> {

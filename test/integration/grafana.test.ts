@@ -2,7 +2,7 @@
  * A Grafana as its documented API has it (a stand-in: test/lab/grafana.ts), protected by the real agent and restored by the
  * real verbs from the archive alone: every kind of object, versions and their history, an agent killed, two organizations.
  */
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -143,7 +143,9 @@ test('a change is in the archive within seconds, with the versions that nobody l
 
 test('what changed is shown by its place', async () => {
   const { stdout } = await world.verb(['history', 'grafana', 'hosts', '--diff']);
-  expect(stdout).toContain('version 2  by admin  “refresh”');
+  expect(stdout).toMatch(
+    /changed {2}dashboard Hosts \(hosts\) {2}version 2 {2}saved 20\S+Z {2}by admin {2}“refresh”\n/,
+  );
   expect(stdout).toContain('    + dashboard.refresh: "30s"\n');
   expect(stdout).toContain('    ~ dashboard.title: "Hosts" → "Hosts 1"\n');
   expect(stdout).toContain('    ~ dashboard.panels[1 “CPU load”].title: "CPU" → "CPU load"\n');
@@ -193,6 +195,38 @@ test('an instant of the past; what was made since is left alone, and somebody el
     data: { title: 'Hosts' },
   });
 }, 60_000);
+
+test('several organizations are known again by their names', async () => {
+  await using twin = await GrafanaStandIn.start({
+    organizations: [
+      { id: 7, name: 'Labs', token: 'glsa_seven' },
+      { id: 8, name: 'Main Org.', token: 'glsa_eight' },
+    ],
+  });
+  const files = await Promise.all(
+    ['glsa_seven', 'glsa_eight'].map(async (token) => {
+      const file = join(dir, token);
+      await writeFile(file, `${token}\n`, { mode: 0o600 });
+      return file;
+    }),
+  );
+  const restore = (...tokens: (string | undefined)[]) => {
+    const given = tokens.flatMap((file) => ['--token-file', file ?? '']);
+    return world.verb(['restore', 'grafana', '--to', 'latest', '--url', twin.url, ...given, '--json']);
+  };
+  // Their names are in the archive within a second or two (see untilCaught).
+  let told = await restore(...files);
+  for (const deadline = performance.now() + 30_000; told.code !== 0 && performance.now() < deadline; )
+    told = await restore(...files);
+  expect([told.code, twin.room(7).store.folders.has('lab'), twin.room(8).store.dashboards.has('hosts')]).toEqual([
+    0,
+    true,
+    true,
+  ]);
+  expect(twin.room(7).store.dashboards.size).toBe(0);
+  const one = await restore(files[0]);
+  expect([one.code, one.stderr]).toEqual([2, expect.stringContaining('QZ2958')]);
+}, 90_000);
 
 test('what is provisioned from files is refused by name', async () => {
   const { grafana } = world;
