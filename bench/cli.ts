@@ -12,6 +12,7 @@ import type { Bench, Figure } from './figure.ts';
 const benches: Record<string, () => Promise<Bench>> = {
   capture: () => import('./capture.ts'),
   failover: () => import('./failover.ts'),
+  influxdb: () => import('./influxdb.ts'),
   lag: () => import('./lag.ts'),
   memory: () => import('./memory.ts'),
   overhead: () => import('./overhead.ts'),

@@ -96,6 +96,11 @@ export function atMost(what: string, unit: string, values: readonly number[], ba
   };
 }
 
+/** A figure that must be at least so much. */
+export function atLeast(what: string, unit: string, values: readonly number[], bar: number): Figure {
+  return { ...atMost(what, unit, values, bar), direction: 'min', met: median(values) >= bar };
+}
+
 /** A figure that may be at most `bar` times the peer's. */
 export function atMostTimes(
   peerName: string,
