@@ -28,7 +28,7 @@ const qazyna = fileURLToPath(new URL('../bin/qazyna', import.meta.url));
 const commitsPerSecond = 200;
 const clients = 8;
 const seconds = 20;
-const rounds = 3;
+const rounds = 5;
 /** Connections, caches and compilers are warm after this. */
 const warmUpMs = 2000;
 const readyWithinMs = 60_000;
