@@ -7,6 +7,7 @@ import { constants, setPriority } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveUpkeep } from '../agent/http/status.ts';
+import { upkeepProblems, upkeepTopics } from '../agent/http/upkeep.ts';
 import { openArchive, parseObject } from '../core/archive/open.ts';
 import type { ObjectStore } from '../core/archive/store.ts';
 import type { ArchiveConfig, Config } from '../core/config/config.ts';
@@ -103,7 +104,19 @@ export class Upkeep {
       this.#stores.set(name, opened);
     }
     const { store, cache } = opened;
-    this.#known.set(name, await readUpkeep({ name, store, source: config.source.name }, config, signal, cache));
+    const known = await readUpkeep({ name, store, source: config.source.name }, config, signal, cache);
+    this.#known.set(name, known);
+    this.#alarm(known);
+  }
+
+  #alarm(known: ArchiveUpkeep): void {
+    const { alarms } = this.#options;
+    const problems = upkeepProblems(Date.now() * 1000, known);
+    for (const topic of upkeepTopics(known.name)) {
+      const problem = problems.find((one) => one.topic === topic);
+      if (problem === undefined) alarms.clear(topic);
+      else alarms.raise(topic, { ...problem, message: problem.sentence });
+    }
   }
 
   /** Whether anything was due. */
@@ -117,8 +130,8 @@ export class Upkeep {
     const { drill } = config;
     const isDrillDue = drill.archive === name && isDue(drill.everyMs, known.drilled?.atMicros ?? known.createdMicros);
     if (isVerifyDue)
-      await this.#runVerb(`verify:${name}`, ['verify', '--from', name, ...(isFullDue ? ['--full'] : [])]);
-    if (isDrillDue) await this.#runVerb('drill', ['drill', '--from', name]);
+      await this.#runVerb(`verify-run:${name}`, ['verify', '--from', name, ...(isFullDue ? ['--full'] : [])]);
+    if (isDrillDue) await this.#runVerb('drill-run', ['drill', '--from', name]);
     return isVerifyDue || isDrillDue;
   }
 

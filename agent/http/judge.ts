@@ -2,7 +2,6 @@
 import { formatBytes, formatDuration, formatInstant } from '../../core/progress/format.ts';
 import {
   type ArchiveStatus,
-  type ArchiveUpkeep,
   type Attention,
   ageMs,
   attentionLagMs,
@@ -13,6 +12,7 @@ import {
   type StatusReport,
   type StatusSnapshot,
 } from './status.ts';
+import { upkeepProblems } from './upkeep.ts';
 
 export function report(status: StatusSnapshot): StatusReport {
   const judgement = judge(status);
@@ -24,7 +24,7 @@ export function judge(status: StatusSnapshot): Judgement {
     ...agentAttention(status),
     ...clockAttention(status),
     ...copyAttention(status),
-    ...status.upkeep.flatMap((archive) => upkeepAttention(status, archive)),
+    ...upkeepAttention(status),
     ...(status.mysql ? snapshotAttention(status) : []),
     ...status.services.flatMap((service) => serviceAttention(status, service)),
   ];
@@ -139,44 +139,13 @@ function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus, what: 
   ];
 }
 
-/** Damage, a drill that failed, and either of them that should have been long ago. */
-function upkeepAttention(status: StatusSnapshot, archive: ArchiveUpkeep): Attention[] {
-  const { name, verified, drilled, createdMicros, verifyEveryMs, drillEveryMs } = archive;
-  const found: Attention[] = [];
-  if (verified !== null && verified.damaged > 0)
-    found.push({
-      code: 'QZ4961',
-      sentence: `In the archive ${name} ${count(verified.damaged, 'object')} ${verified.damaged === 1 ? 'is' : 'are'} missing or damaged: ${verified.firstFinding}${verified.damaged === 1 ? '' : ', and others'}.`,
-      hint: `\`qazyna verify --from ${name}\` says what can heal it, with --repair it is put right.`,
-    });
-  if (drilled !== null && !drilled.good)
-    found.push({
-      code: 'QZ4962',
-      sentence: `The last drill from the archive ${name} failed: ${drilled.problem.replace(/\.$/, '')}.`,
-      hint: `See what it says by hand: \`qazyna drill --from ${name}\`; restores from another archive may be better until then.`,
-    });
-  if (isLate(status, verified?.atMicros ?? createdMicros, verifyEveryMs))
-    found.push({
-      code: 'QZ4963',
-      sentence: `The archive ${name} was ${verified === null ? 'never verified' : `last verified ${ageText(status, verified.atMicros)} ago`}, although that is due every ${formatDuration(verifyEveryMs)}.`,
-      hint: 'Its shipper does that by itself: see whether one runs and what its log says; or run `qazyna verify`.',
-    });
-  if (isLate(status, archive.drilledGoodMicros || createdMicros, drillEveryMs))
-    found.push({
-      code: 'QZ4964',
-      sentence: `The last good drill from the archive ${name} was ${archive.drilledGoodMicros === 0 ? 'never' : `${ageText(status, archive.drilledGoodMicros)} ago`}, although one is due every ${formatDuration(drillEveryMs)}.`,
-      hint: 'Its shipper does that by itself: see whether one runs and what its log says; or run `qazyna drill`.',
-    });
-  return found;
-}
-
-function isLate(status: StatusSnapshot, micros: number, everyMs: number): boolean {
-  const age = ageMs(status, micros);
-  return everyMs > 0 && age !== null && age > 2 * everyMs + 3_600_000;
-}
-
-function ageText(status: StatusSnapshot, micros: number): string {
-  return formatDuration(ageMs(status, micros) ?? 0);
+/** A daemon raises the same as alarms. */
+function upkeepAttention(status: StatusSnapshot): Attention[] {
+  const alarmed = new Set(status.alarms.map(({ topic }) => topic));
+  return status.upkeep
+    .flatMap((archive) => upkeepProblems(status.atMicros, archive))
+    .filter(({ topic }) => !alarmed.has(topic))
+    .map(({ code, sentence, hint }) => ({ code, sentence, hint }));
 }
 
 function snapshotAttention(status: StatusSnapshot): Attention[] {

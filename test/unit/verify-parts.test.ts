@@ -1,6 +1,8 @@
 /** What verification is made of: ends of zstd frames, records of checks, journals, the rate, what a day costs. */
 import { randomBytes } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
+import type { ArchiveUpkeep } from '../../agent/http/status.ts';
+import { upkeepProblems, upkeepTopics } from '../../agent/http/upkeep.ts';
 import { serviceChain } from '../../core/archive/layout.ts';
 import { type SegmentHeader, sealBody, sealSegment } from '../../core/archive/segment.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
@@ -123,6 +125,43 @@ describe('a service’s journal', () => {
     storedBytes: 0,
     previousSha256: Buffer.alloc(32),
   };
+});
+
+describe('what is told of an archive', () => {
+  const day = 86_400_000;
+  const now = 1_800_000_000_000_000;
+  const good: ArchiveUpkeep = {
+    name: 'onsite',
+    createdMicros: now - 90 * day * 1000,
+    verifyEveryMs: day,
+    verified: { atMicros: now - day * 1000, damaged: 0, healed: 0, firstFinding: '' },
+    verifiedFullMicros: 0,
+    stored: null,
+    drillEveryMs: 7 * day,
+    drilled: { atMicros: now - day * 1000, good: true, problem: '', restoreMs: 1 },
+    drilledGoodMicros: now - day * 1000,
+  };
+  const codes = (more: Partial<ArchiveUpkeep>) => upkeepProblems(now, { ...good, ...more }).map(({ code }) => code);
+
+  test('damage, a drill that failed, and what is long due', () => {
+    expect(codes({})).toEqual([]);
+    expect(codes({ verified: { atMicros: now, damaged: 2, healed: 0, firstFinding: 'x is missing' } })).toEqual([
+      'QZ4961',
+    ]);
+    const failed = { atMicros: now, good: false, problem: 'rows differ.', restoreMs: 1 };
+    expect(codes({ drilled: failed })).toEqual(['QZ4962']);
+    expect(codes({ drilled: failed, drilledGoodMicros: now - 20 * day * 1000 })).toEqual(['QZ4962', 'QZ4964']);
+    expect(codes({ verified: null })).toEqual(['QZ4963']);
+    expect(codes({ verified: null, createdMicros: now - day * 1000 })).toEqual([]);
+    expect(codes({ verified: null, verifyEveryMs: 0, drilled: null, drilledGoodMicros: 0, drillEveryMs: 0 })).toEqual(
+      [],
+    );
+  });
+
+  test('each under the topic of its alarm', () => {
+    const all = { verified: null, drilled: null, drilledGoodMicros: 0 };
+    for (const { topic } of upkeepProblems(now, { ...good, ...all })) expect(upkeepTopics('onsite')).toContain(topic);
+  });
 });
 
 describe('reading', () => {
