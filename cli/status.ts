@@ -259,9 +259,14 @@ function upkeepLine(whole: StatusReport, archive: ArchiveUpkeep): string {
   const checked = verified === null ? 'not verified yet' : `verified ${age(verified.atMicros)}${full}`;
   const held =
     stored === null ? '' : `; it held ${formatBytes(stored.bytes)} in ${formatCount(stored.objects)} objects then`;
+  const aDay = stored?.aDay ?? null;
+  const daily =
+    aDay === null
+      ? ''
+      : `, a day adds ${formatBytes(aDay.historyBytes + aDay.snapshotBytes)}, history in ${formatCount(aDay.historyObjects)} objects`;
   const good = drilledGoodMicros === 0 ? 'no good drill yet' : `last good drill ${age(drilledGoodMicros)}`;
   const took = drilled === null || !drilled.good ? '' : ` (${formatDuration(drilled.restoreMs)} until it answered)`;
-  return `trust    ${name}: ${checked}${held}; ${good}${took}`;
+  return `trust    ${name}: ${checked}${held}${daily}; ${good}${took}`;
 }
 
 function worst(whole: StatusReport): ArchiveStatus | undefined {

@@ -155,6 +155,11 @@ function upkeepMetrics(status: StatusSnapshot): Metric[] {
       'Objects in the archive at its last verification.',
       ({ stored }) => stored?.objects ?? null,
     ),
+    gauge(
+      'archive_day_bytes',
+      'What a day adds to the archive, history and snapshots: the mean of the last whole days at its last verification.',
+      ({ stored }) => (stored?.aDay ? stored.aDay.historyBytes + stored.aDay.snapshotBytes : null),
+    ),
     gauge('drill_age_seconds', 'Age of the last drill from the archive.', ({ drilled }) => age(drilled?.atMicros)),
     gauge('drill_good_age_seconds', 'Age of the last drill from the archive that was good.', ({ drilledGoodMicros }) =>
       age(drilledGoodMicros),

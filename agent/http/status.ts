@@ -110,8 +110,13 @@ export interface ArchiveUpkeep {
   verified: { atMicros: number; damaged: number; healed: number; firstFinding: string } | null;
   /** When all of it was read last. */
   verifiedFullMicros: number;
-  /** What the archive held when it was verified last. */
-  stored: { objects: number; bytes: number; atMicros: number } | null;
+  /** What the archive held when it was verified last, and what a day then added (the mean of the last whole ones). */
+  stored: {
+    objects: number;
+    bytes: number;
+    aDay: { historyBytes: number; historyObjects: number; snapshots: number; snapshotBytes: number } | null;
+    atMicros: number;
+  } | null;
   drillEveryMs: number;
   /** Null: there was no drill. `restoreMs`: until the restored server answered. */
   drilled: { atMicros: number; good: boolean; problem: string; restoreMs: number } | null;

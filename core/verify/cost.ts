@@ -48,8 +48,10 @@ function microsOf({ decoded: { header } }: HistorySegment): number {
   return Math.max(header.chainLastCommitMicros, header.completeThroughMicros);
 }
 
+export type MeanDay = Omit<DayCost, 'day'>;
+
 /** The mean of the last whole days, at most seven; null while there is none. */
-export function meanDay(days: readonly DayCost[], today: string): Omit<DayCost, 'day'> | null {
+export function meanDay(days: readonly DayCost[], today: string): MeanDay | null {
   const whole = days.filter(({ day }) => day < today).slice(-7);
   if (whole.length === 0) return null;
   const mean = (value: (cost: DayCost) => number) =>

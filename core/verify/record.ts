@@ -27,7 +27,13 @@ const schemas = {
     damaged: count,
     healed: count,
     findings: z.array(z.strictObject({ object: z.string(), problem: z.string(), healedBy: z.string() })),
-    stored: z.strictObject({ objects: count, bytes: count }),
+    stored: z.strictObject({
+      objects: count,
+      bytes: count,
+      aDay: z
+        .strictObject({ historyBytes: count, historyObjects: count, snapshots: count, snapshotBytes: count })
+        .nullable(),
+    }),
   }),
   drilled: z.strictObject({
     ...common,

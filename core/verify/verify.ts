@@ -13,6 +13,7 @@ import { windowsOf } from '../history/windows.ts';
 import type { Logger } from '../logging/logger.ts';
 import { type CompleteSnapshot, listCompleteSnapshots } from '../snapshot/manifest.ts';
 import { type ChainChecked, checkChain } from './chain-check.ts';
+import { costByDay, type MeanDay, meanDay } from './cost.ts';
 import { checkDerived, checkKeyRecords, checkWritten, probe } from './derived-check.ts';
 import { clauseOf, type Finding, type Suspect, suspect } from './finding.ts';
 import { type ArchiveMark, emptyMark, type Marks, MemoryMarks } from './mark.ts';
@@ -57,8 +58,8 @@ export interface Verified {
   objects: number;
   bytes: number;
   findings: Verdict[];
-  /** In the whole archive. */
-  stored: { objects: number; bytes: number };
+  /** In the whole archive; and what the mean of its last whole days was, null while there is none. */
+  stored: { objects: number; bytes: number; aDay: MeanDay | null };
 }
 
 export async function verifyArchive(options: VerifyOptions): Promise<Verified> {
@@ -104,7 +105,7 @@ class Verification {
       objects: this.#reading.objects,
       bytes: this.#reading.bytes,
       findings,
-      stored: await this.#measure(),
+      stored: await this.#measure(last),
     };
   }
 
@@ -290,13 +291,17 @@ class Verification {
     return new Remedies({ store: this.#store, others, badPacks, signal: this.#reading.signal, logger });
   }
 
-  async #measure(): Promise<{ objects: number; bytes: number }> {
-    const stored = { objects: 0, bytes: 0 };
-    for await (const { sizeBytes } of this.#store.list('', { signal: this.#reading.signal })) {
+  async #measure({ chains }: Inspected): Promise<Verified['stored']> {
+    const { signal } = this.#reading;
+    const histories = [...chains.values()].flatMap(({ history }) => history ?? []);
+    const snapshots = (await listCompleteSnapshots(this.#store, { signal })).filter(({ source }) => chains.has(source));
+    const aDay = meanDay(costByDay(histories, snapshots), new Date().toISOString().slice(0, 10));
+    const stored = { objects: 0, bytes: 0, aDay };
+    for await (const { sizeBytes } of this.#store.list('', { signal })) {
       stored.objects += 1;
       stored.bytes += sizeBytes;
     }
-    this.#reading.signal.throwIfAborted();
+    signal.throwIfAborted();
     return stored;
   }
 }

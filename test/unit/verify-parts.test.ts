@@ -47,7 +47,7 @@ describe('a record of a check', () => {
     damaged: 1,
     healed: 0,
     findings: [{ object: 'tip.json', problem: 'is missing', healedBy: '' }],
-    stored: { objects: 5, bytes: 6 },
+    stored: { objects: 5, bytes: 6, aDay: { historyBytes: 7, historyObjects: 1, snapshots: 1, snapshotBytes: 2 } },
   };
 
   test('is read back as it was, in whatever order it was given', () => {
