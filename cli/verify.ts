@@ -1,6 +1,5 @@
 /** `qazyna verify [--full] [--repair]`: is everything in the archives as it was written, and if not, what can put it right? */
-import { access, constants, mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { Config } from '../core/config/config.ts';
 import { exitCodes, QazynaError } from '../core/errors/error.ts';
@@ -112,13 +111,12 @@ async function one(
 
 /** Beside the process, not in the archive; null where this account may not write there: then everything is read. */
 async function marksOf(config: Config, { name }: NamedArchive, { logger }: Context): Promise<MarkFolder | null> {
-  const dir = join(stateFolder(config, 'verify'), 'verified', name);
+  const above = stateFolder(config, 'verify');
   try {
-    await mkdir(dir, { recursive: true, mode: 0o750 });
-    await access(dir, constants.R_OK | constants.W_OK);
-    return new MarkFolder(dir);
+    await mkdir(above, { recursive: true, mode: 0o750 });
+    return await MarkFolder.open(above, name);
   } catch {
-    logger.warn(`${dir} cannot be written to, so nothing is known of earlier verifications and everything is read`);
+    logger.warn(`${above} cannot be written to, so nothing is known of earlier verifications and everything is read`);
     return null;
   }
 }

@@ -3,11 +3,11 @@
  * not in the archive: whoever may write there must not be able to say what need not be read. Losing it costs one full reading.
  */
 import { hash } from 'node:crypto';
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { access, lchown, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseObject } from '../archive/open.ts';
 import { errorCode } from '../archive/store-error.ts';
-import { replaceFile } from '../bytes/durable-file.ts';
 
 const markFormat = 1;
 /** Enough of a pack's id to know it again. */
@@ -75,16 +75,34 @@ export class MemoryMarks implements Marks {
   }
 }
 
-/** A folder for each archive: `mark.json`, and for each snapshot that was read the packs that it needs. */
+/**
+ * A folder for each archive: `mark.json`, and for each snapshot that was read the packs that it needs. What root makes in it is
+ * given to the folder's owner, so that the daemon can go on from it.
+ */
 export class MarkFolder implements Marks {
   readonly #dir: string;
 
-  constructor(dir: string) {
+  private constructor(dir: string) {
     this.#dir = dir;
   }
 
+  /** Below a folder that is there. Rejects with what the system says where this account may not write. */
+  static async open(above: string, archiveName: string): Promise<MarkFolder> {
+    const parent = join(above, 'verified');
+    for (const path of [parent, join(parent, archiveName)]) {
+      await mkdir(path, { mode: 0o750 }).catch((error: unknown) => {
+        if (errorCode(error) !== 'EEXIST') throw error;
+      });
+      const owner = await ownerToBe(above);
+      if (owner !== null) await lchown(path, owner.uid, owner.gid);
+    }
+    const dir = join(parent, archiveName);
+    await access(dir, constants.R_OK | constants.W_OK);
+    return new MarkFolder(dir);
+  }
+
   async read(): Promise<ArchiveMark | null> {
-    const text = await readFile(join(this.#dir, 'mark.json'), 'utf8').catch(absent);
+    const text = await readFile(join(this.#dir, 'mark.json'), 'utf8').catch(unreadable);
     const found = text === null ? null : parseObject(text);
     if (found === null || found.format !== markFormat) return null;
     const { identity, chains, suspects } = found as Partial<ArchiveMark>;
@@ -93,17 +111,16 @@ export class MarkFolder implements Marks {
   }
 
   async write(mark: ArchiveMark): Promise<void> {
-    await mkdir(this.#dir, { recursive: true, mode: 0o750 });
-    await replaceFile(join(this.#dir, 'mark.json'), `${JSON.stringify({ format: markFormat, ...mark })}\n`);
+    await this.#replace('mark.json', Buffer.from(`${JSON.stringify({ format: markFormat, ...mark })}\n`));
   }
 
   async snapshots(): Promise<string[]> {
-    const names = await readdir(this.#dir).catch((error: unknown) => absent(error) ?? []);
+    const names = await readdir(this.#dir);
     return names.flatMap((name) => /^(.*)\.packs$/.exec(name)?.[1] ?? []);
   }
 
   async packsOf(snapshotId: string): Promise<string[] | null> {
-    const bytes = await readFile(this.#fileOf(snapshotId)).catch(absent);
+    const bytes = await readFile(join(this.#dir, `${snapshotId}.packs`)).catch(unreadable);
     if (bytes === null || bytes.length < sumBytes) return null;
     const prefixes = bytes.subarray(0, -sumBytes);
     if (!hash('sha256', prefixes, 'buffer').equals(bytes.subarray(-sumBytes))) return null;
@@ -113,18 +130,34 @@ export class MarkFolder implements Marks {
   }
 
   async writePacks(snapshotId: string, packIds: Iterable<string>): Promise<void> {
-    await mkdir(this.#dir, { recursive: true, mode: 0o750 });
     const prefixes = Buffer.concat([...packIds].map((id) => Buffer.from(prefixOf(id), 'hex')));
-    await writeFile(this.#fileOf(snapshotId), Buffer.concat([prefixes, hash('sha256', prefixes, 'buffer')]));
+    await this.#replace(`${snapshotId}.packs`, Buffer.concat([prefixes, hash('sha256', prefixes, 'buffer')]));
   }
 
   async forget(snapshotId: string): Promise<void> {
-    await rm(this.#fileOf(snapshotId), { force: true });
+    await rm(join(this.#dir, `${snapshotId}.packs`), { force: true });
   }
 
-  #fileOf(snapshotId: string): string {
-    return join(this.#dir, `${snapshotId}.packs`);
+  /** Whole or not at all; a lost one only costs a reading, so nothing waits for the disk. */
+  async #replace(name: string, bytes: Buffer): Promise<void> {
+    const path = join(this.#dir, name);
+    await rm(`${path}.new`, { force: true });
+    const owner = await ownerToBe(this.#dir);
+    // Never through a link that somebody has put there.
+    const handle = await open(`${path}.new`, 'wx', 0o640);
+    try {
+      await handle.writeFile(bytes);
+      if (owner !== null) await handle.chown(owner.uid, owner.gid);
+    } finally {
+      await handle.close();
+    }
+    await rename(`${path}.new`, path);
   }
+}
+
+/** Whose a new file below the folder should be; null where that is ourselves, or cannot be changed. */
+async function ownerToBe(folder: string): Promise<{ uid: number; gid: number } | null> {
+  return process.geteuid?.() === 0 ? await stat(folder) : null;
 }
 
 const sumBytes = 32;
@@ -133,7 +166,7 @@ export function prefixOf(packId: string): string {
   return packId.slice(0, 2 * packPrefixBytes);
 }
 
-function absent(error: unknown): null {
-  if (errorCode(error) === 'ENOENT') return null;
+function unreadable(error: unknown): null {
+  if (['ENOENT', 'EACCES'].includes(errorCode(error))) return null;
   throw error;
 }

@@ -244,9 +244,10 @@ class Verification {
     const verdicts: Verdict[] = [];
     const order = ['key', 'pack', 'chain', 'floor', 'tip', 'index'];
     const rank = ({ part }: Suspect) => (order.indexOf(part) < 0 ? order.length : order.indexOf(part));
+    const cures = this.#remedies(first.suspects);
     for (const one of first.suspects.toSorted((a, b) => rank(a) - rank(b))) {
       const history = await this.#fresh(one, first);
-      const { remedies, not } = await this.#remedies(first.suspects).find(one, history);
+      const { remedies, not } = await cures.find(one, history);
       const [by, why] = await this.#apply(one, remedies);
       verdicts.push(
         verdictOf(

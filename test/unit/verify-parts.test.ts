@@ -1,5 +1,8 @@
 /** What verification is made of: ends of zstd frames, records of checks, journals, the rate, what a day costs. */
 import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import type { ArchiveUpkeep } from '../../agent/http/status.ts';
 import { upkeepProblems, upkeepTopics } from '../../agent/http/upkeep.ts';
@@ -11,6 +14,7 @@ import { zstdFrameEnd } from '../../core/bytes/zstd-frame.ts';
 import { encodeFrame } from '../../core/journal/frame.ts';
 import { chainObjectProblem } from '../../core/verify/chain-objects.ts';
 import { costByDay, meanDay } from '../../core/verify/cost.ts';
+import { MarkFolder, prefixOf } from '../../core/verify/mark.ts';
 import { Reading } from '../../core/verify/reading.ts';
 import { decodeRecord, encodeRecord, type VerifiedRecord } from '../../core/verify/record.ts';
 import { archive, openHistory, withStore } from '../made/archive.ts';
@@ -161,6 +165,32 @@ describe('what is told of an archive', () => {
   test('each under the topic of its alarm', () => {
     const all = { verified: null, drilled: null, drilledGoodMicros: 0 };
     for (const { topic } of upkeepProblems(now, { ...good, ...all })) expect(upkeepTopics('onsite')).toContain(topic);
+  });
+});
+
+describe('what was verified before', () => {
+  test('is kept beside the process, and forgotten where it cannot be read', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'qazyna-marks-'));
+    try {
+      const marks = await MarkFolder.open(dir, 'onsite');
+      expect([await marks.read(), await marks.packsOf('a'), await marks.snapshots()]).toEqual([null, null, []]);
+      const chains = { agama: { sequence: 7, sha256: 'ab'.repeat(32), compacted: ['0-3'] } };
+      const mark = { identity: 'cd', chains, suspects: ['packs/x'] };
+      const packs = ['01'.repeat(32), 'fe'.repeat(32)];
+      await marks.write(mark);
+      await marks.writePacks('a', packs);
+      const again = await MarkFolder.open(dir, 'onsite');
+      expect(await again.read()).toEqual(mark);
+      expect([await again.packsOf('a'), await again.snapshots()]).toEqual([packs.map(prefixOf), ['a']]);
+      await truncate(join(dir, 'verified/onsite/a.packs'), 40);
+      expect(await again.packsOf('a')).toBeNull();
+      await again.forget('a');
+      expect(await again.snapshots()).toEqual([]);
+      await truncate(join(dir, 'verified/onsite/mark.json'), 30);
+      expect(await again.read()).toBeNull();
+    } finally {
+      await rm(dir, { recursive: true });
+    }
   });
 });
 
