@@ -6,7 +6,7 @@ import { hash } from 'node:crypto';
 import { archiveKey, condemnedKey, ownerOf } from '../archive/layout.ts';
 import { firstSequence } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
-import { isKind, type QazynaError } from '../errors/error.ts';
+import { isKind, QazynaError } from '../errors/error.ts';
 import { ArchiveHistory, listSources } from '../history/open.ts';
 import type { RestoreWindow } from '../history/types.ts';
 import { windowsOf } from '../history/windows.ts';
@@ -270,8 +270,9 @@ class Verification {
         logger.info(`repaired ${one.object} in ${archive.name}`, { by });
         return [by, why];
       } catch (error) {
-        if (!isKind(error, 'integrity') && !isKind(error, 'configuration')) throw error;
-        why.push(`${by}: ${(error as QazynaError).message}`);
+        this.#reading.signal.throwIfAborted();
+        if (!(error instanceof QazynaError)) throw error;
+        why.push(`${by}: ${error.message}`);
       }
     }
     return ['', why];

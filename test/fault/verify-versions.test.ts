@@ -1,6 +1,6 @@
 /**
  * A bucket with Object Lock, and a thief with the shipper's keys: he cannot delete, and what he puts over objects is found by
- * verification and healed from their earlier versions, without any other archive. So is what somebody deleted.
+ * verification and healed from their earlier versions, without any other archive.
  */
 import { randomBytes } from 'node:crypto';
 import { expect, test } from '@jest/globals';
@@ -17,7 +17,7 @@ import { fillTwo, verifyOne } from '../made/two-archives.ts';
 
 const bucket = 'with-locks';
 
-test('what stolen keys put over objects, and what was deleted, comes back from earlier versions', async () => {
+test('what stolen keys put over objects comes back from earlier versions', async () => {
   await using world = await S3World.start(undefined, { versioning: true });
   await world.makeBucket(bucket, 'locks');
   const keys = await world.user('shipper', 'prod', bucket);
@@ -40,12 +40,10 @@ test('what stolen keys put over objects, and what was deleted, comes back from e
       expect((await rawRequest({ ...thief, method: 'PUT', body: randomBytes(900) })).status).toBe(200);
       expect((await rawRequest({ ...thief, method: 'DELETE' })).status).toBe(403);
     }
-    const deleted = packKey([...packsOf(await readManifest(one, two.snapshots[0] ?? ''))][0] ?? '');
-    await asRoot.remove(deleted);
     const found = await verifyOne({ one, other }, { others: [] });
-    expect(found.findings.map(({ object }) => object).sort()).toEqual([...overwritten, deleted].sort());
+    expect(found.findings.map(({ object }) => object).sort()).toEqual(overwritten.sort());
     const repaired = await verifyOne({ one, other }, { others: [], repair: true });
-    expect(repaired.findings.map(({ healedBy }) => healedBy)).toEqual(Array(5).fill('an earlier version of it'));
+    expect(repaired.findings.map(({ healedBy }) => healedBy)).toEqual(Array(4).fill('an earlier version of it'));
     expect((await verifyOne({ one, other }, { others: [] })).findings).toEqual([]);
     await expectAll(one, two.sample);
   });
