@@ -5,33 +5,29 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type SegmentStart, stateAfter } from '../archive/chain.ts';
-import { segmentKey } from '../archive/layout.ts';
-import { type DecodedHeader, firstSequence, openBody } from '../archive/segment.ts';
+import { type DecodedHeader, firstSequence } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
-import { eventServerId, eventSize, firstEventOffset, headerBytes, parseFormatDescription } from '../binlog/events.ts';
+import { firstEventOffset } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import { continuesAt, counts, fold } from '../chain/fold.ts';
 import type { ChainState, Entry, LandedEntry } from '../chain/types.ts';
 import { isKind, type QazynaError } from '../errors/error.ts';
 import { retrying } from '../errors/retry.ts';
-import { readHead } from '../history/scan.ts';
-import { serverIdsOf } from '../history/source.ts';
 import type { ChainLog } from '../log/types.ts';
 import type { Logger } from '../logging/logger.ts';
 import { fileGone } from '../stream/choose-file.ts';
 import type { BinlogSource, HistoryReach, StreamFile } from '../stream/types.ts';
 import { type Archived, readArchived } from './archived.ts';
+import { Authors } from './authors.ts';
 import { type Began, beganIn, beganWith } from './began.ts';
 import { LiveBytes } from './bytes.ts';
 import { beyondEnd, discarded, notReached, notYet, otherArchive, otherLog } from './errors.ts';
 import { FollowedArchive } from './followed-archive.ts';
 import type { LiveFile } from './live-file.ts';
 import { LivePath } from './path.ts';
-import { RecentBodies } from './recent.ts';
+import { RecentBodies, shortBody } from './recent.ts';
 import { Waiters } from './waiters.ts';
 
-/** A larger segment is read again by those who wait for it. */
-const recentBodyMax = 1024 * 1024;
 const defaultRefreshMs = 3_600_000;
 const idleTellMs = 1000;
 
@@ -56,7 +52,6 @@ export interface LiveOptions {
 }
 
 export class LiveSource implements BinlogSource {
-  readonly serverIds: Set<number> = new Set();
   readonly #options: LiveOptions;
   readonly #closing = new AbortController();
   readonly #signal: AbortSignal;
@@ -65,8 +60,8 @@ export class LiveSource implements BinlogSource {
   readonly #recent: RecentBodies;
   readonly #followed: FollowedArchive;
   readonly #grown = new Waiters();
+  readonly #authors = new Authors();
   readonly #leftBehind = new GtidSet();
-  #serverVersion = '';
   #archived: Archived | null = null;
   #state: ChainState | null = null;
   #began: Began | null = null;
@@ -118,7 +113,11 @@ export class LiveSource implements BinlogSource {
   }
 
   get serverVersion(): string {
-    return this.#serverVersion;
+    return this.#authors.version;
+  }
+
+  get serverIds(): ReadonlySet<number> {
+    return this.#authors.ids;
   }
 
   get state(): ChainState {
@@ -138,22 +137,14 @@ export class LiveSource implements BinlogSource {
 
   /** Resolves with a higher number than `after` once more was taken in. Rejects when a signal aborts. */
   async grown(after: number, signal: AbortSignal): Promise<number> {
-    const either = AbortSignal.any([signal, this.#signal]);
-    while (this.#version <= after) {
-      either.throwIfAborted();
-      await this.#grown.wait(idleTellMs, either);
-    }
+    await this.#grown.until(() => this.#version > after, AbortSignal.any([signal, this.#signal]));
     return this.#version;
   }
 
   /** Resolves once an entry behind number `after` − 1 was taken in: `state.next > after`. Rejects when a signal aborts. */
   async changed(after: number, signal: AbortSignal): Promise<ChainState> {
-    const either = AbortSignal.any([signal, this.#signal]);
-    for (;;) {
-      either.throwIfAborted();
-      if (this.#state !== null && this.#state.next > after) return this.#state;
-      await this.#grown.wait(idleTellMs, either);
-    }
+    await this.#grown.until(() => this.#state !== null && this.#state.next > after, AbortSignal.any([signal, this.#signal]));
+    return this.state;
   }
 
   /** Transactions of a source that writes no more, or that a fork left behind, can never come. */
@@ -329,33 +320,21 @@ export class LiveSource implements BinlogSource {
     if (file === null) return;
     file.addPoint(entry.start, entry.number);
     this.#recent.add(file, entry.start, entry.body);
-    if (entry.start === firstEventOffset) this.#noteHead(file, entry.body);
-  }
-
-  #noteHead(file: LiveFile, body: Buffer): void {
-    if (body.length < headerBytes || body.length < eventSize(body, 0)) return;
-    file.serverIds = new Set([eventServerId(body, 0)]);
-    this.serverIds.add(eventServerId(body, 0));
-    this.#serverVersion = parseFormatDescription(body.subarray(0, eventSize(body, 0))).serverVersion;
+    if (entry.start === firstEventOffset) this.#authors.noteHead(file, entry.body);
   }
 
   async #takeSegment({ decoded, stored }: SegmentStart): Promise<void> {
     const { header } = decoded;
     const after = stateAfter(header);
     this.#noteFork(this.#state, after, header.note);
-    const body = await this.#bodyOf(header, stored);
+    const body = await shortBody(this.#options.sourceName, header, stored);
     const file = await this.#path.take(header, after);
     file?.segments.push(decoded);
     if (file !== null && body !== null) this.#recent.add(file, header.start, body);
     this.#state = after;
     this.#lastSegment = decoded;
     this.#hasGrown();
-    if (file !== null && header.start === firstEventOffset) await this.#noteServer([file]);
-  }
-
-  async #bodyOf(header: DecodedHeader['header'], stored: Buffer | null): Promise<Buffer | null> {
-    if (stored === null || header.rawBytes === 0 || header.rawBytes > recentBodyMax) return null;
-    return await openBody(header, stored, segmentKey(this.#options.sourceName, header.sequence));
+    if (file !== null && header.start === firstEventOffset) await this.#noteAuthors([file]);
   }
 
   #hasGrown(): void {
@@ -363,27 +342,15 @@ export class LiveSource implements BinlogSource {
     this.#grown.wakeAll();
   }
 
+  async #noteAuthors(files: readonly LiveFile[]): Promise<void> {
+    const newest = () => this.#path.files.at(-1);
+    if (this.#archived !== null) await this.#authors.noteArchived(this.#archived, { files, newest }, this.#signal);
+  }
+
   #noteFork(before: ChainState | null, after: ChainState, reason: string): void {
     if (before === null || after.generation === before.generation) return;
     this.#began = beganWith(before, after, reason);
     this.#leftBehind.addAll(before.gtids.subtract(after.gtids));
-  }
-
-  /** Archived files tell which server wrote them: those of one generation, one server's, all the same. */
-  async #noteServer(files: readonly LiveFile[]): Promise<void> {
-    const history = this.#archived?.history;
-    const archived = files.filter(({ segments }) => segments.length > 0);
-    const last = archived.at(-1);
-    if (history === undefined || last === undefined) return;
-    for (const generation of new Set(archived.map((file) => file.generation))) {
-      const unknown = archived.filter((file) => file.generation === generation && file.serverIds === null);
-      const ids = await serverIdsOf(history, unknown, this.#signal);
-      for (const id of ids) this.serverIds.add(id);
-      for (const file of unknown) file.serverIds = ids;
-    }
-    if (this.#path.files.at(-1) === last || this.#serverVersion === '') {
-      this.#serverVersion = (await readHead(history, last, this.#signal)).description.serverVersion;
-    }
   }
 
   async #refreshNowAndThen(signal: AbortSignal): Promise<void> {
@@ -431,7 +398,7 @@ export class LiveSource implements BinlogSource {
       this.#lastSegment = last;
       this.#began = beganIn(archived);
     }
-    await this.#noteServer(this.#path.files);
+    await this.#noteAuthors(this.#path.files);
     this.#hasGrown();
   }
 }

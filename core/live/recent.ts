@@ -1,8 +1,12 @@
 /** What the follower has just read, for the replicas that wait for it: a few MiB, whoever takes how long. */
+import { segmentKey } from '../archive/layout.ts';
+import { openBody, type SegmentHeader } from '../archive/segment.ts';
 import type { LiveFile } from './live-file.ts';
 
 const defaultMaxBytes = 4 * 1024 * 1024;
 const maxBodies = 2048;
+/** A larger segment is read again by those who wait for it. */
+const segmentMaxBytes = 1024 * 1024;
 
 interface Recent {
   file: LiveFile;
@@ -43,4 +47,14 @@ export class RecentBodies {
     const from = position - (recent?.start ?? 0);
     return recent !== undefined && from < recent.body.length ? recent.body.subarray(from) : null;
   }
+}
+
+/** A segment's body, verified; null where it has none, was not read with its header, or is not kept for anybody. */
+export async function shortBody(
+  sourceName: string,
+  header: SegmentHeader,
+  stored: Buffer | null,
+): Promise<Buffer | null> {
+  if (stored === null || header.rawBytes === 0 || header.rawBytes > segmentMaxBytes) return null;
+  return await openBody(header, stored, segmentKey(sourceName, header.sequence));
 }
