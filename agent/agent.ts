@@ -96,6 +96,8 @@ export class Agent {
   #writer: ChainWriter | null = null;
   #claimed: { writer: string; next: number } | null = null;
   #acceptedAtMs = 0;
+  /** Batches that were captured and are not durable in the log yet. */
+  #underWay = 0;
   /** Everything of the source's binlog before this is accepted; null before anything was. */
   #acceptedPlace: { file: string; position: number } | null = null;
   #scheduler: SnapshotScheduler | null = null;
@@ -118,6 +120,11 @@ export class Agent {
   /** Which writer this agent has claimed the log as, and the number behind that claim; null before. */
   get claim(): { writer: string; next: number } | null {
     return this.#claimed;
+  }
+
+  /** Everything that was captured is in the log. What is not is still in the source's binlog, and is read again. */
+  get isLogged(): boolean {
+    return this.#underWay === 0;
   }
 
   /** When the chain last took entries of ours, as performance.now(); 0 before the first. Each second something is due. */
@@ -235,6 +242,7 @@ export class Agent {
     const failed = new AbortController();
     let last = Promise.resolve();
     for await (const batch of captureEntries(options, AbortSignal.any([signal, failed.signal]))) {
+      this.#underWay += 1;
       await writer.room();
       await unaccepted?.room();
       last = writer.append(this.#witnessed(batch.items)).then(() => this.#appended(writer, batch, unaccepted));
@@ -296,6 +304,7 @@ export class Agent {
 
   /** These entries are durable in the log; where another place decides, they count only once they are there. */
   #appended(writer: ChainWriter, batch: CapturedBatch, unaccepted: Unaccepted | null): Promise<void> | void {
+    this.#underWay -= 1;
     if (unaccepted === null) return this.#accepted(writer, batch);
     batch.release();
     return unaccepted.add(writer.state, () => this.#accepted(writer, batch));

@@ -56,6 +56,8 @@ const gather: Record<Config['log']['kind'], Gather> = {
 };
 /** Where commits wait for an archive, what came goes at once, and what comes during a put is in the log when that has ended. */
 const gatherAwaited: Gather = { maxMs: 5, alsoWhenIdle: false, restMs: 0 };
+const notLogged =
+  'the log did not take what was captured last in time; nothing is lost by that, the next start reads it from the source again';
 /** The line that `systemctl status` shows. */
 const statusLineEveryMs = 10_000;
 
@@ -68,12 +70,15 @@ export async function runDaemon(context: Context, role: DaemonRole): Promise<num
   const endpoint = role.captures && mysql !== null ? await mysqlEndpointOf(mysql, { warn, environment }) : null;
   await requireKeys(role.archives, environment);
   const notifier = serviceNotifier({ warn });
+  const daemon = new Daemon(context, config, role, notifier);
   try {
-    await new Daemon(context, config, role, notifier).run(endpoint);
+    await daemon.run(endpoint);
   } finally {
     notifier.close();
   }
-  logger.info(role.captures ? 'stopped: everything captured is in the log' : 'stopped');
+  if (!role.captures) logger.info('stopped');
+  else if (daemon.isLogged) logger.info('stopped: everything captured is in the log');
+  else logger.warn(`stopped: ${notLogged}`);
   return exitCodes.done;
 }
 
@@ -104,6 +109,10 @@ class Daemon {
     const from = role.captures ? 'agent' : 'shipper';
     const services = this.#services;
     this.#teller = new StatusTeller({ from, config, workers: this.#workers, alarms: this.#alarms, services });
+  }
+
+  get isLogged(): boolean {
+    return this.#teller.agent?.isLogged ?? true;
   }
 
   #runner(one: ServiceConfig): ServiceRunner {

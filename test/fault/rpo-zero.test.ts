@@ -95,6 +95,27 @@ describe('what is acknowledged', () => {
     // Heartbeats among them.
     expect((log?.next ?? 0) - entriesBefore).toBeLessThan(commits.length / 2);
   }, 60_000);
+
+  test('told to stop while the broker stands still, the agent says what is not in the log; started again, it reads that anew', async () => {
+    await lab.kafka?.kill(0, 'SIGSTOP');
+    const commit = await pending();
+    await untilWaiting(root, 1);
+    // For so long nothing was taken by the log: by now entries are on their way to it.
+    for (const deadline = performance.now() + 20_000; ; await sleep(50)) {
+      const { status } = await fetch(`http://127.0.0.1:${lab.httpPort}/primary`);
+      if (status === 503) break;
+      expect(performance.now()).toBeLessThan(deadline);
+    }
+    expect(await daemon.end('SIGTERM')).toBe(0);
+    expect(daemon.stderr).toContain('stopped: the log did not take what was captured last in time; nothing is lost');
+    expect(daemon.stderr).not.toContain('everything captured is in the log');
+    expect(commit.outcome).toBeNull();
+    await lab.kafka?.kill(0, 'SIGCONT');
+    daemon = new RunningDaemon(lab);
+    await commit.settled;
+    expect(commit.outcome).toBe('OK');
+    await daemon.until('RPO 0', ({ rpoZero }) => rpoZero);
+  }, 60_000);
 });
 
 describe('RPO 0 is not said any more, with an alarm within two seconds, once', () => {
@@ -185,7 +206,8 @@ describe('the source crashes before the acknowledgement', () => {
 
   test('what a person has set meanwhile stays: an agent opens only what an option file has shut', async () => {
     await root.query('SET GLOBAL offline_mode = ON');
-    await daemon.end('SIGTERM');
+    expect(await daemon.end('SIGTERM')).toBe(0);
+    expect(daemon.stderr).toContain('stopped: everything captured is in the log');
     daemon = new RunningDaemon(lab);
     await daemon.until('RPO 0', ({ rpoZero, capture }) => rpoZero && capture?.state === 'running');
     await expect(application()).rejects.toThrow(/offline/);
