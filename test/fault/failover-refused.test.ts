@@ -81,24 +81,10 @@ const write = () => source.query('INSERT INTO t.t VALUES (?)', [nextId++], 20_00
 async function healthy(): Promise<void> {
   await agent.until('RPO 0', ({ rpoZero, capture }) => rpoZero && capture?.state === 'running');
   await write();
+  await standby.untilExecuted(source);
   await standby.untilFollowing();
   await standby.until('the primary is seen', ({ alarms }) => !alarms.some(({ topic }) => topic === 'primary'));
-  await untilPlanned(({ rpoZero }) => rpoZero);
-}
-
-interface Plan {
-  rpoZero: boolean;
-  lost: string | null;
-}
-
-/** What a promotion would do now, once `test` holds of it. */
-async function untilPlanned(isWanted: (plan: Plan) => boolean): Promise<Plan> {
-  for (const deadline = performance.now() + 20_000; ; ) {
-    const { stdout } = await verb(['promote', '--dry-run', '--json', '--config', standby.configFile]);
-    const { promotion } = JSON.parse(stdout) as { promotion: Plan };
-    if (isWanted(promotion)) return promotion;
-    expect(performance.now()).toBeLessThan(deadline);
-  }
+  await standby.untilPlanned(({ rpoZero }) => rpoZero);
 }
 
 /** Until the standby says why it does not take over. */
@@ -156,7 +142,7 @@ test('its own server is behind, beyond the drain deadline', async () => {
 
 test('RPO 0 was not in force at the end of the log: the heartbeats say so, and without a fence that succeeds nothing is done', async () => {
   await source.query('SET GLOBAL rpl_semi_sync_source_enabled = OFF');
-  await untilPlanned(({ rpoZero }) => !rpoZero);
+  await standby.untilPlanned(({ rpoZero }) => !rpoZero);
   const mend = () => source.query('SET GLOBAL rpl_semi_sync_source_enabled = ON');
   await refusedFor(/RPO 0 was not in force at the end of the log, and the fence did not succeed/, mend);
   const [told] = (await readFile(fenceLog, 'utf8')).trim().split('\n');
@@ -169,7 +155,7 @@ test('it was in force there, but then the primary went on without: seen, named, 
   await source.query('SET GLOBAL rpl_semi_sync_source_enabled = OFF');
   await write();
   const beyond = (await executedSet(source)).subtract(before).toString();
-  expect(await untilPlanned(({ lost }) => lost !== '')).toMatchObject({ lost: beyond, rpoZero: true });
+  expect(await standby.untilPlanned(({ lost }) => lost !== '')).toMatchObject({ lost: beyond, rpoZero: true });
   freeze(server());
   await refusal(
     new RegExp(`when it was last seen, the primary had committed ${beyond}, .* and the fence did not succeed`),
@@ -198,7 +184,7 @@ test('so soon after a failover no other host takes over by itself', async () => 
   });
   other.start();
   await other.untilFollowing();
-  await standby.until('RPO 0', ({ rpoZero }) => rpoZero);
+  await other.untilPlanned(({ rpoZero }) => rpoZero);
   await shipper.end('SIGTERM');
   const application = await connected(standby.endpoint(lab.mysql.app));
   await application.query('INSERT INTO t.t VALUES (-1)', [], 10_000);

@@ -163,7 +163,7 @@ test('it is refused with the list; told to begin anew, it saves the transactions
 }, 90_000);
 
 test('a server that was left alone with commits that wait: its daemon, started again, gives them no chance either', async () => {
-  await pair.primary.until('RPO 0', ({ rpoZero }) => rpoZero);
+  await pair.standby.untilPlanned(({ rpoZero }) => rpoZero);
   const old = pair.primary;
   const client = await application(old);
   await client.query('INSERT INTO t.t VALUES (-2)', [], 10_000);

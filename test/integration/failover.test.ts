@@ -92,6 +92,7 @@ describe('RPO 0 and failover over a Kafka log', () => {
   }, 30_000);
 
   test('agent and source killed under load: the standby takes over, and all that clients were told of is there', async () => {
+    await standby.untilPlanned(({ rpoZero }) => rpoZero);
     // Names that the next primary will use again.
     for (let n = 0; n < 6; n += 1) await source.query('FLUSH BINARY LOGS');
     writers.start(() => connected(lab.mysql.app));

@@ -137,7 +137,8 @@ test('how far it is behind is told in transactions, and by the commit time of wh
   const clock = async () =>
     Number((await source.query('SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS UNSIGNED) AS t'))[0]?.t);
   await write(1);
-  await standby.untilFollowing();
+  // That it follows may have been said before this one came.
+  await standby.untilExecuted(source);
   const own = await standby.connect();
   await own.query('FLUSH TABLES t.t WITH READ LOCK');
   const lastMicros = await clock();

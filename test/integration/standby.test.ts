@@ -223,6 +223,7 @@ describe('a promotion by hand', () => {
   }, 60_000);
 
   test('the old primary gone: asked twice, this one executes exactly what is in the log, then takes writes, and history goes on', async () => {
+    await standby.untilExecuted(source);
     const replica = await standby.connect();
     const before = await executedSet(replica);
     // What came last cannot be executed yet.

@@ -6,9 +6,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { StatusReport } from '../../agent/http/status.ts';
+import type { PromotionAnswer } from '../../cli/promote.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort } from '../../core/mysql/mysqld.ts';
 import { pathsIn } from '../../core/restore/target.ts';
+import { askStandby } from '../../standby/control.ts';
 import type { Lab } from './lab.ts';
 
 const qazyna = fileURLToPath(new URL('../../bin/qazyna', import.meta.url));
@@ -166,6 +168,34 @@ export class StandbyHost {
       ({ standby }) =>
         standby?.role === 'standby' && standby.replication === 'following' && standby.behindTransactions === 0,
     );
+  }
+
+  /** Until its server has executed all that `source` has committed by now. */
+  async untilExecuted(source: MysqlConnection, withinS = 60): Promise<void> {
+    const [row] = await source.query('SELECT @@GLOBAL.gtid_executed AS executed');
+    const own = await this.connect();
+    try {
+      const [late] = await own.query('SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?) AS late', [row?.executed, withinS]);
+      if (Number(late?.late) !== 0) throw new Error(`not executed: ${row?.executed}; ${this.#stderr.slice(-4000)}`);
+    } finally {
+      await own.close();
+    }
+  }
+
+  /**
+   * What `promote --dry-run` says, once `test` holds of it: above all whether RPO 0 is in force at the end of the chain, which
+   * the primary's agent says there up to a second after it says so itself.
+   */
+  async untilPlanned(test: (plan: PromotionAnswer) => boolean, deadlineMs = 30_000): Promise<PromotionAnswer> {
+    const signal = new AbortController().signal;
+    const deadline = performance.now() + deadlineMs;
+    for (;;) {
+      const answer = await askStandby(this.dir, 'promote', { dryRun: true }, { onStep: () => undefined, signal });
+      const plan = answer as unknown as PromotionAnswer;
+      if (test(plan)) return plan;
+      if (performance.now() > deadline) throw new Error(`${JSON.stringify(plan)}; ${this.#stderr.slice(-4000)}`);
+      await sleep(pollMs);
+    }
   }
 
   /** Daemon and server, at once. */

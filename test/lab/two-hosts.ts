@@ -56,6 +56,7 @@ export class TwoHosts implements AsyncDisposable {
       two.start();
       await one.until('the primary', ({ standby, rpoZero }) => standby?.isWritable === true && rpoZero);
       await two.untilFollowing();
+      await two.untilPlanned(({ rpoZero }) => rpoZero);
       return pair;
     } catch (error) {
       await agent.end('SIGKILL');
