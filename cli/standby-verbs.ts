@@ -3,10 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { StandbyConfig } from '../core/config/config.ts';
-import { configurationError } from '../core/errors/error.ts';
+import { configurationError, transientError } from '../core/errors/error.ts';
 import type { LiveSource } from '../core/live/live-source.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import { type ChainEnd, reachEnd } from '../standby/chain-end.ts';
 import type { ClosedPrimary } from '../standby/closed-primary.ts';
 import type { ControlVerb } from '../standby/control.ts';
 import type { Pair } from '../standby/pair.ts';
@@ -17,10 +18,13 @@ import type { PromotionAnswer } from './promote.ts';
 /** What was committed just before it was looked at may still be on its way to us through the log. */
 const underWayMs = 1000;
 const pollMs = 20;
+/** The log answers in time or not at all; what it holds is taken in soon. */
+const endWithinMs = 10_000;
 
 export interface VerbParts {
   pair: Pair;
   live: LiveSource;
+  end: ChainEnd;
   probe: PrimaryProbe;
   closed: ClosedPrimary;
   takeSnapshot: (onStep: (sentence: string) => void) => Promise<object>;
@@ -48,6 +52,7 @@ export async function answerVerb(parts: VerbParts, request: VerbRequest): Promis
 async function plan(parts: VerbParts, verb: ControlVerb): Promise<PromotionAnswer> {
   const { pair, live } = parts;
   if (pair.role === 'primary') return { ...answerOf(parts, live.state, live.state.generation), dryRun: true };
+  await requireEnd(parts);
   const lost = verb === 'switchover' ? '' : await beyondLog(parts);
   return { ...answerOf(parts, live.state, live.state.generation + 1), lost, dryRun: true };
 }
@@ -62,14 +67,15 @@ async function takeOver(parts: VerbParts, { verb, options, onStep }: VerbRequest
     return { ...answerOf(parts, before, before.generation + 1), lost: '', refusedMs: Math.round(refusedMs) };
   }
   const isOldPrimaryOff = options.oldPrimaryIsOff === true;
+  if (pair.role === 'standby') await requireEnd(parts);
   if (pair.role === 'standby' && !isOldPrimaryOff) await requireNothingBeyond(parts);
   const looking = probe.look(signal);
-  const { generation, target } = await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff, onStep });
+  const { generation, target, end } = await pair.promote({ kind: 'promoted', reason, isOldPrimaryOff, onStep });
   if (target === null) return answerOf(parts, before, generation);
   // One that still answers may have gone on meanwhile.
   const old = (await looking) === null ? null : await probe.look(signal);
   const isOld = old !== null && old.serverUuid === before.sourceUuid;
-  return { ...answerOf(parts, before, generation), lost: isOld ? old.executed.subtract(target).toString() : null };
+  return { ...answerOf(parts, end ?? before, generation), lost: isOld ? old.executed.subtract(target).toString() : null };
 }
 
 /** RPO 0 may have been in force at the end of the log, and not any more afterwards: then the primary has gone on without it. */
@@ -84,6 +90,16 @@ async function requireNothingBeyond(parts: VerbParts): Promise<void> {
     `When it was last seen, the primary had committed ${beyond}, which the log does not hold: a promotion would lose it.`,
     'Let its agent bring it into the log. If the old primary is off and that cannot be had: --old-primary-is-off.',
     { details: { beyond: beyond.toString() } },
+  );
+}
+
+/** What was seen of the chain may be old. */
+async function requireEnd({ end, signal, logger }: VerbParts): Promise<void> {
+  if (await reachEnd(end, { withinMs: endWithinMs, signal, logger })) return;
+  throw transientError(
+    'QZ4755',
+    'The log cannot be read to its end, so what a promotion would keep cannot be told.',
+    'Nothing was done. See the alarms in `qazyna status` on this host for what is in the way, and ask again.',
   );
 }
 

@@ -9,6 +9,7 @@ import { startStatusServer } from '../agent/http/server.ts';
 import type { StandbyStatus } from '../agent/http/status.ts';
 import type { PrimaryWatch } from '../agent/primary-watch.ts';
 import { type ServiceNotifier, serviceNotifier } from '../agent/service/notify.ts';
+import { endOfChain } from '../core/archive/chain.ts';
 import { type Config, decidingArchive, mysqlOf, type StandbyConfig } from '../core/config/config.ts';
 import { mysqlEndpointOf, readSecret } from '../core/config/secrets.ts';
 import { exitCodes, isKind, type QazynaError, transientError } from '../core/errors/error.ts';
@@ -19,6 +20,7 @@ import type { MysqlEndpoint } from '../core/mysql/connection.ts';
 import { defaultOsUser, Mysqld } from '../core/mysql/mysqld.ts';
 import type { ReplicaSource } from '../core/restore/replication.ts';
 import { startStreamServer } from '../core/stream/server.ts';
+import type { ChainEnd } from '../standby/chain-end.ts';
 import { ClosedPrimary } from '../standby/closed-primary.ts';
 import { serveControl } from '../standby/control.ts';
 import { decideInArchive, decideInLog } from '../standby/decide.ts';
@@ -181,7 +183,8 @@ class PairDaemon {
     const snapshots = this.#openSnapshots(pair, signal);
     this.#snapshots = snapshots;
     const takeSnapshot = (onStep: (sentence: string) => void) => snapshots.ask(this.#teller.agent, onStep);
-    const parts = { pair, live, probe, closed, takeSnapshot, primary, config, signal, logger };
+    const end = this.#endOf(log, live);
+    const parts = { pair, live, end, probe, closed, takeSnapshot, primary, config, signal, logger };
     opened.use(
       await serveControl(config.dir, (verb, options, onStep) => answerVerb(parts, { verb, options, onStep }), logger),
     );
@@ -190,7 +193,7 @@ class PairDaemon {
       config,
       sourceName: this.#config.source.name,
       chain: () => ({ state: live.state, began: live.began, grewAtMs: this.#grewAtMs }),
-      logEnd: log === null ? null : async () => (await log.bounds()).next,
+      end,
       probe,
       primary,
     };
@@ -321,6 +324,13 @@ class PairDaemon {
       signal,
       logger,
     });
+  }
+
+  #endOf(log: ChainLog | null, live: LiveSource): ChainEnd {
+    if (log !== null) return { ask: async () => (await log.bounds()).next, taken: () => live.state.next };
+    const { store } = this.#archive(decidingArchive(this.#config) ?? this.#standby.archive);
+    const ask = (signal: AbortSignal) => endOfChain(store, this.#config.source.name, live.lastSegment, signal);
+    return { ask, taken: () => (live.lastSegment?.header.sequence ?? -1) + 1 };
   }
 
   #openSnapshots(pair: Pair, signal: AbortSignal): StandbySnapshots {

@@ -10,6 +10,7 @@ import type { StandbyConfig } from '../core/config/config.ts';
 import { type QazynaError, transientError } from '../core/errors/error.ts';
 import type { Began } from '../core/live/began.ts';
 import type { Logger } from '../core/logging/logger.ts';
+import { askEnd, type ChainEnd } from './chain-end.ts';
 import { runHook } from './hooks.ts';
 import type { Pair } from './pair.ts';
 import type { PrimaryProbe } from './probe.ts';
@@ -20,7 +21,6 @@ const fenceDeadlineMs = 60_000;
 const decideEveryMs = 5000;
 /** Our own server is looked at five times a second: what is older than this does not tell that it still answers. */
 const freshMs = 500;
-const logAnswersWithinMs = 3000;
 /** A primary that nobody has met by then is not where the configuration looks for it. */
 const meetWithinMs = 10_000;
 
@@ -30,8 +30,7 @@ export interface FailoverOptions {
   sourceName: string;
   /** The newest state of the chain, how its generation began, and when (ms, performance.now) it last grew. */
   chain: () => { state: ChainState; began: Began | null; grewAtMs: number };
-  /** Asks the log for the number behind its last entry; null where the archive is followed. */
-  logEnd: (() => Promise<number>) | null;
+  end: ChainEnd;
   probe: PrimaryProbe;
   /** Where the primary's server is, as this host reaches it. */
   primary: { host: string; port: number };
@@ -162,20 +161,20 @@ class Watcher {
 
   /** Null when this server has executed all that the log holds; else what is in the way, also after the drain deadline. */
   async #behind(): Promise<string | null> {
-    const { pair, chain, config, signal } = this.#options;
-    const end = await this.#endOfLog();
-    if (end === null) return 'the log cannot be read to its end';
+    const { pair, chain, config, end, signal, logger } = this.#options;
+    const wanted = await askEnd(end, signal, logger);
+    if (wanted === null) return 'the log cannot be read to its end';
     const deadline = performance.now() + config.failover.drainDeadlineMs;
     for (;;) {
       const { state } = chain();
       const status = pair.following;
       if (pair.role !== 'standby') return `this host is ${pair.role} by now`;
       const isFresh = status !== null && Math.abs(Date.now() - status.atMs) < freshMs;
-      if (isFresh && state.next >= end && status.executed.containsAll(state.gtids)) return null;
+      if (isFresh && end.taken() >= wanted && status.executed.containsAll(state.gtids)) return null;
       if (performance.now() > deadline) {
         if (!isFresh) return 'its own server has not answered lately';
         if (status.state !== 'following') return 'it does not follow: see its other alarms';
-        if (state.next < end) return 'the log could not be read to its end (standby.failover.drain_deadline)';
+        if (end.taken() < wanted) return 'the log could not be read to its end (standby.failover.drain_deadline)';
         return `it still lacks ${state.gtids.subtract(status.executed).count} transactions (standby.failover.drain_deadline)`;
       }
       await sleep(50, undefined, { signal });
@@ -192,17 +191,6 @@ class Watcher {
     const beyond = seen.executed.subtract(state.gtids);
     if (beyond.isEmpty) return null;
     return `when it was last seen, the primary had committed ${beyond}, which the log does not hold`;
-  }
-
-  async #endOfLog(): Promise<number | null> {
-    const { logEnd, logger } = this.#options;
-    if (logEnd === null) return 0;
-    const late = sleep(logAnswersWithinMs, null, { ref: false });
-    const asked = logEnd().catch((error: unknown) => {
-      logger.warn(`the end of the log is not known: ${errorText(error)}`);
-      return null;
-    });
-    return await Promise.race([asked, late]);
   }
 
   async #fence(): Promise<boolean> {

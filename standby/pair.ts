@@ -131,7 +131,7 @@ export class Pair {
   async promote(request: PromoteRequest): Promise<Promoted> {
     const promoter = this.#requirePromoter();
     if (!promoter.isUnderWay) {
-      if (this.#role === 'primary') return { generation: this.#options.live.state.generation, target: null };
+      if (this.#role === 'primary') return { generation: this.#options.live.state.generation, target: null, end: null };
       if (this.#role !== 'standby' || this.#follow === null) throw notNow(this.#role);
       promoter.ask(request);
       this.#called.resolve('promote');

@@ -27,6 +27,8 @@ export interface Promoted {
   generation: number;
   /** The old primary's part of the history; null where all was over before it was asked for. */
   target: GtidSet | null;
+  /** The end of the chain before it; null where it was won in an earlier life of this process, or all was over. */
+  end: ChainState | null;
 }
 
 export interface PromoterOptions {
@@ -53,6 +55,8 @@ export class Promoter {
   readonly journal: PromotionJournal;
   readonly #options: PromoterOptions;
   #asked: { request: PromoteRequest; decidedAt: ChainState } | null = null;
+  /** The end of the chain before the promotion that was won. */
+  #end: ChainState | null = null;
   /** What those wait for who asked. */
   #settled: PromiseWithResolvers<Promoted> | null = null;
 
@@ -94,7 +98,7 @@ export class Promoter {
   /** It takes writes, and the hooks were run. */
   done(): void {
     const { generation = 0, target = '' } = this.journal.record ?? {};
-    this.#settle({ generation, target: GtidSet.parse(target) });
+    this.#settle({ generation, target: GtidSet.parse(target), end: this.#end });
   }
 
   /**
@@ -130,10 +134,10 @@ export class Promoter {
     const { request, decidedAt } = this.#asked;
     const { journal } = this;
     try {
-      const { kind, reason } = request;
+      const { kind, reason, isOldPrimaryOff } = request;
       await journal.begin({ kind, reason, from: decidedAt.sourceUuid, to, old: this.#placeOf(decidedAt.sourceUuid) });
       request.onStep('asking the chain to make this server the source');
-      await win({ decide, journal, decidedAt, signal, logger });
+      this.#end = await win({ decide, journal, decidedAt, isOldPrimaryOff, signal, logger });
       request.onStep(`won: generation ${journal.record?.generation}; the old primary can acknowledge nothing any more`);
       await this.finish(following);
       return true;
@@ -188,5 +192,6 @@ export class Promoter {
     else this.#settled?.resolve(outcome);
     this.#settled = null;
     this.#asked = null;
+    this.#end = null;
   }
 }

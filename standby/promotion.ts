@@ -122,19 +122,22 @@ export interface WinOptions {
   journal: PromotionJournal;
   /** The history's state when this was asked for. */
   decidedAt: ChainState;
+  /** Said by a person, or by the fence command's success. */
+  isOldPrimaryOff: boolean;
   signal: AbortSignal;
   logger: Logger;
 }
 
-/** Makes this server the source, in the store that decides. Throws QZ3724 when somebody else was first, QZ4752 when the primary is back. */
-export async function win({ decide, journal, decidedAt, signal, logger }: WinOptions): Promise<void> {
+/** Makes this server the source, in the store that decides; resolves with the chain's end before that. Throws as Decide. */
+export async function win({ decide, journal, decidedAt, isOldPrimaryOff, signal, logger }: WinOptions): Promise<ChainState> {
   const { record } = journal;
   if (record === null) throw new Error('a promotion is journaled before it is won');
   const isStillSilent = record.kind === 'failed-over';
-  const wish = { decidedAt, isStillSilent, sourceUuid: record.to, reason: noteOf(record) };
-  const { generation, target } = await decide(wish, { signal, logger });
+  const wish = { decidedAt, isStillSilent, isOldPrimaryOff, sourceUuid: record.to, reason: noteOf(record) };
+  const { generation, end } = await decide(wish, { signal, logger });
   logger.info(`won: this server is the source of generation ${generation}`, { from: record.from, to: record.to });
-  await journal.reach('won', { generation, target: target.toString() });
+  await journal.reach('won', { generation, target: end.gtids.toString() });
+  return end;
 }
 
 /** As much of it as an entry holds. */

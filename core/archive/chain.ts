@@ -113,6 +113,18 @@ export async function* walkSegments(
   }
 }
 
+/** The number behind the last segment, of a chain in which `last` (null: none) was seen already. */
+export async function endOfChain(
+  store: ObjectStore,
+  source: string,
+  last: DecodedHeader | null,
+  signal: AbortSignal,
+): Promise<number> {
+  let end = (last?.header.sequence ?? -1) + 1;
+  for await (const { header } of walkChain(store, source, last, signal)) end = header.sequence + 1;
+  return end;
+}
+
 function inPlace(decoded: DecodedHeader, sequence: number, key: string): DecodedHeader {
   if (decoded.header.sequence === sequence) return decoded;
   throw damaged(key, `it is segment ${decoded.header.sequence} under another's name`);

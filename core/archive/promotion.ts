@@ -24,6 +24,8 @@ export interface PromotionOptions {
   reason: string;
   /** Somebody else was first: throw, with the state that the chain has by now. */
   beaten: (now: ChainState) => Error;
+  /** Why the promotion must not be put behind that state of the chain, which is then left as it is; null: it may. */
+  objection: (now: ChainState) => Error | null;
   /** How long an archive that cannot be reached is waited for; once a segment may have been put, for as long as it takes. */
   reachWithinMs: number;
   /** First and longest wait after a passing fault. Defaults 100 ms and half a second. */
@@ -32,8 +34,8 @@ export interface PromotionOptions {
   logger: Logger;
 }
 
-/** Resolves once it has won: with its generation, and the set that is complete before it. */
-export async function putPromotion(options: PromotionOptions): Promise<{ generation: number; gtids: GtidSet }> {
+/** Resolves once it has won: with its generation, and the chain's end before it. */
+export async function putPromotion(options: PromotionOptions): Promise<{ generation: number; end: ChainState }> {
   return await new Promoter(options).run();
 }
 
@@ -41,42 +43,52 @@ class Promoter {
   readonly #options: PromotionOptions;
   readonly #writer = randomBytes(16).toString('hex');
   #last: DecodedHeader;
+  /** The chain's end where ours was last put behind it. */
+  #before: ChainState;
 
   constructor(options: PromotionOptions) {
     this.#options = options;
     this.#last = options.last;
+    this.#before = stateAfter(options.last.header);
   }
 
-  async run(): Promise<{ generation: number; gtids: GtidSet }> {
+  async run(): Promise<{ generation: number; end: ChainState }> {
     const { signal, logger, reachWithinMs, store, sourceName, delays = { maxDelayMs: 500 } } = this.#options;
     const what = `promoting in ${store.url}`;
     const endless = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, ...delays };
     await retrying(what, () => this.#readOn(), { ...endless, deadlineMs: reachWithinMs });
-    await retrying(what, () => this.#put(), endless);
+    const refused = await retrying(what, () => this.#put(), endless);
+    if (refused !== null) throw refused;
     const { sequence, generation } = this.#last.header;
     const floor = await retrying(what, () => readFloor(store, sourceName), endless);
     if (floor >= sequence) throw belowFloor(store, sourceName, sequence, floor);
-    return { generation, gtids: gtidsAfter(this.#last.header) };
+    return { generation, end: this.#before };
   }
 
   get #isOurs(): boolean {
     return this.#last.header.kind === 'promotion' && this.#last.header.writer === this.#writer;
   }
 
-  /** Until ours stands in the chain. */
-  async #put(): Promise<void> {
-    const { store, sourceName, signal } = this.#options;
+  /**
+   * Until ours stands in the chain, or there is an objection, which is returned. Where a put of ours may still arrive, there is
+   * none as long as nothing has come: and once something has, it stands where that put would.
+   */
+  async #put(): Promise<Error | null> {
+    const { store, sourceName, signal, objection } = this.#options;
     for (;;) {
       signal.throwIfAborted();
       await this.#readOn();
-      if (this.#isOurs) return;
+      if (this.#isOurs) return null;
+      this.#before = stateAfter(this.#last.header);
+      const refused = objection(this.#before);
+      if (refused !== null) return refused;
       const { body, decoded } = sealSegment(this.#header(), Buffer.alloc(0));
       crashPoint('promotion:before-put');
       const outcome = await store.putIfAbsent(segmentKey(sourceName, decoded.header.sequence), body);
       crashPoint('promotion:after-put');
       if (outcome === 'exists') continue;
       this.#last = decoded;
-      return;
+      return null;
     }
   }
 

@@ -70,7 +70,23 @@ describe('a pair that meets in a bucket', () => {
     await one.untilFollowing();
   }, 60_000);
 
+  test('where the bucket does not answer, nobody takes over: it may hold more than was seen of it', async () => {
+    const server = lab.mysql.handle?.pid ?? 0;
+    await lab.s3?.kill();
+    process.kill(server, 'SIGSTOP');
+    await one.until('the reason', ({ alarms }) =>
+      alarms.some(({ code, sentence }) => code === 'QZ4716' && sentence.includes('the log cannot be read to its end')),
+    );
+    process.kill(server, 'SIGCONT');
+    await one.until('the primary is seen', ({ alarms }) => !alarms.some(({ topic }) => topic === 'primary'));
+    await lab.s3?.restart();
+    await agent.until('RPO 0', ({ rpoZero, alarms }) => rpoZero && alarms.length === 0);
+    const { standby } = await one.untilFollowing();
+    expect([standby?.role, (await agent.status())?.capture?.generation]).toEqual(['standby', 1]);
+  }, 60_000);
+
   test('a primary that stands still is taken over; when it wakes up, it tells nobody of a commit', async () => {
+    await one.untilPlanned(({ rpoZero }) => rpoZero);
     writers.start(() => connected(lab.mysql.app));
     await writers.more(200);
     const frozen = [agent.pid, lab.mysql.handle?.pid ?? 0];
@@ -111,8 +127,8 @@ describe('a pair that meets in a bucket', () => {
   test('the next host follows, and takes over when the new primary and its agent are killed under load', async () => {
     two = await StandbyHost.create(lab, { failover, archive, name: 'two', primaryPort: one.port });
     two.start();
-    await one.until('RPO 0', ({ rpoZero }) => rpoZero);
     await two.untilFollowing();
+    await two.untilPlanned(({ rpoZero }) => rpoZero);
     const load = new Writers('t.t', { firstId: 1_000_000 });
     load.start(() => connected(one.endpoint(lab.mysql.app)));
     await load.more(200);

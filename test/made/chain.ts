@@ -27,8 +27,8 @@ export class MadeChain {
     this.#push({ ...this.#blank('claim'), writer }, { writer });
   }
 
-  heartbeat(completeThroughMicros: number): void {
-    this.#push({ ...this.#blank('heartbeat'), completeThroughMicros }, { completeThroughMicros });
+  heartbeat(completeThroughMicros: number, semiSync = false): void {
+    this.#push({ ...this.#blank('heartbeat'), completeThroughMicros, semiSync }, { completeThroughMicros, semiSync });
   }
 
   timeline(fork: GtidSet, uuid: string, note: string): void {

@@ -115,14 +115,14 @@ test('a promotion is refused where the archive cannot be read, and found again w
     const promote = (at: ObjectStore) =>
       putPromotion({
         ...{ store: at, sourceName: madeSource, last, sourceUuid: chain.state?.sourceUuid ?? '', reason: 'the test' },
-        ...{ beaten: () => new Error('beaten'), reachWithinMs: 300, signal: never, logger: silentLogger() },
+        ...{ beaten: () => new Error('beaten'), objection: () => null, reachWithinMs: 300, signal: never, logger: silentLogger() },
       });
     await expect(promote(failing(store, (name) => name === 'get'))).rejects.toMatchObject({ code: 'QZ4999' });
     let lost = 2;
     const won = await promote(failing(store, (name, afterwards) => name === 'putIfAbsent' && afterwards && lost-- > 0));
     const end = await findChainEnd(store, madeSource, never);
     expect(end.last?.header).toMatchObject({ kind: 'promotion', generation: 2, sourceUuid: chain.state?.sourceUuid });
-    expect(won.gtids.equals(end.last?.header.gtidsBefore ?? won.gtids.subtract(won.gtids))).toBe(true);
-    expect(won.gtids.toString()).toBe(chain.folded[59]?.after.gtids.toString());
+    expect(won.end.gtids.equals(end.last?.header.gtidsBefore ?? won.end.gtids.subtract(won.end.gtids))).toBe(true);
+    expect(won.end.gtids.toString()).toBe(chain.folded[59]?.after.gtids.toString());
     await expect(promote(store)).rejects.toThrow('beaten');
   }));

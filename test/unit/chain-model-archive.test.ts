@@ -200,7 +200,7 @@ class Run {
     const promotion = { store, sourceName: this.world.source, last, sourceUuid: uuid, reason: 'the model', delays };
     const beaten = () => new Error('beaten');
     if (last.header.generation > 1) throw beaten();
-    await putPromotion({ ...promotion, beaten, reachWithinMs: 1e9, signal, logger });
+    await putPromotion({ ...promotion, beaten, objection: () => null, reachWithinMs: 1e9, signal, logger });
     this.promoted += 1;
     await this.#agent(`${who}'s agent`, uuid, new HostLog(), signal);
   }
