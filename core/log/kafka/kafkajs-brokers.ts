@@ -26,6 +26,8 @@ const connectionTimeoutMs = 5000;
 const acknowledgeTimeoutMs = 10_000;
 /** Longer than that, and than any fetch waits. */
 const requestTimeoutMs = 15_000;
+/** What kafkajs says of each answer to a request that was given up: after a network was parted they come by the hundred. */
+const lateAnswer = 'Response without match';
 /** READ_UNCOMMITTED: up to the high watermark, whatever transactions a stranger leaves open. */
 const isolationLevel = 0;
 const metadataMaxAgeMs = 60_000;
@@ -83,7 +85,10 @@ export class KafkajsBrokers implements Brokers {
       logCreator:
         () =>
         ({ level, namespace, log }) =>
-          remark(level === logLevel.WARN ? 'warn' : 'debug', `${namespace}: ${log.message}`),
+          remark(
+            level === logLevel.WARN && log.message !== lateAnswer ? 'warn' : 'debug',
+            `${namespace}: ${log.message}`,
+          ),
     };
     if (options.tls !== null) config.ssl = { ...options.tls };
     if (options.sasl !== null) {
