@@ -1,0 +1,289 @@
+/**
+ * Row 27: every way between the parts of a pair is cut in turn, and heals: agent and brokers, standby and brokers, standby and
+ * primary, and both at once for either host. Commits wait for the log (RPO 0), and the standby may take over by itself. At no
+ * time do two servers tell clients of commits, and what was told is there in the end.
+ */
+import { readFile, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { setSemiSync } from '../../agent/semi-sync/settings.ts';
+import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { openDump } from '../../core/mysql/dump.ts';
+import { binlogStatus } from '../../core/mysql/source-facts.ts';
+import { FaultProxy } from '../lab/fault-proxy.ts';
+import { KafkaLab } from '../lab/kafka.ts';
+import { Lab } from '../lab/lab.ts';
+import { StandbyHost } from '../lab/pair.ts';
+import { connected, RunningDaemon, verb } from '../lab/running.ts';
+
+const failover = '{ automatic: true, after: 1s, not_again_within: 0ms }';
+/** Longer than `after`, and than anybody's patience with a heartbeat. */
+const partedMs = 4000;
+
+let lab: Lab;
+let kafka: KafkaLab;
+let agent: RunningDaemon;
+let one: StandbyHost;
+let two: StandbyHost | null = null;
+/** From the agent, from host one and from host two to the brokers. */
+const toBrokers: FaultProxy[] = [];
+/** From host one to the first primary, from host two to host one. */
+let oneToPrimary: FaultProxy;
+let twoToOne: FaultProxy | null = null;
+const writers: Writer[] = [];
+let nextId = 0;
+
+beforeAll(async () => {
+  const ways = [0, 1, 2].map((index) => async (port: number) => {
+    const proxy = await FaultProxy.start(port);
+    toBrokers[index] = proxy;
+    return proxy.port;
+  });
+  [lab, kafka] = await Promise.all([Lab.start(), KafkaLab.start({ brokers: 1, ways })]);
+  const log = `kafka: { brokers: ${JSON.stringify(kafka.bootstrapOf(0))}, topic: qazyna.agama, state_dir: ${lab.dir}/state }`;
+  const config = (await readFile(lab.configFile, 'utf8')).replace(/local: \{.*\}/, log);
+  await writeFile(lab.configFile, config.replace('  name: agama\n', '  name: agama\n  acknowledge_after: log\n'));
+  const root = await connected(lab.mysql.root);
+  for (const sql of [
+    'CREATE DATABASE t',
+    'CREATE TABLE t.t (id INT PRIMARY KEY)',
+    "GRANT SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO 'qazyna'@'%'",
+  ])
+    await root.query(sql);
+  await setSemiSync(root, { persist: false });
+  await root.close();
+  oneToPrimary = await FaultProxy.start(lab.mysql.port);
+  const brokers = kafka.bootstrapOf(1);
+  one = await StandbyHost.create(lab, { name: 'one', failover, primaryPort: oneToPrimary.port, brokers });
+  agent = new RunningDaemon(lab);
+  one.start();
+  await agent.untilProtected();
+  await agent.until('RPO 0', ({ rpoZero }) => rpoZero);
+  await one.untilFollowing();
+}, 180_000);
+
+afterAll(async () => {
+  // Commits that wait end with their server.
+  await lab?.mysql.handle?.kill();
+  await one?.destroy();
+  await two?.destroy();
+  await agent?.end('SIGKILL');
+  for (const writer of writers) await writer.stop();
+  for (const proxy of [...toBrokers, oneToPrimary, twoToOne]) await proxy?.[Symbol.asyncDispose]();
+  await kafka?.stop();
+  await lab?.stop();
+}, 60_000);
+
+/** Commits one after the other at one server, and connects again when that fails. */
+class Writer {
+  readonly told: number[] = [];
+  #isOver = false;
+  readonly #running: Promise<void>;
+  #connection: MysqlConnection | null = null;
+
+  constructor(endpoint: MysqlEndpoint) {
+    this.#running = this.#run(endpoint);
+    writers.push(this);
+  }
+
+  async #run(endpoint: MysqlEndpoint): Promise<void> {
+    while (!this.#isOver) {
+      try {
+        this.#connection = await connected(endpoint);
+        while (!this.#isOver) {
+          const id = ++nextId;
+          await this.#connection.query('INSERT INTO t.t VALUES (?)', [id], 120_000);
+          this.told.push(id);
+          await sleep(2);
+        }
+      } catch {
+        await sleep(50);
+      } finally {
+        await this.#connection?.close().catch(() => undefined);
+      }
+    }
+  }
+
+  async more(count = 20): Promise<void> {
+    const wanted = this.told.length + count;
+    const deadline = performance.now() + 30_000;
+    while (this.told.length < wanted) {
+      if (performance.now() > deadline) throw new Error(`no ${count} commits more: ${agent.stderr.slice(-3000)}`);
+      await sleep(10);
+    }
+  }
+
+  /** What waits is given up. */
+  async stop(): Promise<void> {
+    this.#isOver = true;
+    await this.#connection?.close().catch(() => undefined);
+    await this.#running;
+  }
+}
+
+async function parted(proxies: readonly FaultProxy[], work: () => Promise<void>): Promise<void> {
+  for (const proxy of proxies) await proxy.set({ kind: 'blackhole' });
+  try {
+    await work();
+  } finally {
+    for (const proxy of proxies) await proxy.set({ kind: 'pass' });
+  }
+}
+
+function way(index: number): FaultProxy {
+  const proxy = toBrokers[index];
+  if (proxy === undefined) throw new RangeError(`there is no way ${index}`);
+  return proxy;
+}
+
+/** Nobody was promoted, nor claimed the chain: the first primary goes on as it did, and the standby follows. */
+async function nothingHappened(writer: Writer): Promise<void> {
+  await writer.more();
+  const status = await one.until('it follows', ({ standby }) => standby?.role === 'standby');
+  expect(status.standby).toMatchObject({ role: 'standby', isWritable: false });
+  await one.until('it is up to date', ({ standby }) => (standby?.behindTransactions ?? 1) < 100);
+  expect([agent.exitCode, (await agent.status())?.capture?.generation]).toEqual([null, 1]);
+  await agent.until('RPO 0', ({ rpoZero }) => rpoZero);
+  expect(one.stderr).not.toMatch(/won: generation/);
+}
+
+async function expectAllTold(host: StandbyHost): Promise<void> {
+  const connection = await host.connect();
+  const rows = new Set((await connection.query('SELECT id FROM t.t')).map(({ id }) => Number(id)));
+  await connection.close();
+  const told = writers.flatMap((writer) => writer.told);
+  expect(told.filter((id) => !rows.has(id))).toEqual([]);
+}
+
+let old: Writer;
+
+test('a second semi-sync replica: commits may be acknowledged by it alone, so RPO 0 is not said (row 45)', async () => {
+  old = new Writer(lab.mysql.app);
+  await old.more();
+  const root = await connected(lab.mysql.root);
+  const { file, position } = await binlogStatus(root);
+  await root.close();
+  const stop = new AbortController();
+  const replica = { serverId: 4711, uuid: '47114711-4711-4711-4711-471147114711', host: 'another' };
+  const options = { endpoint: lab.mysql.root, file, position, mode: 'follow', replica, semiSync: true } as const;
+  const dump = await openDump(options, { slice: () => undefined }, stop.signal);
+  const pumping = (async () => {
+    for (;;) await dump.pump(performance.now() + 1000);
+  })().catch(() => undefined);
+  const told = await agent.until(
+    'the alarm',
+    ({ rpoZero, alarms }) => !rpoZero && alarms.some(({ code }) => code === 'QZ4130'),
+  );
+  expect(told.alarms.map(({ sentence }) => sentence).join()).toMatch(/2 semi-sync replicas are attached/);
+  await one.until('the chain says so', ({ rpoZero }) => !rpoZero);
+  stop.abort();
+  await pumping;
+  await agent.until('RPO 0', ({ rpoZero, alarms }) => rpoZero && alarms.every(({ code }) => code !== 'QZ4130'));
+}, 60_000);
+
+test('the agent and the brokers: commits wait, nobody takes over, and they return once it heals', async () => {
+  await parted([way(0)], async () => {
+    await sleep(200);
+    const before = old.told.length;
+    // It would take the primary's writes, waits behind the commits, and is given up.
+    const refused = await verb(['switchover', '--config', one.configFile]);
+    expect(refused.code).toBe(4);
+    expect(old.told.length).toBe(before);
+    const primary = await fetch(`http://127.0.0.1:${lab.httpPort}/primary`);
+    expect(primary.status).toBe(503);
+  });
+  await nothingHappened(old);
+}, 60_000);
+
+test('the standby and the primary: its heartbeats still come through the log', async () => {
+  await parted([oneToPrimary], async () => {
+    await sleep(partedMs);
+    await old.more();
+  });
+  await nothingHappened(old);
+}, 60_000);
+
+test('the standby and the brokers: it still sees the primary; a switchover is given up, and writes go on', async () => {
+  await parted([way(1)], async () => {
+    const refused = await verb(['switchover', '--config', one.configFile]);
+    expect(refused.code).toBe(4);
+    await old.more();
+    const status = await one.status();
+    expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false });
+  });
+  await nothingHappened(old);
+}, 60_000);
+
+test('the standby from everything: it promotes nobody, not even once it is heard again', async () => {
+  await parted([way(1), oneToPrimary], async () => {
+    const seen = ({ code, sentence }: { code: string; sentence: string }) =>
+      code === 'QZ4716' && /the log cannot be read to its end/.test(sentence);
+    await one.until('the alarm', ({ alarms }) => alarms.some(seen));
+    await old.more();
+  });
+  await sleep(2000);
+  await nothingHappened(old);
+}, 60_000);
+
+test('the primary and its agent from everything but their clients: the standby takes over, and no client there is told', async () => {
+  await parted([way(0), oneToPrimary], async () => {
+    await sleep(200);
+    const before = old.told.length;
+    await one.until('the take-over', ({ standby }) => standby?.isWritable === true);
+    const now = new Writer(one.endpoint(lab.mysql.app));
+    await now.more();
+    await sleep(1000);
+    expect(old.told.length).toBe(before);
+    await one.until('RPO 0', ({ rpoZero }) => rpoZero);
+  });
+}, 60_000);
+
+test('heard again, the old agent shuts its server; stopped, that answers none of those who waited (row 41)', async () => {
+  const before = old.told.length;
+  const root = await connected(lab.mysql.root);
+  const deadline = performance.now() + 20_000;
+  for (;;) {
+    const [row] = await root.query('SELECT @@GLOBAL.offline_mode AS off');
+    if (Number(row?.off) === 1) break;
+    if (performance.now() > deadline) throw new Error(`not shut: ${agent.stderr.slice(-3000)}`);
+    await sleep(50);
+  }
+  await root.close();
+  await lab.mysql.handle?.stop();
+  expect(await agent.end(null)).toBe(3);
+  expect(agent.stderr).toContain('QZ3310');
+  expect(old.told.length).toBe(before);
+  await expectAllTold(one);
+}, 60_000);
+
+test('host one from everything but its clients: host two takes over; heard again, host one is fenced, and begins anew', async () => {
+  await lab.mysql.handle?.kill();
+  await old.stop();
+  twoToOne = await FaultProxy.start(one.port);
+  const options = { name: 'two', failover, primaryPort: twoToOne.port, brokers: kafka.bootstrapOf(2) };
+  const second = await StandbyHost.create(lab, options);
+  two = second;
+  second.start();
+  await second.untilFollowing();
+  const writer = new Writer(one.endpoint(lab.mysql.app));
+  await writer.more();
+  let before = 0;
+  await parted([way(1), twoToOne], async () => {
+    await sleep(200);
+    before = writer.told.length;
+    await second.until('the take-over', ({ standby }) => standby?.isWritable === true);
+    const now = new Writer(second.endpoint(lab.mysql.app));
+    await now.more();
+    expect(writer.told.length).toBe(before);
+  });
+  await one.until(
+    'fenced',
+    ({ standby, alarms }) => standby?.role === 'fenced' && alarms.some(({ code }) => code === 'QZ3726'),
+  );
+  expect(writer.told.length).toBe(before);
+  await writer.stop();
+  const rejoined = await verb(['rejoin', '--reseed', '--config', one.configFile]);
+  expect([rejoined.code, rejoined.code === 0 ? '' : rejoined.stderr]).toEqual([0, '']);
+  await one.untilFollowing();
+  for (const host of [one, second]) await expectAllTold(host);
+}, 90_000);
