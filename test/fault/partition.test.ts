@@ -18,7 +18,7 @@ import { connected, RunningDaemon, verb } from '../lab/running.ts';
 
 const failover = '{ automatic: true, after: 1s, not_again_within: 0ms }';
 /** Longer than `after`, and than anybody's patience with a heartbeat. */
-const partedMs = 4000;
+const partedMs = 2500;
 
 let lab: Lab;
 let kafka: KafkaLab;
@@ -57,9 +57,8 @@ beforeAll(async () => {
   one = await StandbyHost.create(lab, { name: 'one', failover, primaryPort: oneToPrimary.port, brokers });
   agent = new RunningDaemon(lab);
   one.start();
-  await agent.untilProtected();
-  await agent.until('RPO 0', ({ rpoZero }) => rpoZero);
   await one.untilFollowing();
+  await one.untilPlanned(({ rpoZero }) => rpoZero);
 }, 180_000);
 
 afterAll(async () => {
@@ -72,7 +71,7 @@ afterAll(async () => {
   for (const proxy of [...toBrokers, oneToPrimary, twoToOne]) await proxy?.[Symbol.asyncDispose]();
   await kafka?.stop();
   await lab?.stop();
-}, 60_000);
+}, 120_000);
 
 /** Commits one after the other at one server, and connects again when that fails. */
 class Writer {
@@ -143,7 +142,7 @@ async function nothingHappened(writer: Writer): Promise<void> {
   expect(status.standby).toMatchObject({ role: 'standby', isWritable: false });
   await one.until('it is up to date', ({ standby }) => (standby?.behindTransactions ?? 1) < 100);
   expect([agent.exitCode, (await agent.status())?.capture?.generation]).toEqual([null, 1]);
-  await agent.until('RPO 0', ({ rpoZero }) => rpoZero);
+  await one.untilPlanned(({ rpoZero }) => rpoZero);
   expect(one.stderr).not.toMatch(/won: generation/);
 }
 
@@ -175,11 +174,11 @@ test('a second semi-sync replica: commits may be acknowledged by it alone, so RP
     ({ rpoZero, alarms }) => !rpoZero && alarms.some(({ code }) => code === 'QZ4130'),
   );
   expect(told.alarms.map(({ sentence }) => sentence).join()).toMatch(/2 semi-sync replicas are attached/);
-  await one.until('the chain says so', ({ rpoZero }) => !rpoZero);
+  await one.untilPlanned(({ rpoZero }) => !rpoZero);
   stop.abort();
   await pumping;
   await agent.until('RPO 0', ({ rpoZero, alarms }) => rpoZero && alarms.every(({ code }) => code !== 'QZ4130'));
-}, 60_000);
+}, 120_000);
 
 test('the agent and the brokers: commits wait, nobody takes over, and they return once it heals', async () => {
   await parted([way(0)], async () => {
@@ -193,7 +192,7 @@ test('the agent and the brokers: commits wait, nobody takes over, and they retur
     expect(primary.status).toBe(503);
   });
   await nothingHappened(old);
-}, 60_000);
+}, 120_000);
 
 test('the standby and the primary: its heartbeats still come through the log', async () => {
   await parted([oneToPrimary], async () => {
@@ -201,7 +200,7 @@ test('the standby and the primary: its heartbeats still come through the log', a
     await old.more();
   });
   await nothingHappened(old);
-}, 60_000);
+}, 120_000);
 
 test('the standby and the brokers: it still sees the primary; a switchover is given up, and writes go on', async () => {
   await parted([way(1)], async () => {
@@ -212,18 +211,17 @@ test('the standby and the brokers: it still sees the primary; a switchover is gi
     expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false });
   });
   await nothingHappened(old);
-}, 60_000);
+}, 120_000);
 
 test('the standby from everything: it promotes nobody, not even once it is heard again', async () => {
   await parted([way(1), oneToPrimary], async () => {
     const seen = ({ code, sentence }: { code: string; sentence: string }) =>
-      code === 'QZ4716' && /the log cannot be read to its end/.test(sentence);
+      code === 'QZ4716' && /the log (cannot|could not) be read to its end/.test(sentence);
     await one.until('the alarm', ({ alarms }) => alarms.some(seen));
     await old.more();
   });
-  await sleep(2000);
   await nothingHappened(old);
-}, 60_000);
+}, 120_000);
 
 test('the primary and its agent from everything but their clients: the standby takes over, and no client there is told', async () => {
   await parted([way(0), oneToPrimary], async () => {
@@ -236,10 +234,15 @@ test('the primary and its agent from everything but their clients: the standby t
     expect(old.told.length).toBe(before);
     await one.until('RPO 0', ({ rpoZero }) => rpoZero);
   });
-}, 60_000);
+}, 120_000);
 
 test('heard again, the old agent shuts its server; stopped, that answers none of those who waited (row 41)', async () => {
   const before = old.told.length;
+  // It is filled meanwhile.
+  twoToOne = await FaultProxy.start(one.port);
+  const options = { name: 'two', failover, primaryPort: twoToOne.port, brokers: kafka.bootstrapOf(2) };
+  two = await StandbyHost.create(lab, options);
+  two.start();
   const root = await connected(lab.mysql.root);
   const deadline = performance.now() + 20_000;
   for (;;) {
@@ -254,21 +257,19 @@ test('heard again, the old agent shuts its server; stopped, that answers none of
   expect(agent.stderr).toContain('QZ3310');
   expect(old.told.length).toBe(before);
   await expectAllTold(one);
-}, 60_000);
+}, 120_000);
 
 test('host one from everything but its clients: host two takes over; heard again, host one is fenced, and begins anew', async () => {
   await lab.mysql.handle?.kill();
   await old.stop();
-  twoToOne = await FaultProxy.start(one.port);
-  const options = { name: 'two', failover, primaryPort: twoToOne.port, brokers: kafka.bootstrapOf(2) };
-  const second = await StandbyHost.create(lab, options);
-  two = second;
-  second.start();
+  const [second, cut] = [two, twoToOne];
+  if (second === null || cut === null) throw new Error('the test before has started it');
   await second.untilFollowing();
+  await second.untilPlanned(({ rpoZero }) => rpoZero);
   const writer = new Writer(one.endpoint(lab.mysql.app));
   await writer.more();
   let before = 0;
-  await parted([way(1), twoToOne], async () => {
+  await parted([way(1), cut], async () => {
     await sleep(200);
     before = writer.told.length;
     await second.until('the take-over', ({ standby }) => standby?.isWritable === true);
@@ -286,4 +287,4 @@ test('host one from everything but its clients: host two takes over; heard again
   expect([rejoined.code, rejoined.code === 0 ? '' : rejoined.stderr]).toEqual([0, '']);
   await one.untilFollowing();
   for (const host of [one, second]) await expectAllTold(host);
-}, 90_000);
+}, 150_000);

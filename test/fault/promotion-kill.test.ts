@@ -61,7 +61,7 @@ describe.each([
     await standby?.destroy();
     await shipper?.end('SIGKILL');
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   function promote(host: StandbyHost) {
     return verb(['promote', '--old-primary-is-off', '--config', host.configFile]);
@@ -128,7 +128,7 @@ describe.each([
     await standby.untilFollowing();
     await standby.until('all is well', ({ alarms }) => alarms.length === 0);
     expect(await readdir(standby.dir)).not.toContain('switchover.json');
-  }, 60_000);
+  }, 120_000);
 
   test.each([...undecided, ...before])(
     '%s: it is a standby again, and promoted when asked again',
@@ -144,7 +144,7 @@ describe.each([
       expect(await promote(standby)).toMatchObject({ code: 0 });
       await exchanged();
     },
-    60_000,
+    120_000,
   );
 
   test.each([...behind, ...decided])(
@@ -153,7 +153,7 @@ describe.each([
       await killedAt(point);
       await exchanged();
     },
-    60_000,
+    120_000,
   );
 
   test('won, killed, and followed by another promotion before it is started again: a standby like any other', async () => {
@@ -170,5 +170,5 @@ describe.each([
     standby.start();
     await standby.until('a standby', (status) => status.standby?.role === 'standby' && status.standby.promotion === '');
     await sameOnBoth();
-  }, 60_000);
+  }, 120_000);
 });

@@ -49,7 +49,7 @@ describe('a pair that meets in a bucket', () => {
     await agent?.end('SIGKILL');
     await source?.close();
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('RPO 0 is said; while the bucket is away commits wait, and when it is back they return', async () => {
     const status = await agent.until('RPO 0', ({ rpoZero }) => rpoZero);
@@ -68,7 +68,7 @@ describe('a pair that meets in a bucket', () => {
     await writer.close();
     await agent.until('RPO 0', ({ rpoZero, alarms }) => rpoZero && alarms.length === 0);
     await one.untilFollowing();
-  }, 60_000);
+  }, 120_000);
 
   test('where the bucket does not answer, nobody takes over: it may hold more than was seen of it', async () => {
     const server = lab.mysql.handle?.pid ?? 0;
@@ -83,7 +83,7 @@ describe('a pair that meets in a bucket', () => {
     await agent.until('RPO 0', ({ rpoZero, alarms }) => rpoZero && alarms.length === 0);
     const { standby } = await one.untilFollowing();
     expect([standby?.role, (await agent.status())?.capture?.generation]).toEqual(['standby', 1]);
-  }, 60_000);
+  }, 120_000);
 
   test('a primary that stands still is taken over; when it wakes up, it tells nobody of a commit', async () => {
     await one.untilPlanned(({ rpoZero }) => rpoZero);
@@ -116,13 +116,13 @@ describe('a pair that meets in a bucket', () => {
     const primary = await one.connect();
     expect(await writers.missingFrom(primary)).toEqual([]);
     await primary.close();
-  }, 90_000);
+  }, 150_000);
 
   test('an agent that starts beside the old primary finds the promotion, and stays fenced', async () => {
     agent = new RunningDaemon(lab);
     expect(await agent.end(null)).toBe(3);
     expect(agent.stderr).toMatch(/QZ3314|QZ3310/);
-  }, 60_000);
+  }, 120_000);
 
   test('the next host follows, and takes over when the new primary and its agent are killed under load', async () => {
     two = await StandbyHost.create(lab, { failover, archive, name: 'two', primaryPort: one.port });
@@ -143,7 +143,7 @@ describe('a pair that meets in a bucket', () => {
     await application.query('INSERT INTO t.t VALUES (-3)', [], 10_000);
     await application.close();
     await two.until('RPO 0', ({ rpoZero }) => rpoZero);
-  }, 90_000);
+  }, 150_000);
 
   test('the other archive was brought up: both lead to all that the primary has executed', async () => {
     const primary = await two.connect();
@@ -158,5 +158,5 @@ describe('a pair that meets in a bucket', () => {
       expect(plan.stdout).toContain(executed);
       expect(plan.stdout).toContain('"generation":3');
     }
-  }, 60_000);
+  }, 120_000);
 });

@@ -53,7 +53,7 @@ afterAll(async () => {
   await daemon?.end('SIGKILL');
   await source?.close();
   await lab?.stop();
-}, 60_000);
+}, 120_000);
 
 /** Of its data folder's largest file. */
 async function sizeOf({ dir }: StandbyHost): Promise<number> {
@@ -131,7 +131,7 @@ test('a stock replica that it did not start follows beside its own server: over 
   await begin(replica);
   await write(20);
   await sameEverywhere();
-}, 60_000);
+}, 120_000);
 
 test('how far it is behind is told in transactions, and by the commit time of what it has executed', async () => {
   const clock = async () =>
@@ -155,7 +155,7 @@ test('how far it is behind is told in transactions, and by the commit time of wh
     'all of it',
     ({ standby: now }) => now?.behindTransactions === 0 && now.completeThroughMicros > caughtUpMicros,
   );
-}, 60_000);
+}, 120_000);
 
 test('history that no archive holds is refused with 1236 in the words of a source', async () => {
   const empty = await servers.start(202);
@@ -173,7 +173,7 @@ test('history that no archive holds is refused with 1236 in the words of a sourc
   const own = await standby.connect();
   expect(Number((await own.query('SELECT @@server_id AS id'))[0]?.id)).not.toBe(sourceServerId);
   await own.close();
-}, 60_000);
+}, 120_000);
 
 test('away for longer than the brokers keep anything, they are served from the archive', async () => {
   await replica.connection.query('STOP REPLICA');
@@ -192,7 +192,7 @@ test('away for longer than the brokers keep anything, they are served from the a
   await write(20);
   await replica.connection.query('START REPLICA');
   await sameEverywhere();
-}, 90_000);
+}, 150_000);
 
 test('killed -9 in the middle of an event that both are being sent: each has it once, whole', async () => {
   const receivers = [await standby.serverPid(), replica.handle.pid];
@@ -211,7 +211,7 @@ test('killed -9 in the middle of an event that both are being sent: each has it 
   standby.start();
   await sameEverywhere();
   expect(await replicaStatus(replica)).toMatchObject({ Last_IO_Error: '', Last_SQL_Error: '' });
-}, 90_000);
+}, 150_000);
 
 test('its own server lacks what nobody holds any more: filled anew, killed and stopped on the way, and told so', async () => {
   const stateFile = join(standby.dir, 'standby.json');
@@ -249,7 +249,7 @@ test('its own server lacks what nobody holds any more: filled anew, killed and s
   expect((await again.query('SELECT @@server_uuid AS uuid'))[0]?.uuid).not.toBe(uuid?.uuid);
   await again.close();
   await standby.until('all is well', ({ alarms }) => alarms.length === 0);
-}, 90_000);
+}, 150_000);
 
 test('a broker dies and comes back: both go on', async () => {
   await lab.kafka?.kill(0);
@@ -258,4 +258,4 @@ test('a broker dies and comes back: both go on', async () => {
   await lab.kafka?.restart(0);
   await write(20);
   await sameEverywhere();
-}, 60_000);
+}, 120_000);
