@@ -38,23 +38,8 @@ describe('a standby', () => {
     for (let n = 0; n < rows; n += 1) await to.query(`INSERT INTO t.t VALUES (${++id}, REPEAT('x', 50))`);
   }
 
-  /** Waits until it has executed everything, over restarts of its server. */
   async function executed(): Promise<void> {
-    const wanted = (await executedSet(source)).toString();
-    const deadline = performance.now() + 30_000;
-    for (;;) {
-      const reached = await standby.connect().then(
-        async (replica) => {
-          const found = (await executedSet(replica)).toString();
-          await replica.close();
-          return found;
-        },
-        () => 'not reached',
-      );
-      if (reached === wanted) break;
-      if (performance.now() > deadline) throw new Error(`the standby is at ${reached}; ${standby.stderr.slice(-3000)}`);
-      await sleep(50);
-    }
+    await standby.untilExecuted(source);
     await standby.untilFollowing();
   }
 

@@ -11,6 +11,7 @@ import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../co
 import { freePort } from '../../core/mysql/mysqld.ts';
 import { pathsIn } from '../../core/restore/target.ts';
 import { askStandby } from '../../standby/control.ts';
+import { executedBy } from '../../standby/server.ts';
 import type { Lab } from './lab.ts';
 
 const qazyna = fileURLToPath(new URL('../../bin/qazyna', import.meta.url));
@@ -170,15 +171,17 @@ export class StandbyHost {
     );
   }
 
-  /** Until its server has executed all that `source` has committed by now. */
-  async untilExecuted(source: MysqlConnection, withinS = 60): Promise<void> {
-    const [row] = await source.query('SELECT @@GLOBAL.gtid_executed AS executed');
-    const own = await this.connect();
-    try {
-      const [late] = await own.query('SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?) AS late', [row?.executed, withinS]);
-      if (Number(late?.late) !== 0) throw new Error(`not executed: ${row?.executed}; ${this.#stderr.slice(-4000)}`);
-    } finally {
-      await own.close();
+  /** Until its server has executed all that `source` has committed by now; it may be started anew meanwhile. */
+  async untilExecuted(source: MysqlConnection, deadlineMs = 60_000): Promise<void> {
+    const wanted = await executedBy(source);
+    const executed = async () => {
+      const own = await this.connect();
+      return await executedBy(own).finally(() => own.close());
+    };
+    for (const deadline = performance.now() + deadlineMs; ; await sleep(pollMs)) {
+      const found = await executed().catch(() => null);
+      if (found?.containsAll(wanted)) return;
+      if (performance.now() > deadline) throw new Error(`${found}, not ${wanted}; ${this.#stderr.slice(-4000)}`);
     }
   }
 
