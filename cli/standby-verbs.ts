@@ -75,7 +75,10 @@ async function takeOver(parts: VerbParts, { verb, options, onStep }: VerbRequest
   // One that still answers may have gone on meanwhile.
   const old = (await looking) === null ? null : await probe.look(signal);
   const isOld = old !== null && old.serverUuid === before.sourceUuid;
-  return { ...answerOf(parts, end ?? before, generation), lost: isOld ? old.executed.subtract(target).toString() : null };
+  return {
+    ...answerOf(parts, end ?? before, generation),
+    lost: isOld ? old.executed.subtract(target).toString() : null,
+  };
 }
 
 /** RPO 0 may have been in force at the end of the log, and not any more afterwards: then the primary has gone on without it. */

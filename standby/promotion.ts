@@ -129,7 +129,14 @@ export interface WinOptions {
 }
 
 /** Makes this server the source, in the store that decides; resolves with the chain's end before that. Throws as Decide. */
-export async function win({ decide, journal, decidedAt, isOldPrimaryOff, signal, logger }: WinOptions): Promise<ChainState> {
+export async function win({
+  decide,
+  journal,
+  decidedAt,
+  isOldPrimaryOff,
+  signal,
+  logger,
+}: WinOptions): Promise<ChainState> {
   const { record } = journal;
   if (record === null) throw new Error('a promotion is journaled before it is won');
   const isStillSilent = record.kind === 'failed-over';

@@ -143,7 +143,8 @@ export class LiveSource implements BinlogSource {
 
   /** Resolves once an entry behind number `after` − 1 was taken in: `state.next > after`. Rejects when a signal aborts. */
   async changed(after: number, signal: AbortSignal): Promise<ChainState> {
-    await this.#grown.until(() => this.#state !== null && this.#state.next > after, AbortSignal.any([signal, this.#signal]));
+    const either = AbortSignal.any([signal, this.#signal]);
+    await this.#grown.until(() => this.#state !== null && this.#state.next > after, either);
     return this.state;
   }
 
@@ -278,8 +279,7 @@ export class LiveSource implements BinlogSource {
   }
 
   async #takeEntries(log: ChainLog, follow: boolean, signal: AbortSignal): Promise<void> {
-    const from = await this.#startIn(log, signal);
-    for await (const landed of log.read(from, { follow, signal })) {
+    for await (const landed of log.read(await this.#startIn(log, signal), { follow, signal })) {
       this.#told(null);
       await this.#take(landed, log);
     }

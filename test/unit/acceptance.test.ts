@@ -115,7 +115,13 @@ test('a promotion is refused where the archive cannot be read, and found again w
     const promote = (at: ObjectStore) =>
       putPromotion({
         ...{ store: at, sourceName: madeSource, last, sourceUuid: chain.state?.sourceUuid ?? '', reason: 'the test' },
-        ...{ beaten: () => new Error('beaten'), objection: () => null, reachWithinMs: 300, signal: never, logger: silentLogger() },
+        ...{
+          beaten: () => new Error('beaten'),
+          objection: () => null,
+          reachWithinMs: 300,
+          signal: never,
+          logger: silentLogger(),
+        },
       });
     await expect(promote(failing(store, (name) => name === 'get'))).rejects.toMatchObject({ code: 'QZ4999' });
     let lost = 2;
