@@ -2,9 +2,9 @@
 import { open } from 'node:fs/promises';
 
 const readMaxBytes = 256 * 1024;
-/** Lines that only say that it gives up: they follow the one that says why. */
+/** Lines that only say that it gives up, after the one that says why; or that some servers say at every start. */
 const afterthoughts =
-  /\] Aborting\s*$|\b(Data Dictionary initialization failed|Failed to initialize DD Storage Engine|The newly created data directory|Plugin '.*' (init function returned error|registration as a STORAGE ENGINE failed))/;
+  /\] Aborting\s*$|\b(Data Dictionary initialization failed|Function '[^']*' already exists|Failed to initialize DD Storage Engine|The newly created data directory|Plugin '.*' (init function returned error|registration as a STORAGE ENGINE failed))/;
 
 export interface ErrorLogReason {
   /** The first error that says why (what follows it follows from it), without time and tags; null when there is none. */

@@ -11,8 +11,9 @@ import { setSemiSync } from '../../agent/semi-sync/settings.ts';
 import { ChainWriter } from '../../core/chain/writer.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
-import { freePort, type MysqldHandle } from '../../core/mysql/mysqld.ts';
+import type { MysqldHandle } from '../../core/mysql/mysqld.ts';
 import { Lab } from '../lab/lab.ts';
+import { labPort } from '../lab/ports.ts';
 import { connected, type DaemonPlace, executedSet, RunningDaemon } from '../lab/running.ts';
 import { Pending, untilWaiting, Writers } from '../lab/writers.ts';
 import { never, openKafkaLog } from '../made/kafka-log.ts';
@@ -240,7 +241,7 @@ describe('two agents on one source', () => {
   }, 60_000);
 
   async function secondPlace(): Promise<DaemonPlace> {
-    const httpPort = await freePort();
+    const httpPort = await labPort();
     const configFile = join(lab.dir, 'second.yaml');
     const text = (await readFile(lab.configFile, 'utf8'))
       .replace(`127.0.0.1:${lab.httpPort}`, `127.0.0.1:${httpPort}`)

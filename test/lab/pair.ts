@@ -8,11 +8,11 @@ import { fileURLToPath } from 'node:url';
 import type { StatusReport } from '../../agent/http/status.ts';
 import type { PromotionAnswer } from '../../cli/promote.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { pathsIn } from '../../core/restore/target.ts';
 import { askStandby } from '../../standby/control.ts';
 import { executedBy } from '../../standby/server.ts';
 import type { Lab } from './lab.ts';
+import { labPort } from './ports.ts';
 
 const qazyna = fileURLToPath(new URL('../../bin/qazyna', import.meta.url));
 const pollMs = 20;
@@ -65,8 +65,9 @@ export class StandbyHost {
   /** Writes its configuration; nothing is started yet. */
   static async create(lab: Lab, options: StandbyHostOptions = {}): Promise<StandbyHost> {
     const { name = 'standby', primaryPort = lab.mysql.port, archive = 'onsite', brokers } = options;
-    const { port = await freePort() } = options;
-    const ports: [number, number, number] = [port, await freePort(), await freePort()];
+    // Its server is started when clients have tried for long: the port must not become one of theirs.
+    const { port = await labPort() } = options;
+    const ports: [number, number, number] = [port, await labPort(), await labPort()];
     const host = new StandbyHost(lab, name, ports, options.environment ?? {});
     const text = (await readFile(lab.configFile, 'utf8'))
       .replace(/^standby:.*\n/m, '')

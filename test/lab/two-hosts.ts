@@ -4,9 +4,9 @@
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { setSemiSync } from '../../agent/semi-sync/settings.ts';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { Lab, type LabOptions } from './lab.ts';
 import { StandbyHost } from './pair.ts';
+import { labPort } from './ports.ts';
 import { connected, RunningDaemon, verb } from './running.ts';
 
 export interface TwoHostsOptions {
@@ -42,7 +42,7 @@ export class TwoHosts implements AsyncDisposable {
     await source.close();
     const agent = new RunningDaemon(lab, {}, ['agent']);
     const shipper = new RunningDaemon(lab, {}, ['shipper', '--listen', '127.0.0.1:0']);
-    const ports = [await freePort(), await freePort()];
+    const ports = [await labPort(), await labPort()];
     const one = await StandbyHost.create(lab, { name: 'one', failover, port: ports[0], primaryPort: ports[1] });
     const two = await StandbyHost.create(lab, { name: 'two', failover, port: ports[1], primaryPort: ports[0] });
     const pair = new TwoHosts(lab, shipper, one, two);
