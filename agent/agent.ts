@@ -20,6 +20,7 @@ import type { Alarms } from './alarms.ts';
 import { type CaptureOptions, captureEntries } from './capture/capture.ts';
 import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
+import { drainSignal } from './drain.ts';
 import type { CaptureStatus } from './http/status.ts';
 import { type ArchiveProgress, releaseArchived } from './release.ts';
 import { keepCounted, type RowsOptions } from './rows/keep-counted.ts';
@@ -72,11 +73,10 @@ export interface AgentOptions {
   onFenced?: (attached: boolean) => Promise<void>;
   alarms: Alarms;
   logger: Logger;
-  /** First: stop capturing. What was captured by then is still appended, within `drainMs`. */
+  /** First: stop capturing. What was captured by then is still appended, within two seconds (drain.ts). */
   signal: AbortSignal;
 }
 
-const drainMs = 2000;
 const lookEveryMs = 1000;
 /** Between a promotion's claim and its entry. */
 const claimSettlesMs = 2000;
@@ -410,13 +410,4 @@ async function replacementOf(writer: ChainWriter, signal: AbortSignal): Promise<
     await sleep(claimPollMs, undefined, { signal }).catch(() => undefined);
   }
   return null;
-}
-
-/** Aborts 2 s after `signal` did: what was taken by then is still appended. */
-export function drainSignal(signal: AbortSignal): AbortSignal {
-  const drained = new AbortController();
-  const later = () => setTimeout(() => drained.abort(new Error('the time to drain is over')), drainMs).unref();
-  if (signal.aborted) later();
-  else signal.addEventListener('abort', later, { once: true });
-  return drained.signal;
 }

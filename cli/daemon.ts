@@ -281,8 +281,11 @@ class Daemon {
     } finally {
       void this.#notifier.stopping();
       // What is in the log already is still brought to the archives that can take it.
-      if (agent !== null && this.#role.ships) await drained(agent.chain?.next ?? 0, this.#workers);
+      const hangs = agent !== null && !agent.isLogged && this.#config.log.kind === 'kafka';
+      if (agent !== null && this.#role.ships && !hangs) await drained(agent.chain?.next ?? 0, this.#workers);
       shipping.abort(new Error('the daemon is stopping'));
+      // Whoever waits for brokers that hang is told that they do not answer.
+      if (hangs) await log.close();
       await Promise.all([working, retention]);
     }
   }

@@ -4,8 +4,8 @@
  */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { drainSignal } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
+import { drainSignal } from '../agent/drain.ts';
 import type { LogStatus, ServiceStatus } from '../agent/http/status.ts';
 import type { CapturedService } from '../agent/journaled/types.ts';
 import { releaseArchived } from '../agent/release.ts';

@@ -99,6 +99,7 @@ export class ChainWriter {
     });
     writer.#refuseWhenFenced();
     options.approve?.(writer.#state);
+    writer.#stopWith(options.signal);
     await writer.append([claim(writer.#state, options)]);
     writer.#claimed = true;
     // Where the claim was read back, another one may have followed it already.
@@ -342,6 +343,11 @@ export class ChainWriter {
       'What it shows is not its newest state; it is read again.',
       { details: { through, shown: this.#readNext } },
     );
+  }
+
+  /** Whoever waits is told at once: a store that hangs is not waited for. What is under way may land all the same. */
+  #stopWith(signal: AbortSignal): void {
+    signal.addEventListener('abort', () => this.#stop(this.#stopped ?? signal.reason), { once: true });
   }
 
   #stop(error: unknown): void {

@@ -149,6 +149,17 @@ describe('appending', () => {
     expect(chain.entries.map(({ number }) => number)).toEqual([0, 1, 2, 3, 4]);
   });
 
+  test('a store that hangs holds nobody up who is told to stop', async () => {
+    const chain = new Chain();
+    const stop = new AbortController();
+    const writer = await open(chain, { signal: stop.signal });
+    chain.gate = new Promise(() => undefined);
+    const appended = [beat(1), beat(2)].map((one) => writer.append([one]));
+    stop.abort(new Error('enough'));
+    for (const each of appended) await expect(each).rejects.toThrow('enough');
+    await expect(writer.append([beat(3)])).rejects.toThrow('enough');
+  });
+
   test('a batch and what waits are bounded in bytes', async () => {
     const chain = new Chain();
     const writer = await open(chain);
