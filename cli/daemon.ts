@@ -281,7 +281,7 @@ class Daemon {
     } finally {
       void this.#notifier.stopping();
       // What is in the log already is still brought to the archives that can take it.
-      const hangs = agent !== null && !agent.isLogged && this.#config.log.kind === 'kafka';
+      const hangs = signal.aborted && agent?.isLogged === false && this.#config.log.kind === 'kafka';
       if (agent !== null && this.#role.ships && !hangs) await drained(agent.chain?.next ?? 0, this.#workers);
       shipping.abort(new Error('the daemon is stopping'));
       // Whoever waits for brokers that hang is told that they do not answer.
