@@ -55,8 +55,8 @@ export function decideInLog(log: ChainLog): Decide {
     if (isUnvouched(wish, end)) throw notVouchedFor();
     crashPoint('promotion:claimed');
     await writer.appendPromotion(wish);
-    // Nothing can have come between that claim and this promotion.
-    return { generation: writer.state.generation, end };
+    const { generation, gtids } = writer.state;
+    return { generation, end: { ...end, gtids } };
   };
 }
 
