@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type SegmentStart, stateAfter } from '../archive/chain.ts';
-import { type DecodedHeader, firstSequence } from '../archive/segment.ts';
+import type { DecodedHeader } from '../archive/segment.ts';
 import type { ObjectStore } from '../archive/store.ts';
 import { firstEventOffset } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
@@ -163,19 +163,11 @@ export class LiveSource implements BinlogSource {
 
   /** The first of the archive's segments that a replica needs which has executed this much; Infinity: none, the log has it. */
   neededFrom(executed: GtidSet): number {
-    const file = this.#path.files.findLast(({ gtidsBefore }) => executed.containsAll(gtidsBefore));
-    if (file === undefined) return 0;
-    const segment = file.segments[0];
-    return segment === undefined ? Number.POSITIVE_INFINITY : firstSequence(segment);
+    return this.#path.neededFrom(executed);
   }
 
   async files(): Promise<readonly StreamFile[]> {
-    return this.#path.files.map(({ name, gtidsBefore, gtidsAfter, isComplete, serverIds }) => ({
-      name,
-      gtidsBefore,
-      gtidsAfter: isComplete ? gtidsAfter : null,
-      ...(serverIds === null ? {} : { serverIds }),
-    }));
+    return this.#path.served();
   }
 
   /**

@@ -3,11 +3,13 @@
  * core/history/path.ts, applied as history comes: a fork cuts its ancestor at the fork set, and where a timeline begins with
  * transactions that nobody captured, what came before cannot lead to it.
  */
+import { firstSequence } from '../archive/segment.ts';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import type { BinlogRange, ChainState, EntryKind } from '../chain/types.ts';
 import { ServedNames } from '../history/names.ts';
 import { type FilePart, keptWithin, type PathFile } from '../history/path.ts';
 import type { Timeline } from '../history/timelines.ts';
+import type { StreamFile } from '../stream/types.ts';
 import { LiveFile } from './live-file.ts';
 
 /** What an entry of the log and a segment of an archive have in common. */
@@ -35,6 +37,24 @@ export class LivePath {
 
   find(name: string): LiveFile | undefined {
     return this.#files.find((file) => file.name === name);
+  }
+
+  /** As replicas are told of them. */
+  served(): StreamFile[] {
+    return this.#files.map(({ name, gtidsBefore, gtidsAfter, isComplete, serverIds }) => ({
+      name,
+      gtidsBefore,
+      gtidsAfter: isComplete ? gtidsAfter : null,
+      ...(serverIds === null ? {} : { serverIds }),
+    }));
+  }
+
+  /** As LiveSource says. */
+  neededFrom(executed: GtidSet): number {
+    const file = this.#files.findLast(({ gtidsBefore }) => executed.containsAll(gtidsBefore));
+    if (file === undefined) return 0;
+    const segment = file.segments[0];
+    return segment === undefined ? Number.POSITIVE_INFINITY : firstSequence(segment);
   }
 
   /** The file that the step's bytes belong to; null when it has none, or begins where nothing is known. */
