@@ -327,12 +327,24 @@ def chain_objects(archive, source):
     return chosen
 
 
+def is_kept(archive, source, first, last):
+    """Whether retention keeps any of these; what it does not keep was deleted on purpose."""
+    try:
+        begin = json.loads(archive.raw(f'sources/{source}/begin'))
+        return last >= begin['sequence'] or any(a <= last and b >= first for a, b in begin['kept'])
+    except (FileNotFoundError, ValueError, KeyError):
+        return True
+
+
 def read_runs(archive, source):
     """The ancestry of the newest timeline, broken by whatever is missing; and where each timeline forked off."""
     runs, forks, before, due = [], {}, None, None
     run = file = None
     for first, last, name in chain_objects(archive, source):
-        problem = f'segments {due} to {first - 1} are missing' if due is not None and due != first else None
+        problem = None
+        if due is not None and due != first:
+            gone = 'are missing' if is_kept(archive, source, due, first - 1) else 'were deleted by retention'
+            problem = f'segments {due} to {first - 1} {gone}'
         due = last + 1
         try:
             segment = Segment(archive, name)

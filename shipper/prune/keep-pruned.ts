@@ -1,13 +1,15 @@
 /** Retention of one archive, now and then, for as long as a shipper runs beside it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { integrityError, QazynaError } from '../../core/errors/error.ts';
+import { integrityError, isKind, QazynaError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import type { PruneReport } from './prune.ts';
 
 /** Nothing is due sooner than a day after it was given up. */
 const everyMs = 6 * 3_600_000;
-/** After a start there is more urgent work. */
+/** After a start there is more urgent work; and so soon it is tried again when something was in the way. */
 const firstAfterMs = 15 * 60_000;
+/** Somebody else is at it: then it is done. */
+const beingDone = new Set(['QZ4440', 'QZ4441']);
 
 export interface KeepPrunedOptions {
   run: () => Promise<PruneReport>;
@@ -24,7 +26,8 @@ export interface KeepPrunedOptions {
 /** Until the signal aborts; rejects only by a bug. */
 export async function keepPruned(options: KeepPrunedOptions): Promise<void> {
   const { run, archiveName, onTrouble, signal, logger } = options;
-  let waitMs = options.firstAfterMs ?? firstAfterMs;
+  const soonMs = options.firstAfterMs ?? firstAfterMs;
+  let waitMs = soonMs;
   while (!signal.aborted) {
     await sleep(waitMs, undefined, { signal, ref: false }).catch(() => undefined);
     if (signal.aborted) return;
@@ -40,7 +43,8 @@ export async function keepPruned(options: KeepPrunedOptions): Promise<void> {
       if (signal.aborted) return;
       if (!(error instanceof QazynaError)) throw error;
       logger.warn(`pruning ${archiveName}: ${error.message}`, { code: error.code });
-      onTrouble(error);
+      onTrouble(beingDone.has(error.code) ? null : error);
+      if (isKind(error, 'transient')) waitMs = soonMs;
     }
   }
 }

@@ -2,16 +2,20 @@
  * An archive that is months old, made at once: random binlog files, snapshots and timelines up to now, compacted by the real
  * code. It knows by itself what each instant must give.
  */
+import { type SnapshotFiles, takeServiceSnapshot } from '../../agent/journaled/snapshot.ts';
 import { closeSides, completeSides, openSides } from '../../agent/snapshot/sides.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { ChunkPipeline, readerOfParts } from '../../core/chunks/chunk-pipeline.ts';
 import { openChunkKey } from '../../core/chunks/open.ts';
+import type { JournalPosition } from '../../core/journal/source.ts';
+import type { ChainLog } from '../../core/log/types.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { readSnapshotFile } from '../../core/snapshot/file-bytes.ts';
 import { readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
 import { compact } from '../../shipper/compaction.ts';
+import { runShipper } from '../../shipper/shipper.ts';
 import { allBytes, archive, madeSource, never } from './archive.ts';
 import { makeBinlog } from './binlog.ts';
 import { MadeChain, madeUuid } from './chain.ts';
@@ -175,6 +179,42 @@ function pattern(name: string, length: number): Buffer {
     bytes.writeUInt32LE(state, at);
   }
   return bytes;
+}
+
+/** A snapshot of a service that stands there in its journal. Resolves with its id. */
+export async function putJournalSnapshot(
+  store: ObjectStore,
+  chainName: string,
+  { micros, began }: { micros: number; began: JournalPosition },
+): Promise<string> {
+  const request = {
+    stores: [{ name: 'made', store }],
+    sourceName: chainName,
+    kind: 'influxdb' as const,
+    serverVersion: '1.8.10',
+    began,
+    startedMicros: micros,
+    copy: (files: SnapshotFiles) => files.write('part', once(pattern(String(micros), 1000))),
+    nowMicros: () => micros,
+    signal: never,
+    logger: silentLogger(),
+  };
+  return (await takeServiceSnapshot(request)).id;
+}
+
+/** All of a journal's log into an archive. */
+export async function shipJournal(log: ChainLog, store: ObjectStore, chainName: string, until: number): Promise<void> {
+  const done = new AbortController();
+  await runShipper({
+    log,
+    store,
+    archiveName: 'made',
+    sourceName: chainName,
+    segment: { maxBytes: 200, maxAgeMs: 5, idleAgeMs: 5 },
+    signal: done.signal,
+    logger: silentLogger(),
+    onProgress: ({ nextLogNumber }) => nextLogNumber >= until && done.abort(),
+  });
 }
 
 /** Through the real pipeline: chunks that are there already are pointed at. */
