@@ -8,6 +8,7 @@ import { newRecordId, putRecord } from '../core/verify/record.ts';
 import type { DrillOutcome } from '../restore-tool/drill/types.ts';
 import type { RestoreProgress } from '../restore-tool/restore/types.ts';
 import { type ArchiveOptions, archiveOptions, type OpenedNamedArchive, openOneArchive } from './archives.ts';
+import { ReaderLease } from './leases.ts';
 import { instantHelp } from './plan.ts';
 import { StepLines } from './step-lines.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
@@ -59,6 +60,7 @@ async function run(context: Context, options: DrillOptions): Promise<number> {
       'Give --dir FOLDER with room for all of the data, or set drill.dir in the configuration.',
     );
   const archive = await openOneArchive(context, { ...options, ...chosenArchive(options, config) });
+  await using _lease = await ReaderLease.take(context, archive);
   const steps = new StepLines(context.progress);
   const { drill } = await import('../restore-tool/drill/drill.ts');
   const { outcome, error } = await drill({

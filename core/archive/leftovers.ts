@@ -2,8 +2,10 @@
 export interface VersionRules {
   /** Versions of keys that are replaced again and again go when they were replaced before this; ms since 1970 by the store's clock. */
   replacedBeforeMs: number;
-  /** Those of objects that were deleted, when they were deleted before this. */
+  /** All others, when their object was deleted, or put over, before this. */
   deletedBeforeMs: number;
+  /** What was put over since then is told. */
+  tellSinceMs: number;
 }
 
 export interface SweptVersions {
@@ -11,7 +13,7 @@ export interface SweptVersions {
   deleted: number;
   /** Due, but locked until later. */
   locked: number;
-  /** Keys that are put once and were put again: earlier versions of them stay, for one of the two is wrong. */
+  /** Keys that are put once and were put over by something else, lately: one of the two is wrong. */
   overwritten: readonly string[];
 }
 

@@ -250,6 +250,7 @@ export class S3Requests {
       id: found.VersionId ?? '',
       isCurrent: found.IsLatest === true,
       isMark,
+      etag: 'ETag' in found ? (found.ETag ?? '') : '',
       modifiedMs: found.LastModified?.getTime() ?? Number.POSITIVE_INFINITY,
     });
     const versions = [

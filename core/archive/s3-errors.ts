@@ -17,7 +17,6 @@ export type S3Action =
   | 's3:AbortMultipartUpload'
   | 's3:ListBucketMultipartUploads'
   | 's3:GetBucketVersioning'
-  | 's3:ListBucketVersions'
   | 's3:DeleteObjectVersion';
 
 /** One request that failed, before it is known what that means to its caller. */

@@ -128,7 +128,7 @@ function ifGone(error: unknown): void {
   if (!isGone) throw error;
 }
 
-/** Of all versions of one key, newest first: which may go, and whether an object that is put once was put over. Pure. */
+/** Of all versions of one key, newest first: which may go, and whether an object that is put once was put over lately. Pure. */
 export function dueVersions(versions: readonly S3Version[], rules: VersionRules) {
   const due: S3Version[] = [];
   let overwritten = false;
@@ -138,10 +138,13 @@ export function dueVersions(versions: readonly S3Version[], rules: VersionRules)
     const newer = versions[index - 1];
     if (version.isMark) gone = version.modifiedMs;
     if (newer === undefined) continue;
-    const replaced = isReplacedKey(version.key) && newer.modifiedMs < rules.replacedBeforeMs;
-    if (replaced || (gone !== null && gone < rules.deletedBeforeMs)) due.push(version);
+    const isReplaced = isReplacedKey(version.key);
+    const before = isReplaced ? rules.replacedBeforeMs : rules.deletedBeforeMs;
+    if ((isReplaced ? newer.modifiedMs : (gone ?? newer.modifiedMs)) < before) due.push(version);
     else isAllDue = false;
-    overwritten ||= !isReplacedKey(version.key) && gone === null;
+    // Healed with what it was at first, it is well again.
+    const isHealed = versions[0]?.etag === versions.at(-1)?.etag;
+    overwritten ||= !isReplaced && gone === null && !isHealed && newer.modifiedMs >= rules.tellSinceMs;
   }
   const [current] = versions;
   const hidesNothing = current?.isMark === true && isAllDue && current.modifiedMs < rules.deletedBeforeMs;

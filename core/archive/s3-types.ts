@@ -50,5 +50,7 @@ export interface S3Version {
   isCurrent: boolean;
   /** It says that the object was deleted. */
   isMark: boolean;
+  /** Of its content; '' of a mark. */
+  etag: string;
   modifiedMs: number;
 }

@@ -26,15 +26,21 @@ import {
   type ListedSnapshot,
   listSnapshots,
   manifestKey,
+  newSnapshotId,
 } from '../../core/snapshot/manifest.ts';
+import { recordKinds, recordsPrefix } from '../../core/verify/record.ts';
 import { type ChainDecision, decide, isGivenUp } from './decide.ts';
 import { PackReferences } from './packs.ts';
 
 const dayMs = 86_400_000;
 /** A pack's name is not used again for so long after it was deleted. */
 const rememberMs = 7 * dayMs;
+/** An object that was put over is told of for so long. */
+const tellForMs = 7 * dayMs;
 const packPrefix = 'packs/';
 const snapshotPrefix = 'snapshots/';
+/** `20261123T101500Z`: how ids of snapshots and of records begin. */
+const idSecondsLength = 16;
 
 export interface PruneOptions {
   store: ObjectStore;
@@ -122,6 +128,7 @@ class Pruner {
     }
     const condemnedNow = await this.#condemn(list, fresh);
     const left = await this.#delete(condemnedNow, chains, packs);
+    for (const chain of chains) await this.#sweepRecords(chain);
     const swept = await this.#sweepLeftovers();
     return { ...outcome, deleted: this.#deleted, waiting: left, spared: [...this.#spared], ...swept };
   }
@@ -317,6 +324,18 @@ class Pruner {
     crashPoint('prune:deleted');
   }
 
+  /** Records of checks from before the window are of no use to anybody; the newest of each kind stays. */
+  async #sweepRecords({ source, windowMicros }: ChainDecision): Promise<void> {
+    const { signal } = this.#options;
+    for (const kind of recordKinds) {
+      const keys: string[] = [];
+      for await (const { key } of this.#store.list(recordsPrefix(source, kind), { signal })) keys.push(key);
+      signal.throwIfAborted();
+      const end = `${recordsPrefix(source, kind)}${newSnapshotId(windowMicros / 1000).slice(0, idSecondsLength)}`;
+      for (const key of keys.slice(0, -1)) if (key < end) await this.#remove(key, 0);
+    }
+  }
+
   /** Leases that are over, uploads that never ended, versions of what is gone. */
   async #sweepLeftovers(): Promise<Pick<PruneReport, 'uploads' | 'versions'>> {
     const { signal, marginMs = leaseMarginMs, leftovers = null, retentionMs } = this.#options;
@@ -324,7 +343,11 @@ class Pruner {
     for (const key of over) await this.#store.remove(key);
     if (leftovers === null) return { uploads: 0, versions: null };
     const uploads = await leftovers.abortUploads(this.#clock - this.#graceMs, signal);
-    const rules = { replacedBeforeMs: this.#clock - this.#graceMs, deletedBeforeMs: this.#clock - retentionMs };
+    const rules = {
+      replacedBeforeMs: this.#clock - this.#graceMs,
+      deletedBeforeMs: this.#clock - retentionMs,
+      tellSinceMs: this.#clock - tellForMs,
+    };
     return { uploads, versions: await leftovers.sweepVersions(rules, signal) };
   }
 }

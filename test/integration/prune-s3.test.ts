@@ -114,7 +114,7 @@ describe(`retention in a bucket (seed ${seed})`, () => {
     const store = await open(await world.url(prefix, { bucket: versioned }), true);
     const leftovers = await sweeper(url);
     const sweep = (deletedBeforeMs: number) =>
-      leftovers.sweepVersions({ deletedBeforeMs, replacedBeforeMs: deletedBeforeMs }, never);
+      leftovers.sweepVersions({ deletedBeforeMs, replacedBeforeMs: deletedBeforeMs, tellSinceMs: 0 }, never);
     const later = () => Date.now() + dayMs;
     await store.putIfAbsent('packs/aa/kept', [Buffer.from('kept')]);
     await store.putIfAbsent('packs/aa/gone', [Buffer.from('gone')]);
@@ -130,9 +130,17 @@ describe(`retention in a bucket (seed ${seed})`, () => {
     expect(await sweep(later())).toEqual({ deleted: 0, locked: 0, overwritten: [] });
     expect(await store.get('packs/aa/kept')).toEqual(Buffer.from('kept'));
     expect(await store.get('sources/made/tip.json')).toEqual(Buffer.from('2'));
-    await world.raw({ method: 'PUT', path: `/${versioned}/${prefix}/packs/aa/kept`, body: Buffer.from('stolen keys') });
-    expect(await sweep(later())).toEqual({ deleted: 0, locked: 0, overwritten: ['packs/aa/kept'] });
-    expect(await sweep(later())).toMatchObject({ overwritten: ['packs/aa/kept'] });
+    const putOver = (text: string) =>
+      world.raw({ method: 'PUT', path: `/${versioned}/${prefix}/packs/aa/kept`, body: Buffer.from(text) });
+    await putOver('stolen keys');
+    const now = () => Date.now() - 60_000;
+    expect(await sweep(now())).toEqual({ deleted: 0, locked: 0, overwritten: ['packs/aa/kept'] });
+    expect(await sweep(now())).toMatchObject({ overwritten: ['packs/aa/kept'] });
+    // Healed: nothing to tell of, and in the end nothing else is left.
+    await putOver('kept');
+    expect(await sweep(now())).toEqual({ deleted: 0, locked: 0, overwritten: [] });
+    expect(await sweep(later())).toEqual({ deleted: 2, locked: 0, overwritten: [] });
+    expect(await store.get('packs/aa/kept')).toEqual(Buffer.from('kept'));
   });
 
   test.each(['governance', 'compliance'])('what is locked (%s) is passed over until its lock ends', async (mode) => {
@@ -153,7 +161,10 @@ describe(`retention in a bucket (seed ${seed})`, () => {
     await bySweeper.remove('sources/made/tip.json');
     expect(await store.get('packs/aa/locked')).toBeNull();
     const sweep = () =>
-      leftovers.sweepVersions({ deletedBeforeMs: Date.now() + dayMs, replacedBeforeMs: Date.now() + dayMs }, never);
+      leftovers.sweepVersions(
+        { deletedBeforeMs: Date.now() + dayMs, replacedBeforeMs: Date.now() + dayMs, tellSinceMs: 0 },
+        never,
+      );
     const first = await sweep();
     expect([first?.locked, (first?.deleted ?? 0) >= 2]).toEqual([1, true]);
     const until = performance.now() + 20_000;
