@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from '@jest/globals';
 import {
+  beginKey,
   compactedPrefix,
   condemnedKey,
   leasesPrefix,
@@ -277,6 +278,18 @@ describe(`prune (seed ${seed})`, () => {
       expect(second.waiting).toBe(first.waiting);
       const third = await run(store);
       expect(third.deleted.objects).toBeGreaterThanOrEqual(first.waiting);
+    }));
+
+  test('what was given up by mistake can be had back for a day', () =>
+    within(async (made) => {
+      const { store } = made;
+      const old = made.snapshots[0]?.finishedMicros ?? 0;
+      await run(store, { graceMs: dayMs });
+      await expect(restore(store, old)).rejects.toMatchObject({ code: 'QZ2065' });
+      await store.remove(beginKey(madeSource));
+      const report = await run(store, { retentionMs: 400 * dayMs });
+      expect([report.deleted.objects, report.waiting, report.refusals]).toEqual([0, 0, []]);
+      expect((await restore(store, old)).snapshot).toBe(made.snapshots[0]?.id);
     }));
 
   test('--dry-run changes nothing', () =>
