@@ -61,7 +61,9 @@ export class Lease implements AsyncDisposable {
   readonly #stop = new AbortController();
   #needs: LeaseNeeds;
   #etag: string | null = null;
-  #renewedMs = 0;
+  /** By two clocks: one stands still while a machine is frozen, the other can be set. */
+  #renewed = { monotonicMs: performance.now(), wallMs: Date.now() };
+  #lapsed = false;
   #renewing: Promise<void> = Promise.resolve();
   #turn: Promise<void> = Promise.resolve();
 
@@ -86,9 +88,12 @@ export class Lease implements AsyncDisposable {
     await this.#put(false);
   }
 
-  /** Whether it may have ended since it was renewed last: what it protected may be gone. */
+  /** Whether it may have ended at any time since it was taken: what it protected may be gone. */
   get hasLapsed(): boolean {
-    return performance.now() - this.#renewedMs > this.#validMs;
+    const { monotonicMs, wallMs } = this.#renewed;
+    const elapsedMs = Math.max(performance.now() - monotonicMs, Date.now() - wallMs);
+    this.#lapsed ||= elapsedMs > this.#validMs;
+    return this.#lapsed;
   }
 
   /** Nobody may have the right to delete it: it is marked as given back; where that takes long, it ends by itself. */
@@ -123,22 +128,23 @@ export class Lease implements AsyncDisposable {
 
   async #putNow(isReturned: boolean): Promise<void> {
     const { kind, source } = this.#options;
-    const startedMs = performance.now();
+    const started = { monotonicMs: performance.now(), wallMs: Date.now() };
     const validMs = isReturned ? 0 : this.#validMs;
     const lease = { format: leaseFormat, kind, source, ...this.#needs, expiresMs: Date.now() + validMs, validMs };
     const body = [Buffer.from(`${JSON.stringify(lease)}\n`)];
     const outcome = await this.#store.putIfMatch(this.#key, body, this.#etag);
-    if (outcome !== 'changed') {
-      this.#etag = outcome.etag;
-      this.#renewedMs = startedMs;
-      return;
-    }
+    if (outcome !== 'changed') return this.#renewedBy(outcome.etag, started);
     // Deleted as outlived, or an answer was lost: it is put again as it has to be now.
     const info = await this.#store.head(this.#key);
     const again = await this.#store.putIfMatch(this.#key, body, info?.etag ?? null);
     if (again === 'changed') throw new Error('nobody else writes a lease');
-    this.#etag = again.etag;
-    this.#renewedMs = startedMs;
+    this.#renewedBy(again.etag, started);
+  }
+
+  /** What has lapsed once stays so, whatever came after it. */
+  #renewedBy(etag: string, started: { monotonicMs: number; wallMs: number }): void {
+    this.#etag = etag;
+    if (!this.hasLapsed) this.#renewed = started;
   }
 }
 

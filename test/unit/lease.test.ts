@@ -41,6 +41,17 @@ describe('leases', () => {
       expect(await count(store, { storeMs: null, nowMs: later })).toEqual([1, 0]);
     }));
 
+  test('what has lapsed once stays so, although it is renewed again', () =>
+    withStore(async (store) => {
+      await using lease = await Lease.take(store, { ...options, validMs: 40 });
+      expect(lease.hasLapsed).toBe(false);
+      const stuckUntil = performance.now() + 120;
+      // As a process that stands still.
+      while (performance.now() < stuckUntil);
+      await lease.narrow({ sequence: 1 });
+      expect(lease.hasLapsed).toBe(true);
+    }));
+
   test('are renewed, also when somebody has deleted them', () =>
     withStore(async (store) => {
       await using _lease = await Lease.take(store, { ...options, validMs: 300 });
