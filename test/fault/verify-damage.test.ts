@@ -257,7 +257,11 @@ describe.each(places)('in %s:', (_, { within, isEncrypted, isCompacted }) => {
         };
         await damage(two.raw, key, how);
         const { findings } = await verifyOne(two, { marks, full: true });
-        expect([key, at, findings.map(({ object }) => object)]).toEqual([key, at, expect.arrayContaining([key])]);
+        const objects = findings.map(({ object }) => object);
+        // A compressed body has a few bits that mean nothing: then all that is read is the same.
+        const isHarmless = objects.length === 0 && /^sources\/made\/(chain|compacted)\//.test(key);
+        if (isHarmless) await expectAll(two.one, two.sample);
+        else expect([key, at, objects]).toEqual([key, at, expect.arrayContaining([key])]);
         await two.raw.remove(key);
         await two.raw.putIfAbsent(key, [good]);
       }
@@ -333,6 +337,26 @@ test('a key that is not at hand is said to be so, and is no damage', () =>
       const { findings } = await verifyOne({ one: both, other }, { repair: true });
       expect(findings).toMatchObject([{ object: record, part: 'key', healedBy: 'the rest of this archive' }]);
       expect((await verifyOne({ one: await openWith(second, first), other })).findings).toEqual([]);
+    }),
+  ));
+
+test('a snapshot that vanished is missed by who had seen it, and copied back from another archive', () =>
+  withStore((one) =>
+    withStore(async (other) => {
+      const two = { ...(await fillTwo(one, other, false)), raw: one };
+      const [first = '', second = ''] = two.snapshots;
+      const marks = new MemoryMarks();
+      await verifyOne(two, { marks });
+      const pack = await packOf(one, second);
+      for (const key of [completeKey(first), completeKey(second), manifestKey(second), pack]) await one.remove(key);
+      const found = await verifyOne(two, { marks, full: false });
+      expect(found.findings).toMatchObject(
+        [first, second].map((id) => ({ object: completeKey(id), isMissing: true, healableBy: ['other'] })),
+      );
+      const repaired = await verifyOne(two, { marks, full: false, repair: true });
+      expect(repaired.findings.map(({ healedBy }) => healedBy)).toEqual(['other', 'other']);
+      await expectWhole(two);
+      expect((await verifyOne(two, { marks, full: false })).findings).toEqual([]);
     }),
   ));
 
