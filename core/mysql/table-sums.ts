@@ -10,7 +10,7 @@ export function quotedTableName(database: string, table: string): string {
 }
 
 /** Whether this is what `quotedTableName` makes. */
-export function isQuotedTableName(name: string): boolean {
+function isQuotedTableName(name: string): boolean {
   return quotedTable.test(name);
 }
 

@@ -233,6 +233,7 @@ function markOf(history: ArchiveHistory): ChainMark | null {
   return {
     sequence: last.header.sequence,
     sha256: last.sha256.toString('hex'),
+    archiveChainId: last.header.archiveChainId,
     compacted: segments.flatMap(({ header, compactedFrom }) =>
       compactedFrom === null ? [] : [`${compactedFrom}-${header.sequence}`],
     ),

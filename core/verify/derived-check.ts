@@ -63,7 +63,7 @@ async function checkIndexes({ store, chain, reading }: ChainDerived, fromSequenc
   return found;
 }
 
-export async function indexProblem(bytes: Buffer, key: string): Promise<string | null> {
+async function indexProblem(bytes: Buffer, key: string): Promise<string | null> {
   try {
     const block = await openIndex(bytes, key);
     const range = rangeOfIndexKey(key);

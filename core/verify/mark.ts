@@ -11,12 +11,14 @@ import { errorCode } from '../archive/store-error.ts';
 
 const markFormat = 1;
 /** Enough of a pack's id to know it again. */
-export const packPrefixBytes = 8;
+const packPrefixBytes = 8;
 
 export interface ChainMark {
   /** The last segment that was there, and its header's SHA-256 in hex. */
   sequence: number;
   sha256: string;
+  /** Made with the chain: by it one tells it from another one in its place. */
+  archiveChainId: string;
   /** Compacted objects that were read: `<first>-<last>`. */
   compacted: string[];
 }

@@ -29,8 +29,8 @@ export interface Remedy {
   apply(): Promise<void>;
 }
 
-export const earlierVersion = 'an earlier version of it';
-export const ownArchive = 'the rest of this archive';
+const earlierVersion = 'an earlier version of it';
+const ownArchive = 'the rest of this archive';
 
 export interface RemediesOptions {
   store: ObjectStore;

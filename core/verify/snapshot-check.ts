@@ -271,7 +271,7 @@ export function rowsByPack(manifest: SnapshotManifest, packs: ReadonlySet<string
 }
 
 /** The pack's own id, its table, each chunk's hash; and of `wanted`, that the chunks are where a manifest says. */
-export async function packProblem(
+async function packProblem(
   bytes: Buffer,
   id: string,
   chunkKey: Buffer,

@@ -89,12 +89,12 @@ class Verification {
   async run(): Promise<Verified> {
     const { full, repair } = this.#options;
     const startedMicros = Date.now() * 1000;
-    const before = await this.#marks.read();
+    const before = await this.#recall();
     const isFull = full || before === null;
     const first = await this.#inspect(before ?? emptyMark(), isFull);
-    const verdicts = repair ? await this.#repairAll(first) : await this.#judgeAll(first);
-    // What was read is known by now: only what is suspected is read again, and what was put.
-    const last = repair && verdicts.length > 0 ? await this.#inspect(first.mark, false) : first;
+    const { verdicts, last } = repair
+      ? await this.#repairAll(first)
+      : { verdicts: await this.#judgeAll(first), last: first };
     const remaining = new Set(last.suspects.map(({ object }) => object));
     const findings = verdicts.map((one) => (remaining.has(one.object) ? { ...one, healedBy: '' } : one));
     await this.#marks.write({ ...last.mark, suspects: [...remaining] });
@@ -107,6 +107,32 @@ class Verification {
       findings,
       stored: await this.#measure(last),
     };
+  }
+
+  /** What was noted of this archive; null where nothing was, or of another one that stood here before. */
+  async #recall(): Promise<ArchiveMark | null> {
+    const mark = await this.#marks.read();
+    if (mark === null || mark.identity === hash('sha256', (await this.#store.get(archiveKey)) ?? '')) return mark;
+    // Its archive.json is another one: that is damage only where its chains are the same ones still.
+    for (const [chain, { archiveChainId }] of Object.entries(mark.chains)) {
+      const history = await this.#openHistory(chain);
+      const isSame = history?.items.some(
+        (item) => item.type === 'segment' && item.decoded.header.archiveChainId === archiveChainId,
+      );
+      if (isSame) return mark;
+    }
+    for (const id of await this.#marks.snapshots()) await this.#marks.forget(id);
+    return null;
+  }
+
+  async #openHistory(chain: string): Promise<ArchiveHistory | null> {
+    const { logger } = this.#options;
+    try {
+      return await ArchiveHistory.open(this.#store, chain, { signal: this.#reading.signal, logger });
+    } catch (error) {
+      if (isKind(error, 'configuration') && error.code === 'QZ2410') return null;
+      throw error;
+    }
   }
 
   async #inspect(before: ArchiveMark, full: boolean): Promise<Inspected> {
@@ -239,24 +265,33 @@ class Verification {
     return verdicts;
   }
 
-  /** One after the other, packs before the snapshots that need them; each chain is read again after a change. */
-  async #repairAll(first: Inspected): Promise<Verdict[]> {
+  /** Until nothing is left that was not tried: what comes back may show what else is missing. */
+  async #repairAll(first: Inspected): Promise<{ verdicts: Verdict[]; last: Inspected }> {
+    const verdicts: Verdict[] = [];
+    const tried = new Set<string>();
+    for (let last = first; ; ) {
+      const next = last.suspects.filter(({ object }) => !tried.has(object));
+      if (next.length === 0) return { verdicts, last };
+      verdicts.push(...(await this.#repairEach(next)));
+      for (const { object } of next) tried.add(object);
+      // What was read is known by now: only what is suspected is read again, and what was put.
+      last = await this.#inspect(last.mark, false);
+    }
+  }
+
+  /** One after the other, packs before the snapshots that need them; a chain is looked at again for each. */
+  async #repairEach(suspects: readonly Suspect[]): Promise<Verdict[]> {
     const verdicts: Verdict[] = [];
     const order = ['key', 'pack', 'chain', 'floor', 'tip', 'index'];
     const rank = ({ part }: Suspect) => (order.indexOf(part) < 0 ? order.length : order.indexOf(part));
-    const cures = this.#remedies(first.suspects);
-    for (const one of first.suspects.toSorted((a, b) => rank(a) - rank(b))) {
-      const history = await this.#fresh(one, first);
+    const cures = this.#remedies(suspects);
+    for (const one of suspects.toSorted((a, b) => rank(a) - rank(b))) {
+      // What was put right before may have closed this one's gap, too.
+      const history = one.chain === '' ? null : await this.#openHistory(one.chain);
       const { remedies, not } = await cures.find(one, history);
       const [by, why] = await this.#apply(one, remedies);
-      verdicts.push(
-        verdictOf(
-          one,
-          remedies.map((each) => each.by),
-          by,
-          [...not, ...why],
-        ),
-      );
+      const ways = remedies.map((each) => each.by);
+      verdicts.push(verdictOf(one, ways, by, [...not, ...why]));
     }
     return verdicts;
   }
@@ -276,13 +311,6 @@ class Verification {
       }
     }
     return ['', why];
-  }
-
-  /** As the chain is now: what was put right before may have closed this one's gap, too. */
-  async #fresh({ chain }: Suspect, { chains }: Inspected): Promise<ArchiveHistory | null> {
-    if ((chains.get(chain)?.history ?? null) === null) return null;
-    const { logger } = this.#options;
-    return await ArchiveHistory.open(this.#store, chain, { signal: this.#reading.signal, logger });
   }
 
   #remedies(suspects: readonly Suspect[]): Remedies {

@@ -174,7 +174,9 @@ describe('what was verified before', () => {
     try {
       const marks = await MarkFolder.open(dir, 'onsite');
       expect([await marks.read(), await marks.packsOf('a'), await marks.snapshots()]).toEqual([null, null, []]);
-      const chains = { agama: { sequence: 7, sha256: 'ab'.repeat(32), compacted: ['0-3'] } };
+      const chains = {
+        agama: { sequence: 7, sha256: 'ab'.repeat(32), archiveChainId: 'ef'.repeat(16), compacted: ['0-3'] },
+      };
       const mark = { identity: 'cd', chains, suspects: ['packs/x'] };
       const packs = ['01'.repeat(32), 'fe'.repeat(32)];
       await marks.write(mark);
