@@ -75,7 +75,7 @@ async function sizes(context: BenchContext): Promise<Figure[]> {
   const uncompacted = await chainSize(await openHistory(store));
   log(`shipped: ${uncompacted.objects} segments, ${formatBytes(uncompacted.bytes)}`);
   const used = process.cpuUsage();
-  const limits = { spanMicros: 0, restMicros: 0, signal, logger: silentLogger() };
+  const limits = { restMicros: 0, signal, logger: silentLogger() };
   const { rawBytes: read } = await compact({ store, sourceName: madeSource, ...limits });
   const { user, system } = process.cpuUsage(used);
   const secondsPerGigabyte = (user + system) / 1e6 / (read / 1e9);
@@ -137,7 +137,7 @@ async function oneDay({ workDir, log, signal }: BenchContext): Promise<Day> {
   chain.claim();
   const gtids = new GtidSet();
   // A file for the day, and one more for the hour that follows: what the present looks like.
-  for (const [index, seconds] of [daySeconds, Math.ceil(daySeconds / 24)].entries()) {
+  for (const [index, seconds] of [daySeconds, Math.max(1500, Math.ceil(daySeconds / 24))].entries()) {
     const first = gtids.count + 1;
     const transactions = Array.from({ length: seconds }, (_, n) => {
       const number = first + n;
