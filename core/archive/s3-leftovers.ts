@@ -120,7 +120,11 @@ export class S3Leftovers implements Leftovers {
 
 /** As AWS ("…because object protected by object lock"), versitygw and MinIO ("Object is WORM protected…") say it. */
 function isLocked(cause: unknown): boolean {
-  return cause instanceof S3Failure && [400, 403].includes(cause.status) && /\block|WORM/i.test(cause.message);
+  return (
+    cause instanceof S3Failure &&
+    [400, 403].includes(cause.status) &&
+    /by object lock|WORM|is locked/i.test(cause.message)
+  );
 }
 
 function ifGone(error: unknown): void {
