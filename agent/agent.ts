@@ -17,6 +17,7 @@ import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
 import type { MysqlEngine } from '../core/snapshot/types.ts';
 import type { Alarms } from './alarms.ts';
+import { Attachments } from './attachments.ts';
 import { type CaptureOptions, captureEntries } from './capture/capture.ts';
 import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
@@ -64,8 +65,11 @@ export interface AgentOptions {
   acknowledges: boolean;
   /** Of the archive that decides who the source is, which somebody ships to from this log; null: the log itself decides. */
   acceptance: Acceptance | null;
-  /** Told each time that the source's binlog is read, from its accepted end on. */
-  onAttached?: () => void;
+  /**
+   * Told each time that the source's binlog is read, from its accepted end on, and this is known to be the source of the chain:
+   * by a claim of ours just before, or by the first entry that the chain has taken since. The signal aborts when that is over.
+   */
+  onAttached?: (signal: AbortSignal) => void;
   /**
    * Told once the chain names another source than this one, which has been its source. Nothing is acknowledged any more; an
    * `attached` agent leaves the source only when this resolves.
@@ -95,6 +99,7 @@ export class Agent {
   };
   #writer: ChainWriter | null = null;
   #claimed: { writer: string; next: number } | null = null;
+  readonly #attachments = new Attachments((signal) => this.#options.onAttached?.(signal));
   #acceptedAtMs = 0;
   /** Batches that were captured and are not durable in the log yet. */
   #underWay = 0;
@@ -167,6 +172,7 @@ export class Agent {
       throw error;
     } finally {
       stop.abort();
+      this.#attachments.end();
       this.#capture.state = 'stopped';
     }
   }
@@ -189,6 +195,7 @@ export class Agent {
     if (why === null) return;
     alarms.raise('fence', why);
     this.#capture.state = 'fenced';
+    this.#attachments.end();
     await onFenced(attached);
   }
 
@@ -236,6 +243,7 @@ export class Agent {
     const unaccepted = acceptance !== null && acknowledges ? new Unaccepted(acceptance, drain) : null;
     // To register at the source acknowledges all that was before; our own claim tells that nobody else has gone on until now.
     if (unaccepted !== null) await acceptance?.through(writer.state, signal);
+    this.#attachments.claimed();
     const { range } = writer.state;
     this.#acceptedPlace = range === null ? null : { file: range.file, position: range.end };
     const options = await this.#captureOptions(writer, unaccepted, signal);
@@ -245,7 +253,11 @@ export class Agent {
       this.#underWay += 1;
       await writer.room();
       await unaccepted?.room();
-      last = writer.append(this.#witnessed(batch.items)).then(() => this.#appended(writer, batch, unaccepted));
+      const attachment = this.#attachments.number;
+      last = writer
+        .append(this.#witnessed(batch.items))
+        .then(() => this.#appended(writer, batch, unaccepted))
+        .then(() => this.#attachments.accepted(attachment));
       // Seen by the next round or after the loop; the source must not be read on meanwhile, unless it has to be held.
       last.catch(async (error: unknown) => {
         batch.release();
@@ -280,7 +292,8 @@ export class Agent {
       onConnection: (trouble: QazynaError | null) => {
         if (this.#capture.state !== 'fenced') this.#capture.state = trouble === null ? 'running' : 'connecting';
         this.#trouble('capture', trouble);
-        if (trouble === null) this.#options.onAttached?.();
+        if (trouble === null) this.#attachments.reached();
+        else this.#attachments.lost();
       },
     };
   }

@@ -6,14 +6,17 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QazynaError, transientError } from '../core/errors/error.ts';
+import { retrying } from '../core/errors/retry.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { liftFence } from '../core/mysql/fence.ts';
 import { answerNoCommit } from './semi-sync/settings.ts';
 
 const answerWithinMs = 3000;
 /** As long as anybody waits. */
 const closesWithinMs = 2 ** 31 - 1;
 const lookEveryMs = 1000;
+const liftAgainMs = 10_000;
 /** Looks in a row at which nobody was there. */
 const failuresMax = 3;
 /** The leader of a group waits for the acknowledgement, the others for the leader. */
@@ -28,8 +31,39 @@ export interface FenceOptions {
   logger: Logger;
 }
 
+export class SourceFence {
+  readonly #options: FenceOptions;
+  #lifting = Promise.resolve();
+
+  constructor(options: FenceOptions) {
+    this.#options = options;
+  }
+
+  /** As the agent's `onAttached`: until that is over, tries again what could not be done. */
+  lift(attached: AbortSignal): void {
+    const { onAlarm, logger } = this.#options;
+    const signal = AbortSignal.any([this.#options.signal, attached]);
+    const attempt = () => liftBootFence({ ...this.#options, signal });
+    const onFailure = (error: Error) => error instanceof QazynaError && onAlarm(error);
+    const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, maxDelayMs: liftAgainMs, onFailure };
+    this.#lifting = this.#lifting
+      .then(() => retrying('opening the source', attempt, patience))
+      .then(
+        () => onAlarm(null),
+        (error: unknown) => error instanceof QazynaError && !signal.aborted && onAlarm(error),
+      )
+      .then(() => undefined);
+  }
+
+  /** As the agent's `onFenced`. */
+  async shut(attached: boolean): Promise<void> {
+    await this.#lifting;
+    await fenceSource(attached, this.#options);
+  }
+}
+
 /** Shuts the source. While it is `attached`, resolves only when the server is gone or the signal aborts. Never throws. */
-export async function fenceSource(attached: boolean, options: FenceOptions): Promise<void> {
+async function fenceSource(attached: boolean, options: FenceOptions): Promise<void> {
   const { onAlarm, signal, logger } = options;
   const stop = new AbortController();
   const own = { ...options, signal: AbortSignal.any([signal, stop.signal]) };
@@ -92,18 +126,19 @@ async function ask(options: FenceOptions, statement: string, timeoutMs = answerW
 }
 
 /** Opens a server that an option file put into offline_mode when it started. What a person set meanwhile stays. */
-export async function liftBootFence(options: FenceOptions): Promise<void> {
-  const { onAlarm, signal, logger } = options;
+async function liftBootFence({ endpoint, signal, logger }: FenceOptions): Promise<void> {
   try {
-    await withConnection(options, async (connection) => {
+    const connection = await connectMysql(endpoint, signal);
+    try {
       if (!(await isBootFenced(connection))) return;
-      for (const name of ['super_read_only', 'read_only', 'offline_mode'])
-        await connection.query(`SET GLOBAL ${name} = OFF`);
+      await liftFence(connection);
       logger.info('the source had started fenced; the chain names it, its binlog is read, and it takes writes again');
-    });
-    onAlarm(null);
+    } finally {
+      await connection.close();
+    }
   } catch (error) {
-    if (!signal.aborted) onAlarm(cannotLift(error instanceof Error ? error.message : String(error)));
+    signal.throwIfAborted();
+    throw cannotLift(error instanceof Error ? error.message : String(error));
   }
 }
 
@@ -130,6 +165,6 @@ function cannotLift(reason: string) {
   return transientError(
     'QZ4134',
     `The source has started fenced (offline_mode), and this agent could not open it: ${reason}`,
-    `${grants} It is tried again when the agent connects anew.`,
+    `${grants} It is tried again.`,
   );
 }

@@ -4,7 +4,7 @@
  */
 import { Agent, type Gather } from '../agent/agent.ts';
 import { Alarms } from '../agent/alarms.ts';
-import { fenceSource, liftBootFence } from '../agent/fence.ts';
+import { SourceFence } from '../agent/fence.ts';
 import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import { openService } from '../agent/journaled/open.ts';
@@ -236,7 +236,8 @@ class Daemon {
     const failure = await openArchives(this.#workers, signal);
     // Where neither the log nor an archive can say where history stands, it must not begin anew.
     if (failure !== null && (await log.bounds()).next === 0) throw failure;
-    const fence = { endpoint, onAlarm: (error: QazynaError | null) => this.#alarm('fence', error), signal, logger };
+    const onAlarm = (error: QazynaError | null) => this.#alarm('fence', error);
+    const fence = new SourceFence({ endpoint, onAlarm, signal, logger });
     const isAwaited = source.acknowledgeAfter !== 'none';
     return new Agent({
       sourceName: source.name,
@@ -247,8 +248,8 @@ class Daemon {
       acknowledges: isAwaited,
       acceptance: this.#shipping.acceptance,
       // Only where other hosts see the chain can another server have taken over.
-      ...(isAwaited || this.#config.log.kind === 'kafka' ? { onAttached: () => void liftBootFence(fence) } : {}),
-      ...(isAwaited ? { onFenced: (attached) => fenceSource(attached, fence) } : {}),
+      ...(isAwaited || this.#config.log.kind === 'kafka' ? { onAttached: (attached) => fence.lift(attached) } : {}),
+      ...(isAwaited ? { onFenced: (attached) => fence.shut(attached) } : {}),
       log,
       archives: this.#workers,
       continued: await whereHistoryStands(log, chainsOf(this.#workers)),

@@ -36,7 +36,7 @@ import { listLost } from './lost.ts';
 import { startMetrics } from './metrics.ts';
 import { PairCapture } from './pair-capture.ts';
 import { PairRoles } from './pair-roles.ts';
-import { standbyOf } from './standby-config.ts';
+import { requireRunner, standbyOf } from './standby-config.ts';
 import { holdStandbyLease } from './standby-lease.ts';
 import { StandbySnapshots } from './standby-snapshots.ts';
 import { answerVerb } from './standby-verbs.ts';
@@ -63,12 +63,14 @@ export function addStandby(program: Command, frame: Frame): void {
 
 async function runStandby(context: Context): Promise<number> {
   const config = await context.config();
+  const standby = standbyOf(config);
+  requireRunner(standby, context.environment);
   const warn = (sentence: string) => context.logger.warn(sentence);
   const primary = await mysqlEndpointOf(mysqlOf(config), { warn, environment: context.environment });
   await requireKeys(config.archives, context.environment);
   const notifier = serviceNotifier({ warn });
   try {
-    await new PairDaemon(context, config, standbyOf(config), primary, notifier).run();
+    await new PairDaemon(context, config, standby, primary, notifier).run();
   } finally {
     notifier.close();
   }

@@ -50,9 +50,9 @@ export class Pair {
   constructor(options: PairOptions) {
     this.#options = options;
     const { config, mysqld, osUser, semiSync, logger } = options;
-    const { dir, bind, serverOptions: extra } = config;
+    const { dir, runBy, bind, serverOptions: extra } = config;
     this.#notes = new StandbyNotes(dir);
-    this.server = new StandbyServer({ dir, mysqld, osUser, bind, extra, semiSync, logger });
+    this.server = new StandbyServer({ dir, mysqld, runBy, osUser, bind, extra, semiSync, logger });
   }
 
   get #state(): StandbyState | null {

@@ -8,12 +8,13 @@ import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import type { MysqlEndpoint } from '../core/mysql/connection.ts';
+import { liftFence } from '../core/mysql/fence.ts';
 import { noteForgotten } from '../core/restore/forgotten-gtids.ts';
 import type { BinlogSource } from '../core/stream/types.ts';
 import { fence } from './fence.ts';
 import { runHooks } from './hooks.ts';
 import type { PromotionJournal } from './promotion.ts';
-import type { StandbyServer } from './server.ts';
+import { makeDurable, type ServerFacts, type StandbyServer } from './server.ts';
 import type { StandbyState } from './state.ts';
 
 const hookDeadlineMs = 30_000;
@@ -54,22 +55,24 @@ class Primary {
   readonly #options: PrimaryOptions;
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal;
+  readonly #facts: ServerFacts;
   #opening = Promise.resolve();
 
   constructor(options: PrimaryOptions) {
     this.#options = options;
+    this.#facts = { ...options.state, isDurable: true };
     this.#signal = AbortSignal.any([options.signal, this.#stop.signal]);
   }
 
   async run(): Promise<void> {
-    const { server, state, capture, signal, logger, onWritable } = this.#options;
+    const { server, capture, signal, logger, onWritable } = this.#options;
     onWritable(false);
-    await server.ensureRunning(state, signal);
+    await server.ensureRunning(this.#facts, signal);
     const watching = this.#keepRunning().catch((error: unknown) => this.#stop.abort(error));
     let ended: unknown = null;
     try {
       const patience = { signal: this.#signal, logger, deadlineMs: Number.POSITIVE_INFINITY };
-      await retrying('looking at the server', () => this.#noteForgotten(), patience);
+      await retrying('looking at the server', () => this.#prepare(), patience);
       await capture(await server.endpoint(), { onAttached: () => this.#attached(), signal: this.#signal });
       if (this.#stop.signal.aborted && !signal.aborted) throw this.#stop.signal.reason;
     } catch (error) {
@@ -98,6 +101,14 @@ class Primary {
       throw error;
     }
     // Else somebody has started the server anew, and it had forgotten what it knows again now.
+  }
+
+  /** The agent begins with no server that could forget what it was acknowledged for. */
+  async #prepare(): Promise<void> {
+    const { server, signal } = this.#options;
+    const connection = await server.connect(signal);
+    await makeDurable(connection).finally(() => connection.close());
+    await this.#noteForgotten();
   }
 
   /** What it executed as a standby and forgot when it was started anew: the agent would miss it. */
@@ -129,15 +140,9 @@ class Primary {
     const runsEvents = (state.settings.event_scheduler ?? 'ON') === 'ON';
     const connection = await server.connect(this.#signal);
     try {
-      for (const sql of [
-        'SET GLOBAL sync_binlog = 1',
-        'SET GLOBAL innodb_flush_log_at_trx_commit = 1',
-        'SET GLOBAL offline_mode = OFF',
-        'SET GLOBAL super_read_only = OFF',
-        'SET GLOBAL read_only = OFF',
-        ...(runsEvents ? ['SET GLOBAL event_scheduler = ON'] : []),
-      ])
-        await connection.query(sql);
+      await makeDurable(connection);
+      await liftFence(connection);
+      if (runsEvents) await connection.query('SET GLOBAL event_scheduler = ON');
     } finally {
       await connection.close();
     }
@@ -167,7 +172,7 @@ class Primary {
 
   /** A server that died is started again; it comes up read-only, and is opened once its binlog is read. */
   async #keepRunning(): Promise<void> {
-    const { server, state, onAlarm, onWritable, logger } = this.#options;
+    const { server, onAlarm, onWritable, logger } = this.#options;
     const signal = this.#signal;
     while (!signal.aborted) {
       if ((await server.pid()) === null) {
@@ -175,7 +180,7 @@ class Primary {
         logger.warn('the server of this primary is down; it is started again');
         const onFailure = (error: Error) => error instanceof QazynaError && onAlarm('standby', error);
         const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
-        await retrying('starting the server', () => server.ensureRunning(state, signal), patience);
+        await retrying('starting the server', () => server.ensureRunning(this.#facts, signal), patience);
       }
       await sleep(serverPollMs, undefined, { signal }).catch(() => undefined);
     }

@@ -44,7 +44,7 @@ export interface SeedProgress {
 export async function seed(options: SeedOptions): Promise<StandbyState> {
   const { dir, server, signal, logger } = options;
   const earlier = await readStandbyState(dir);
-  await server.stop(signal);
+  await server.kill(signal);
   const { state, manifest } = await choose(options, earlier);
   if (earlier?.step !== 'filling' || earlier.snapshot !== state.snapshot) {
     await writeStandbyState(dir, state);

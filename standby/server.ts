@@ -1,13 +1,15 @@
 /**
- * The standby's own mysqld: started by us, read-only from its first moment on, and outliving us: a standby that is killed or
- * upgraded finds it again by its process and socket. Only `openForWriting` makes it writable, and a server that starts again
- * is read-only again: who is the primary is for the chain to say, never for a file on this host.
+ * The standby's own mysqld: started by us or, where we are a service, by systemd for us; read-only from its first moment on, and
+ * outliving us: a standby that is killed or upgraded finds it again by its process and socket. Only `openForWriting` makes it
+ * writable, and a server that starts again is read-only again: who is the primary is for the chain to say, never for a file on
+ * this host.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../core/binlog/gtid-set.ts';
+import type { StandbyConfig } from '../core/config/config.ts';
 import { isKind, transientError } from '../core/errors/error.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
@@ -16,16 +18,22 @@ import { standbyAccount } from '../core/restore/own-accounts.ts';
 import { standbyOptions } from '../core/restore/server-options.ts';
 import { giveTo, pathsIn, type TargetPaths } from '../core/restore/target.ts';
 import { accountSql } from './account.ts';
+import { ServerProcess } from './server-process.ts';
+import { startBySystemd } from './systemd-server.ts';
 
-const stopDeadlineMs = 120_000;
+const greetDeadlineMs = 120_000;
+const endDeadlineMs = 120_000;
 const pollMs = 50;
 
 /** Not to be had otherwise: with these off, what a standby promises does not hold. */
 const fixed: MysqldOptions = { 'read-only': true, 'super-read-only': true, 'skip-replica-start': true };
 
+const durable: MysqldOptions = { 'sync-binlog': 1, 'innodb-flush-log-at-trx-commit': 1 };
+
 export interface StandbyServerOptions {
   dir: string;
   mysqld: Mysqld;
+  runBy: StandbyConfig['runBy'];
   osUser: string | undefined;
   /** Where applications connect. */
   bind: { host: string; port: number };
@@ -39,50 +47,65 @@ export interface StandbyServerOptions {
 export interface ServerFacts {
   serverId: number;
   settings: Readonly<Record<string, string>>;
+  /** Of a primary: each commit is on its disk. What a standby forgot comes once more. */
+  isDurable?: boolean;
 }
 
 export class StandbyServer {
   readonly paths: TargetPaths;
   readonly #options: StandbyServerOptions;
+  readonly #process: ServerProcess;
   #password: string | null = null;
 
   constructor(options: StandbyServerOptions) {
     this.#options = options;
     this.paths = pathsIn(options.dir);
+    this.#process = new ServerProcess(this.paths);
   }
 
   /** The process on our data folder; null when none runs. */
   async pid(): Promise<number | null> {
-    const text = await readFile(`${this.paths.socket}.pid`, 'latin1').catch(() => '');
-    const pid = Number(text.trim());
-    if (!Number.isInteger(pid) || pid <= 1) return null;
-    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    return line.split('\0').includes(`--datadir=${this.paths.dataDir}`) ? pid : null;
+    return await this.#process.find();
   }
 
-  /** Resolves once it takes connections: `true` when it had to be started. Errors: those of Mysqld.start. */
-  async ensureRunning({ serverId, settings }: ServerFacts, signal: AbortSignal): Promise<boolean> {
+  /** Resolves once it takes connections: `true` when it had to be started. Errors: those of Mysqld.start; QZ4724. */
+  async ensureRunning({ serverId, settings, isDurable = false }: ServerFacts, signal: AbortSignal): Promise<boolean> {
     if ((await this.pid()) !== null) {
       // It may be on its way up or down.
-      if (await this.#greetsWithin(stopDeadlineMs, signal)) return false;
+      if (await this.#greetsWithin(greetDeadlineMs, signal)) return false;
       // Told to stop, it could still answer OK to commits that wait for their acknowledgement.
       await this.kill(signal);
     }
-    const { mysqld, osUser, bind, extra, semiSync, logger } = this.#options;
-    const password = await this.#secret();
+    const { mysqld, runBy, bind, extra, semiSync, logger } = this.#options;
+    const own = isDurable ? { ...fixed, ...durable } : fixed;
+    const options = { ...standbyOptions(settings, serverId, { semiSync }), ...extra, ...own };
+    if (runBy === 'systemd') await this.#startBySystemd(options, signal);
+    else await this.#startOurselves(options, signal);
+    logger.info(`mysqld ${mysqld.version} runs on ${bind.host}:${bind.port}`, { pid: await this.pid() });
+    return true;
+  }
+
+  async #startOurselves(options: MysqldOptions, signal: AbortSignal): Promise<void> {
+    const { mysqld, osUser, bind } = this.#options;
     const handle = await mysqld.start({
       dataDir: this.paths.dataDir,
       socket: this.paths.socket,
       port: bind.port,
       errorLog: this.paths.errorLog,
       osUser,
-      options: { ...standbyOptions(settings, serverId, { semiSync }), ...extra, ...fixed, 'bind-address': bind.host },
+      options: { ...options, 'bind-address': bind.host },
       signal,
-      initSql: accountSql(mysqld, password),
+      initSql: accountSql(mysqld, await this.#secret()),
     });
     handle.release();
-    logger.info(`mysqld ${mysqld.version} runs on ${bind.host}:${bind.port}`, { pid: handle.pid });
-    return true;
+  }
+
+  async #startBySystemd(options: MysqldOptions, signal: AbortSignal): Promise<void> {
+    const { mysqld, osUser, bind } = this.#options;
+    const password = await this.#secret();
+    const initSql = accountSql(mysqld, password);
+    const { paths } = this;
+    await startBySystemd({ mysqld, paths, process: this.#process, osUser, bind, options, initSql, password, signal });
   }
 
   /** How we reach it, wherever it listens. */
@@ -100,26 +123,14 @@ export class StandbyServer {
     return await connectMysql(await this.endpoint(), signal);
   }
 
-  /** SIGTERM, then SIGKILL. Throws QZ4710 when it does not end. */
-  async stop(signal: AbortSignal): Promise<void> {
-    await this.#end(['SIGTERM', 'SIGKILL'], signal);
-  }
-
-  /** SIGKILL: nobody whose commit is under way is told anything. Throws QZ4710 when it does not end. */
+  /** SIGKILL: told to stop, it would answer OK to commits that wait. Throws QZ4710 when it does not end. */
   async kill(signal: AbortSignal): Promise<void> {
-    await this.#end(['SIGKILL'], signal);
-  }
-
-  async #end(signals: readonly NodeJS.Signals[], signal: AbortSignal): Promise<void> {
-    for (const by of signals) {
-      const pid = await this.pid();
-      if (pid === null) return;
-      process.kill(pid, by);
-      const deadline = performance.now() + stopDeadlineMs;
-      while ((await this.pid()) !== null && performance.now() < deadline) await sleep(pollMs, undefined, { signal });
-    }
     const pid = await this.pid();
-    if (pid !== null)
+    if (pid === null) return;
+    process.kill(pid, 'SIGKILL');
+    const deadline = performance.now() + endDeadlineMs;
+    while ((await this.pid()) !== null && performance.now() < deadline) await sleep(pollMs, undefined, { signal });
+    if ((await this.pid()) !== null)
       throw transientError('QZ4710', `The standby's mysqld (process ${pid}) does not end.`, 'Stop it by hand.');
   }
 
@@ -158,6 +169,12 @@ export class StandbyServer {
     await mkdir(this.paths.dataDir, { recursive: true, mode: 0o750 });
     await giveTo(this.paths.into, this.#options.osUser);
   }
+}
+
+/** From now on each commit is on its disk. */
+export async function makeDurable(connection: MysqlConnection): Promise<void> {
+  for (const name of ['sync_binlog', 'innodb_flush_log_at_trx_commit'])
+    await connection.query(`SET GLOBAL ${name} = 1`);
 }
 
 export async function executedBy(connection: MysqlConnection): Promise<GtidSet> {

@@ -159,6 +159,7 @@ function toStandby(raw: NonNullable<ConfigFile['standby']>, firstArchive: string
     dir: resolve(raw.dir),
     bind,
     advertise: (raw.advertise === undefined ? null : parseListen(raw.advertise)) ?? bind,
+    runBy: raw.run_by,
     mysqldPath: raw.mysqld ?? null,
     osUser: raw.user ?? null,
     serverOptions: raw.server_options,

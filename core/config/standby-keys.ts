@@ -1,6 +1,6 @@
 /** The section `standby` of the configuration. */
 import { z } from 'zod';
-import { absolutePath, durationMs, flag, key, listen, mapping, text } from './keys.ts';
+import { absolutePath, durationMs, flag, key, listen, mapping, oneOf, text } from './keys.ts';
 
 /** A program with its arguments; no shell in between. */
 function command() {
@@ -76,6 +76,11 @@ export const standby = mapping({
     'Where applications reach that server: what hooks are told to point at. The same as bind when left out.',
     '192.0.2.2:3306',
   ).meta({ seldom: true }),
+  run_by: key(
+    oneOf(['qazyna', 'systemd']).default('qazyna'),
+    'Who runs that server: qazyna, as a process of its own that outlives it; or systemd, as the service qazyna-mysqld (ops/systemd), which also stops it safely with the host. Needed where qazyna itself is a service.',
+    'systemd',
+  ),
   mysqld: key(absolutePath().optional(), 'The server program; the one on PATH when left out.', '/usr/sbin/mysqld').meta(
     {
       seldom: true,

@@ -63,6 +63,8 @@ export interface StandbyConfig {
   bind: { host: string; port: number };
   /** Where applications reach it. */
   advertise: { host: string; port: number };
+  /** Who starts the server, and keeps it when this program ends. */
+  runBy: 'qazyna' | 'systemd';
   mysqldPath: string | null;
   osUser: string | null;
   serverOptions: Record<string, string | number | boolean>;

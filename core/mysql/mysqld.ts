@@ -215,27 +215,37 @@ export class Mysqld {
   }
 
   async #failure(process: ServerProcess, what: string, timeoutMs: number | null): Promise<QazynaError> {
-    const { reason, diskFull } = await reasonInErrorLog(process.errorLog, process.logStart);
-    const details = { mysqld: this.path, version: this.version, errorLog: process.errorLog };
-    if (diskFull) {
+    const exit = timeoutMs === null ? await process.exited : null;
+    const { errorLog, logStart } = process;
+    return await this.failure({ what, errorLog, logStart, timeoutMs, exit });
+  }
+
+  /** Why it did not come up, by its own words in the log: QZ4811, QZ4812 or QZ2814. */
+  async failure({ what, errorLog, logStart, timeoutMs = null, exit = null }: MysqldFailure): Promise<QazynaError> {
+    const { reason, diskFull } = await reasonInErrorLog(errorLog, logStart);
+    const details = { mysqld: this.path, version: this.version, errorLog };
+    const hint = `Read ${errorLog}.`;
+    if (diskFull)
       return transientError('QZ4811', `mysqld could not ${what}: ${reason}`, 'Free room on that disk.', { details });
-    }
     if (timeoutMs !== null) {
       const last = reason ? `; its last error: ${reason}` : '';
-      const sentence = `mysqld did not ${what} within ${timeoutMs / 1000} s${last}`;
-      return transientError('QZ4812', sentence, `Read ${process.errorLog}.`, { details });
+      return transientError('QZ4812', `mysqld did not ${what} within ${timeoutMs / 1000} s${last}`, hint, { details });
     }
-    const { code, signal } = await process.exited;
-    const why = reason ?? `it ended with ${signal ?? `exit code ${code}`}`;
-    return configurationError(
-      'QZ2814',
-      `mysqld ${this.version} could not ${what}: ${why}`,
-      `Read ${process.errorLog}.`,
-      {
-        details,
-      },
-    );
+    const how = exit === null ? '' : ` with ${exit.signal ?? `exit code ${exit.code}`}`;
+    const sentence = `mysqld ${this.version} could not ${what}: ${reason ?? `it ended${how}`}`;
+    return configurationError('QZ2814', sentence, hint, { details });
   }
+}
+
+export interface MysqldFailure {
+  /** `start` */
+  what: string;
+  errorLog: string;
+  /** Where in the log its run begins, bytes. */
+  logStart: number;
+  /** It was not there within this time; null: it ended. */
+  timeoutMs?: number | null;
+  exit?: MysqldExit | null;
 }
 
 class ServerProcess {

@@ -8,15 +8,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { Alarm } from '../../agent/alarms.ts';
 import { setSemiSync } from '../../agent/semi-sync/settings.ts';
-import { ChainWriter } from '../../core/chain/writer.ts';
-import { silentLogger } from '../../core/logging/logger.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import type { MysqldHandle } from '../../core/mysql/mysqld.ts';
 import { Lab } from '../lab/lab.ts';
 import { labPort } from '../lab/ports.ts';
 import { connected, type DaemonPlace, executedSet, RunningDaemon } from '../lab/running.ts';
 import { Pending, untilWaiting, Writers } from '../lab/writers.ts';
-import { never, openKafkaLog } from '../made/kafka-log.ts';
+import { promoteAnother } from '../made/promotion.ts';
 
 const timeoutMs = 4_294_967_295;
 const semiSync = {
@@ -260,7 +258,7 @@ describe('another server has taken over', () => {
     const commits = [await pending(), await pending(admin)];
     await untilWaiting(root, commits.length);
     const before = await executedSet(root);
-    await promoteAnother();
+    await promoteAnother({ brokers: lab.kafka?.bootstrap ?? [], topic: 'qazyna.agama', dir: join(lab.dir, 'scratch') });
     process.kill(daemon.pid, 'SIGCONT');
     await daemon.until(
       'fenced',
@@ -276,16 +274,4 @@ describe('another server has taken over', () => {
     expect(commits.map(({ outcome }) => outcome)).not.toContain('OK');
     expect(await daemon.end(null)).toBe(3);
   }, 60_000);
-
-  async function promoteAnother(): Promise<void> {
-    const brokers = lab.kafka?.bootstrap ?? [];
-    const place = { brokers, topic: 'qazyna.agama', dir: join(lab.dir, 'scratch') };
-    const log = await openKafkaLog(place, { create: false });
-    const { state, next } = await log.checkpoint();
-    const logger = silentLogger();
-    const options = { signal: never, logger, base: state, first: next, sourceUuid: '', continued: null };
-    const writer = await ChainWriter.open(log, options);
-    await writer.appendPromotion({ reason: 'test', sourceUuid: '00000000-0000-4000-8000-000000000001' });
-    await log.close();
-  }
 });

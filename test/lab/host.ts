@@ -138,7 +138,7 @@ export class Host implements AsyncDisposable {
   /** Runs a program in the host; never throws for its exit code. */
   command(program: string, args: readonly string[] = []): Promise<CommandResult> {
     return new Promise((resolve) => {
-      const entered = ['--target', String(this.#leader), '--mount', '--uts', '--ipc', '--pid', '--root', '--wd=/'];
+      const entered = ['--target', String(this.#leader), '--mount', '--uts', '--ipc', '--pid', '--root', '--wd'];
       const child = spawn('nsenter', [...entered, '--', program, ...args], {
         stdio: ['ignore', 'pipe', 'pipe'],
         env: {

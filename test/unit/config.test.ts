@@ -192,6 +192,7 @@ describe('a good configuration', () => {
       dir: '/var/lib/qazyna/standby',
       bind: { host: '127.0.0.1', port: 3306 },
       advertise: { host: '127.0.0.1', port: 3306 },
+      runBy: 'qazyna',
       mysqldPath: null,
       osUser: null,
       serverOptions: {},
