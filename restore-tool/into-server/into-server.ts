@@ -11,7 +11,7 @@ import { statusesAtCut } from '../../core/restore/event-history.ts';
 import { baselineOf, giveEventsTheirStatus } from '../../core/restore/events.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
 import { requireEqual } from '../../core/restore/replay.ts';
-import { startScratchServer } from '../../core/restore/scratch-server.ts';
+import { startScratchServer, stopOrphan } from '../../core/restore/scratch-server.ts';
 import { replayOptions } from '../../core/restore/server-options.ts';
 import { isDone, type RestoreState, writeState } from '../restore/journal.ts';
 import { bytesOf, type Planned, RestoreSteps } from '../restore/steps.ts';
@@ -143,6 +143,8 @@ class IntoServerRun {
     const facts = cloned === null ? unknownServer(recipient) : await this.#finish(cloned, plan, state);
     await this.#steps.reach({ ...state, isCompared: true }, 'handed over');
     await forgetSecret(into);
+    // Of a run that was killed while the server copied: it may have found an end without us.
+    await stopOrphan(this.#steps.paths);
     await atPlace(into, () => rm(this.#steps.paths.dataDir, { recursive: true, force: true }));
     return facts;
   }

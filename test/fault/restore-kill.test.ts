@@ -10,7 +10,7 @@ import { openStore } from '../../core/archive/open.ts';
 import { restore } from '../../restore-tool/restore/restore.ts';
 import type { RestoreReport } from '../../restore-tool/restore/types.ts';
 import { connectRestored, type RestoreLab, startRestoreLab } from '../integration/restore-lab.ts';
-import { executedGtids, poll, Servers } from '../integration/stream-servers.ts';
+import { executedGtids, mysqldsOn, poll, Servers } from '../integration/stream-servers.ts';
 import { copyArchive, madeSource } from '../made/archive.ts';
 import { S3World } from '../made/s3.ts';
 
@@ -58,15 +58,6 @@ async function run(into: string, halt: string, from = lab.archiveUrl): Promise<R
   await new Promise((resolve) => process_.once('close', resolve));
   const last = said.trim().split('\n').at(-1) ?? '';
   return last.startsWith('{') ? (JSON.parse(last) as RestoreReport) : 'killed';
-}
-
-async function mysqldsOn(into: string): Promise<number[]> {
-  const found: number[] = [];
-  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
-    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    if (line.includes(`--datadir=${into}/data`)) found.push(Number(pid));
-  }
-  return found;
 }
 
 async function expectRestored(report: RestoreReport): Promise<void> {

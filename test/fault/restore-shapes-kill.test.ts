@@ -1,19 +1,31 @@
-/** Fault row 5 for `restore --tables` and `--into-server`: killed -9 at every step up to the last name given, run again until it is done. */
+/**
+ * Fault row 5 for `restore --tables` and `--into-server`: killed -9 at every step up to the last name given, run again until it
+ * is done; from a folder, and from a bucket that holds the same.
+ */
 import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { openStore } from '../../core/archive/open.ts';
 import { type RestoreLab, startRestoreLab } from '../integration/restore-lab.ts';
-import { executedGtids, Servers } from '../integration/stream-servers.ts';
+import { executedGtids, mysqldsOn, Servers } from '../integration/stream-servers.ts';
 import { startEmpty } from '../integration/supervised-mysqld.ts';
-import { madeSource } from '../made/archive.ts';
+import { copyArchive, madeSource } from '../made/archive.ts';
+import { S3World } from '../made/s3.ts';
 
+/** Replayed: so many that the replay is met in its middle on a fast machine, too. */
+const rows = 8000;
 const servers = new Servers();
 const child = join(import.meta.dirname, 'restore-child.ts');
+let world: S3World;
 let lab: RestoreLab;
 let wanted = '';
+const kinds = ['folder', 'bucket'] as const;
+type Kind = (typeof kinds)[number];
+let from: Record<Kind, string>;
 
 beforeAll(async () => {
+  world = await S3World.start();
   lab = await startRestoreLab(servers);
   const { connection } = lab.source;
   await connection.query('CREATE DATABASE d');
@@ -22,26 +34,36 @@ beforeAll(async () => {
     await connection.query(`INSERT INTO d.${table} (v) VALUES (UUID()), (UUID())`);
   }
   await lab.snapshot('clone');
-  for (let row = 0; row < 2000; row++)
+  for (let row = 0; row < rows; row++)
     await connection.query(`INSERT INTO d.${row % 2 ? 't' : 'other'} (v) VALUES (UUID())`);
   await connection.query('UPDATE d.u SET v = 7');
   wanted = await executedGtids(lab.source);
   await lab.archive();
+  from = { folder: lab.archiveUrl, bucket: await world.url(world.newPrefix()) };
+  await copyArchive(await openStore(from.folder, { create: false }), await openStore(from.bucket, { create: true }));
 }, 120_000);
 
-afterAll(() => servers.close(), 60_000);
+afterAll(async () => {
+  await servers.close();
+  await world?.[Symbol.asyncDispose]();
+}, 60_000);
+
+interface Run {
+  kind: Kind;
+  into: string;
+  /** Of the server that gets the tables; '': a dump. */
+  liveSocket?: string;
+  /** Of the server that is restored into. */
+  port?: number;
+}
 
 /** Runs until it says `halt`, then SIGKILL; 'done' when it never does. */
-async function run(into: string, halt: string, liveSocket: string, port = 0): Promise<'killed' | 'done' | 'failed'> {
-  const args = [
-    child,
-    lab.archiveUrl,
-    madeSource,
-    into,
-    'latest',
-    halt,
-    ...(port === 0 ? ['d.t,d.u', liveSocket] : ['', '', String(port)]),
-  ];
+async function run(
+  { kind, into, liveSocket = '', port = 0 }: Run,
+  halt: string,
+): Promise<'killed' | 'done' | 'failed'> {
+  const where = port === 0 ? ['d.t,d.u', liveSocket] : ['', '', String(port)];
+  const args = [child, from[kind], madeSource, into, 'latest', halt, ...where];
   const process_ = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   let said = '';
   process_.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -53,51 +75,50 @@ async function run(into: string, halt: string, liveSocket: string, port = 0): Pr
   return said.trim().split('\n').at(-1)?.startsWith('{') ? 'done' : 'failed';
 }
 
+/** Every second step from the folder, the others from the bucket. */
+const halved = (kind: Kind, steps: readonly string[]) => steps.filter((_, at) => kinds[at % 2] === kind);
+
 const common = ['planned', 'fetching the snapshot', 'fetched', 'loaded', 'replaying', 'replayed'];
 
-describe('a restore of tables, killed at each step in turn', () => {
+describe.each(kinds)('from a %s, a restore of tables, killed at each step in turn', (kind) => {
   test('as a dump: whole in the end, never half under its name', async () => {
     const into = join(await servers.folder(), 'into');
-    for (const halt of [...common, 'writing the dump']) {
-      expect([halt, await run(into, halt, '')]).toEqual([halt, 'killed']);
+    for (const halt of halved(kind, [...common, 'writing the dump'])) {
+      expect([halt, await run({ kind, into }, halt)]).toEqual([halt, 'killed']);
       expect(await readFile(join(into, 'tables.sql')).catch(() => null)).toBeNull();
     }
-    expect(await run(into, 'nowhere', '')).toBe('done');
+    expect(await run({ kind, into }, 'nowhere')).toBe('done');
     const text = await readFile(join(into, 'tables.sql'), 'utf8');
     expect(text).toMatch(/-- Dump completed\n$/);
-    expect(text.match(/^\(\d+,/gm)).toHaveLength(1002 + 2);
+    expect(text.match(/^\(\d+,/gm)).toHaveLength(rows / 2 + 4);
   }, 180_000);
 
   test('into a live server: equal in the end, and nothing of ours is left there', async () => {
-    const into = join(await servers.folder(), 'into');
     const { connection, handle } = lab.source;
-    const halts = [
-      ...common,
-      'loading d.t_restored',
-      'comparing d.t_restored',
-      'loading d.u_restored',
-      'comparing d.u_restored',
-    ];
-    for (const halt of halts) expect([halt, await run(into, halt, handle.socket)]).toEqual([halt, 'killed']);
-    expect(await run(into, 'nowhere', handle.socket)).toBe('done');
+    const shape = { kind, into: join(await servers.folder(), 'into'), liveSocket: handle.socket };
+    const loading = ['d.t', 'd.u'].flatMap((table) => [`loading ${table}_restored`, `comparing ${table}_restored`]);
+    for (const halt of halved(kind, [...common, ...loading]))
+      expect([halt, await run(shape, halt)]).toEqual([halt, 'killed']);
+    expect(await run(shape, 'nowhere')).toBe('done');
     const tables = (await connection.query('SHOW TABLES FROM d')).map((row) => String(Object.values(row)[0]));
     expect(tables).toEqual(['other', 't', 't_restored', 'u', 'u_restored']);
     const sums = await connection.query('CHECKSUM TABLE d.t, d.t_restored, d.u, d.u_restored');
     const [t, tRestored, u, uRestored] = sums.map((row) => row.Checksum);
     expect([tRestored, uRestored]).toEqual([t, u]);
+    await connection.query('DROP TABLE d.t_restored, d.u_restored');
   }, 240_000);
 });
 
-describe('a restore into a running server, killed at each step in turn', () => {
+describe.each(kinds)('from a %s, a restore into a running server, killed at each step in turn', (kind) => {
   test('is there in the end, as the source, without our accounts', async () => {
-    const into = join(await servers.folder(), 'into');
     const server = await startEmpty(servers, true);
-    const { port } = server.endpoint;
-    for (const halt of [...common, 'cloning into the server'])
-      expect([halt, await run(into, halt, '', port)]).toEqual([halt, 'killed']);
+    const shape = { kind, into: join(await servers.folder(), 'into'), port: server.endpoint.port };
+    for (const halt of halved(kind, [...common, 'cloning into the server']))
+      expect([halt, await run(shape, halt)]).toEqual([halt, 'killed']);
     // The server copies on without whoever asked it to: the next run may find it done.
-    if ((await run(into, 'waiting for the server to come back', '', port)) === 'killed')
-      expect(await run(into, 'nowhere', '', port)).toBe('done');
+    const last = kind === 'folder' ? 'waiting for the server to come back' : 'nowhere';
+    if ((await run(shape, last)) === 'killed') expect(await run(shape, 'nowhere')).toBe('done');
+    expect(await mysqldsOn(shape.into)).toEqual([]);
     const connection = await server.connect();
     const sql = 'CHECKSUM TABLE d.t, d.u, d.other';
     expect(await connection.query(sql)).toEqual(await lab.source.connection.query(sql));

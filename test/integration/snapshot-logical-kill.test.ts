@@ -1,4 +1,4 @@
-/** Logical snapshots killed at random: nothing half done counts, nothing stays locked, and the next one cleans up. */
+/** Logical snapshots killed at random, into folders and a bucket: nothing half done counts, nothing stays locked, and the next one cleans up. */
 import { spawn } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -6,15 +6,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { takeSnapshot } from '../../agent/snapshot/snapshot.ts';
+import { openStore } from '../../core/archive/open.ts';
 import { isKind } from '../../core/errors/error.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { listSnapshots } from '../../core/snapshot/manifest.ts';
 import { ensureTools } from '../../scripts/setup/tools.ts';
+import { S3World } from '../made/s3.ts';
 import { fill, request, SnapshotLab } from './snapshot-lab.ts';
 
 const kills = 8;
 const childScript = join(import.meta.dirname, '../fault/snapshot-child.ts');
 const path = process.env.PATH;
+let world: S3World;
 let lab: SnapshotLab;
 let source: MysqlEndpoint;
 let connection: MysqlConnection;
@@ -22,6 +25,7 @@ let connection: MysqlConnection;
 beforeAll(async () => {
   const { env } = await ensureTools(['mydumper']);
   process.env.PATH = env.PATH;
+  world = await S3World.start();
   lab = await SnapshotLab.create();
   source = await lab.start('source');
   connection = await lab.connect(source);
@@ -31,11 +35,17 @@ beforeAll(async () => {
 afterAll(async () => {
   process.env.PATH = path;
   await lab[Symbol.asyncDispose]();
+  await world[Symbol.asyncDispose]();
 }, 60_000);
 
+/** Every second one in the bucket. */
+async function archiveUrl(kill: number): Promise<string> {
+  return kill % 2 ? await world.url(`kill-${kill}`) : pathToFileURL(join(lab.dir, `kill-${kill}`)).href;
+}
+
 /** One that is killed may hold the source's snapshot lock for a moment. */
-async function next(name: string) {
-  const store = await lab.store(name);
+async function next(url: string) {
+  const store = await openStore(url, { create: true });
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await takeSnapshot(request(lab, source, { store }, { engine: 'logical' }));
@@ -59,20 +69,16 @@ test(`killed at ${kills} random moments: no half snapshot, no lock, no folder, n
   const seed = Number(process.env.QZ_SEED ?? Math.floor(Math.random() * 2 ** 31));
   process.stderr.write(`QZ_SEED=${seed}\n`);
   const began = performance.now();
-  expect((await next('first')).madeBy).toContain('mydumper');
+  expect((await next(await archiveUrl(-1))).madeBy).toContain('mydumper');
   // A process of its own needs longer to start than this one.
   const wholeMs = performance.now() - began + 400;
   let state = seed;
   let midway = 0;
   for (let kill = 0; kill < kills; kill += 1) {
     state = (state * 48_271) % 2_147_483_647;
-    const store = await lab.store(`kill-${kill}`);
-    const args = [
-      source.socketPath ?? '',
-      lab.scratchDir,
-      'logical',
-      pathToFileURL(join(lab.dir, `kill-${kill}`)).href,
-    ];
+    const url = await archiveUrl(kill);
+    const store = await openStore(url, { create: true });
+    const args = [source.socketPath ?? '', lab.scratchDir, 'logical', url];
     const child = spawn(process.execPath, [childScript, ...args], { stdio: 'ignore' });
     const closed = new Promise((resolve) => child.once('close', resolve));
     await sleep((state / 2_147_483_647) * wholeMs);
@@ -84,7 +90,7 @@ test(`killed at ${kills} random moments: no half snapshot, no lock, no folder, n
     if ((await listSnapshots(store)).every(({ complete }) => !complete)) midway += 1;
     const left = await readdir(lab.scratchDir);
     expect(left.length).toBeLessThanOrEqual(1);
-    const report = await next(`kill-${kill}`);
+    const report = await next(url);
     expect(report.madeBy).toContain('mydumper');
     expect(await readdir(lab.scratchDir)).toEqual([]);
     const sessions = await connection.query(

@@ -1,5 +1,5 @@
 /** Real servers for the tests of stream server and restore: a source, its closed binlogs, and stock replicas of ours. */
-import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
@@ -164,4 +164,14 @@ export async function poll<T>(what: string, look: () => Promise<T | null>, deadl
     if (Date.now() > deadline) throw new Error(`${what}: not seen within ${deadlineMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+}
+
+/** Process ids of servers on the data folder of a restore. */
+export async function mysqldsOn(into: string): Promise<number[]> {
+  const found: number[] = [];
+  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (line.includes(`--datadir=${into}/data`)) found.push(Number(pid));
+  }
+  return found;
 }
