@@ -149,6 +149,11 @@ class RpoBench {
     await this.#untilClients(source, 1);
     const rate = await this.#rate(source, clients);
     await replica.connection.query('STOP REPLICA IO_THREAD');
+    // The source would notice at its next heartbeat only, half a minute later.
+    const dumps = await source.connection.query(
+      "SELECT processlist_id AS id FROM performance_schema.threads WHERE processlist_command LIKE 'Binlog Dump%'",
+    );
+    for (const { id } of dumps) await source.connection.query('KILL ?', [Number(id)]);
     await this.#untilClients(source, 0);
     return rate;
   }
