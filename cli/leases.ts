@@ -1,13 +1,11 @@
 /** The lease of a verb that reads for long; one that cannot have it says so, and how long what it needs will be there anyway. */
 import { readBegin } from '../core/archive/begin.ts';
+import { graceMs } from '../core/archive/condemned.ts';
 import { holdLease, type Lease } from '../core/archive/lease.ts';
 import { isKind } from '../core/errors/error.ts';
 import { formatInstant } from '../core/progress/format.ts';
 import type { OpenedNamedArchive } from './archives.ts';
 import type { Context } from './verb.ts';
-
-/** Nothing is deleted sooner than this after it was given up (shipper/prune). */
-const graceMs = 86_400_000;
 
 /** What a restore needs of its archive, once that is planned. */
 export interface PlannedNeeds {

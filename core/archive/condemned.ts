@@ -8,6 +8,8 @@ import { parseObject } from './open.ts';
 import type { ObjectStore } from './store.ts';
 
 const condemnedFormat = 1;
+/** Nothing is deleted sooner than this after it was given up. */
+export const graceMs = 86_400_000;
 /** What is beyond that has to wait for the next time. */
 export const condemnedMax = 200_000;
 

@@ -8,6 +8,7 @@ import {
   type CondemnedFound,
   type CondemnedObject,
   condemnedMax,
+  graceMs,
   readCondemned,
   writeCondemned,
 } from '../../core/archive/condemned.ts';
@@ -100,7 +101,7 @@ class Pruner {
   constructor(options: PruneOptions) {
     this.#options = options;
     this.#store = options.store;
-    this.#graceMs = options.graceMs ?? dayMs;
+    this.#graceMs = options.graceMs ?? graceMs;
   }
 
   async run(): Promise<PruneReport> {
