@@ -29,6 +29,7 @@ import { readBody, streamOf } from './s3-body.ts';
 import { type AccessKeys, authorities, CredentialsFile } from './s3-credentials.ts';
 import { areKeysRefused, failureOf, S3Failure } from './s3-errors.ts';
 import type { S3Place } from './s3-place.ts';
+import { absent, modifiedAt, newestFirst, preconditions, regionOf, required, signedContent } from './s3-shapes.ts';
 import type { Condition, S3Body, S3Bytes, S3Object, S3Page, S3Upload, S3Version, UploadedPart } from './s3-types.ts';
 import { errorCode } from './store-error.ts';
 
@@ -389,50 +390,4 @@ export class S3Requests {
       body.destroy();
     }
   }
-}
-
-/**
- * Middleware that has the request signed over its content (Signature Version 4, "x-amz-content-sha256"), so that the service
- * verifies what arrives.
- */
-function signedContent({ sha256 }: S3Body) {
-  return <A extends { request: unknown }, R>(next: (args: A) => R) =>
-    (args: A): R => {
-      const { headers } = args.request as { headers: Record<string, string> };
-      headers['x-amz-content-sha256'] = sha256.toString('hex');
-      return next(args);
-    };
-}
-
-function preconditions({ ifMatch, ifNoneMatch }: Condition) {
-  return {
-    ...(ifMatch === undefined ? {} : { IfMatch: ifMatch }),
-    ...(ifNoneMatch === undefined ? {} : { IfNoneMatch: ifNoneMatch }),
-  };
-}
-
-/** Null for "no such object"; everything else is thrown on. */
-function absent(error: unknown): null {
-  if (error instanceof S3Failure && error.status === 404 && error.code !== 'NoSuchBucket') return null;
-  throw error;
-}
-
-/** Of one key; the current one first, whatever the clock said. */
-function newestFirst(a: S3Version, b: S3Version): number {
-  if (a.isCurrent !== b.isCurrent) return a.isCurrent ? -1 : 1;
-  return b.modifiedMs - a.modifiedMs;
-}
-
-function modifiedAt(date: Date | undefined): { modifiedMs?: number } {
-  return date === undefined ? {} : { modifiedMs: date.getTime() };
-}
-
-function required(value: string | undefined, name: string): string {
-  if (value !== undefined && value !== '') return value;
-  throw new S3Failure('NoHeader', 500, `an answer without ${name}`);
-}
-
-function regionOf({ region, endpoint }: S3Place): { region?: string } {
-  if (region !== null) return { region };
-  return endpoint === null ? {} : { region: 'us-east-1' };
 }
