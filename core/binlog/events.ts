@@ -98,7 +98,6 @@ export const eventFlags = {
   ignorable: 0x80,
 } as const;
 
-export const eventTimestamp = (bytes: Buffer, offset: number): number => bytes.readUInt32LE(offset);
 export const eventType = (bytes: Buffer, offset: number): number => bytes.readUInt8(offset + 4);
 export const eventServerId = (bytes: Buffer, offset: number): number => bytes.readUInt32LE(offset + 5);
 export const eventSize = (bytes: Buffer, offset: number): number => bytes.readUInt32LE(offset + 9);

@@ -6,8 +6,6 @@
 /** Thrown by a reader that has come to the end of its bytes: read on from where the whole value began, with more of them. */
 export const needMore = Symbol('more bytes are needed');
 
-export type IntegerKind = 'integer' | 'unsigned';
-
 export class MsgpackReader {
   bytes: Buffer = Buffer.alloc(0);
   at = 0;

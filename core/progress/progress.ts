@@ -49,11 +49,6 @@ export function createProgress(options: ProgressOptions = {}): Progress {
   return new Reporter(options.stream ?? process.stderr, options.nowMs ?? (() => performance.now()));
 }
 
-/** Shows nothing; for library use and tests. */
-export function silentProgress(): Progress {
-  return createProgress({ stream: { write: () => true } });
-}
-
 class Reporter implements Progress {
   readonly #stream: ProgressStream;
   readonly #nowMs: () => number;

@@ -133,11 +133,6 @@ export async function ensureTools(names: readonly string[], say: Say = sayOnStde
   return { paths, env: { ...process.env, PATH: missing ? `${cachePath('bin')}:${path}` : path } };
 }
 
-/** All programs of one of the packages above, by its name. */
-export function ensurePackage(name: string, say: Say = sayOnStderr): Promise<Tools> {
-  return ensureTools(packageNamed(name).programs, say);
-}
-
 async function ensureTool(name: string, say: Say): Promise<string> {
   const owner = Object.entries(packages).find(([, { programs }]) => programs.includes(name));
   if (!owner)
@@ -225,12 +220,6 @@ async function libraries(prefix: string): Promise<string[]> {
     }
   }
   return [...found, join(prefix, 'usr/lib/mysql/private')];
-}
-
-function packageNamed(name: string): ToolPackage {
-  const tool = packages[name];
-  if (!tool) throw unknownTool(name, Object.keys(packages));
-  return tool;
 }
 
 function unknownTool(name: string, knownNames: string[]) {
