@@ -1,13 +1,8 @@
 /** Runs programs to their end and takes the time of it, process start included. */
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-
-/** What the launcher starts every program with. */
-const runtime: { nodeArguments: string[]; environment: Record<string, string> } = JSON.parse(
-  readFileSync(new URL('../bin/runtime.json', import.meta.url), 'utf8'),
-);
+import { runtime } from '../test/lab/runtime.ts';
 
 /** Seconds, and what it printed. Throws with the end of its messages when it fails. */
 export async function timed(
