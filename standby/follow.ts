@@ -127,8 +127,9 @@ class Follower {
       this.#failedStarts = 0;
     } catch (error) {
       signal.throwIfAborted();
-      this.#failedStarts += 1;
+      // What stands beside the copy passes, as somebody on its port: no new copy would help.
       if (isKind(error, 'transient') || !(error instanceof QazynaError)) throw error;
+      this.#failedStarts += 1;
       if (this.#failedStarts >= triesMax) throw beyondRepair('QZ3722', `its server does not start (${error.message})`);
       throw transientError('QZ4711', `The standby's server did not start: ${error.message}`, 'It is tried again.', {
         cause: error,

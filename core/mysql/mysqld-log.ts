@@ -10,6 +10,8 @@ export interface ErrorLogReason {
   /** The first error that says why (what follows it follows from it), without time and tags; null when there is none. */
   reason: string | null;
   diskFull: boolean;
+  /** Somebody else listens on its TCP port. */
+  portTaken: boolean;
 }
 
 /** Reads at most the last 256 KiB from byte `start` on. */
@@ -17,12 +19,13 @@ export async function reasonInErrorLog(path: string, start: number): Promise<Err
   const text = await readTail(path, start);
   // Errno 28 is ENOSPC; InnoDB says "Operating system error number 28".
   const diskFull = /\b(error number|errno:?|OS errno) 28\b|No space left on device/i.test(text);
+  const portTaken = /Bind on TCP\/IP port: Address already in use/i.test(text);
   const errors = text.split('\n').filter((line) => /\[ERROR\]/.test(line));
   const telling = errors.find((line) => !afterthoughts.test(line)) ?? errors.at(-1);
-  if (telling !== undefined) return { reason: withoutTags(telling), diskFull };
+  if (telling !== undefined) return { reason: withoutTags(telling), diskFull, portTaken };
   const crash = text.split('\n').find((line) => /mysqld got signal|error while loading shared libraries/.test(line));
   const last = text.trim().split('\n').at(-1);
-  return { reason: crash?.trim() ?? (last ? withoutTags(last) : null), diskFull };
+  return { reason: crash?.trim() ?? (last ? withoutTags(last) : null), diskFull, portTaken };
 }
 
 function withoutTags(line: string): string {

@@ -134,7 +134,7 @@ export class Mysqld {
   /**
    * Returns once the server greets on its socket; nothing is left running when it throws.
    * Errors: QZ2812 socket path too long, QZ2813 socket in use, QZ2814 the server's own reason, QZ4811 disk full,
-   * QZ4812 no greeting in time.
+   * QZ4812 no greeting in time, QZ4813 its port is taken.
    */
   async start(wanted: StartMysqld): Promise<MysqldHandle> {
     await checkSocket(wanted.socket);
@@ -147,7 +147,7 @@ export class Mysqld {
         try {
           return await this.#startOn(port, wanted, osUser, initFile);
         } catch (error) {
-          const portTaken = error instanceof QazynaError && /address already in use|bind on TCP/i.test(error.message);
+          const portTaken = error instanceof QazynaError && error.code === 'QZ4813';
           if (wanted.port !== 'free' || !portTaken || attempt === portTries) throw error;
         }
       }
@@ -220,13 +220,17 @@ export class Mysqld {
     return await this.failure({ what, errorLog, logStart, timeoutMs, exit });
   }
 
-  /** Why it did not come up, by its own words in the log: QZ4811, QZ4812 or QZ2814. */
+  /** Why it did not come up, by its own words in the log: QZ4811, QZ4812, QZ4813 or QZ2814. */
   async failure({ what, errorLog, logStart, timeoutMs = null, exit = null }: MysqldFailure): Promise<QazynaError> {
-    const { reason, diskFull } = await reasonInErrorLog(errorLog, logStart);
+    const { reason, diskFull, portTaken } = await reasonInErrorLog(errorLog, logStart);
     const details = { mysqld: this.path, version: this.version, errorLog };
     const hint = `Read ${errorLog}.`;
     if (diskFull)
       return transientError('QZ4811', `mysqld could not ${what}: ${reason}`, 'Free room on that disk.', { details });
+    if (portTaken) {
+      const free = 'Stop what listens on its port (`ss -ltnp` names it), or give it another one.';
+      return transientError('QZ4813', `mysqld could not ${what}: ${reason}`, free, { details });
+    }
     if (timeoutMs !== null) {
       const last = reason ? `; its last error: ${reason}` : '';
       return transientError('QZ4812', `mysqld did not ${what} within ${timeoutMs / 1000} s${last}`, hint, { details });

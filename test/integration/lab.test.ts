@@ -177,7 +177,7 @@ describe('mysqld', () => {
     const first = await mysqld.start({ ...place('one'), socket: join(dir, '1'), port });
     try {
       await expect(mysqld.start({ ...place('two'), socket: join(dir, '2'), port })).rejects.toMatchObject({
-        code: 'QZ2814',
+        code: 'QZ4813',
         message: expect.stringMatching(/already in use/i),
       });
       const other = await mysqld.start({ ...place('two'), socket: join(dir, '2'), port: 'free', preferredPort: port });

@@ -1,8 +1,13 @@
 /** A warm standby over a Kafka log: filled, followed, promoted by hand; what it survives on the way. */
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { Mysqld } from '../../core/mysql/mysqld.ts';
+import { pathsIn } from '../../core/restore/target.ts';
 import { accountPrivileges } from '../../standby/account.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
 import { Lab } from '../lab/lab.ts';
@@ -101,6 +106,32 @@ describe('a standby', () => {
     await same();
     expect(await standby.serverPid()).not.toBe(server);
   }, 60_000);
+
+  test('its server finds its port taken: tried for as long as that is so, and never taken for a broken copy', async () => {
+    const stateFile = join(standby.dir, 'standby.json');
+    const before = await readFile(stateFile, 'utf8');
+    const { errorLog } = pathsIn(standby.dir);
+    const tries = async () => (await readFile(errorLog, 'utf8')).match(/Bind on TCP.IP port: Address already in use/g)?.length ?? 0;
+    const triedBefore = await tries();
+    await standby.end('SIGKILL');
+    process.kill(await standby.serverPid(), 'SIGKILL');
+    while ((await standby.serverPid()) !== 0) await sleep(20);
+    const stranger = createServer().listen(standby.port, '127.0.0.1');
+    await once(stranger, 'listening');
+    try {
+      standby.start();
+      await standby.until('the alarm', ({ alarms }) => alarms.some(({ code }) => code === 'QZ4813'));
+      // One more than it takes for a server that does not start to count as broken.
+      for (const deadline = performance.now() + 60_000; (await tries()) < triedBefore + 5; await sleep(100))
+        expect(performance.now()).toBeLessThan(deadline);
+    } finally {
+      stranger.close();
+    }
+    await write(5);
+    await same();
+    expect(await readFile(stateFile, 'utf8')).toBe(before);
+    await standby.until('all is well', ({ alarms }) => alarms.length === 0);
+  }, 120_000);
 
   test('its server killed -9 after XA transactions, one of them still prepared: none is executed twice, none hangs', async () => {
     const xa = async (xid: string, ...ends: string[]) => {

@@ -20,6 +20,7 @@ test('the reason is told, not what is said at every start of a server that has a
     expect(await reasonInErrorLog(path, 0)).toEqual({
       reason: "Can't start server: Bind on TCP/IP port: Address already in use",
       diskFull: false,
+      portTaken: true,
     });
   } finally {
     await rm(folder, { recursive: true });
