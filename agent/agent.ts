@@ -3,83 +3,28 @@
  * holds, and knows how all of it stands. Shippers run beside it, in this process or another; it only looks at how far they are.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Acceptance } from '../core/archive/acceptance.ts';
-import type { ObjectStore } from '../core/archive/store.ts';
 import { supersededCodes } from '../core/chain/superseded.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import { ChainWriter } from '../core/chain/writer.ts';
 import { crashPoint } from '../core/errors/crash-points.ts';
 import { isKind, QazynaError } from '../core/errors/error.ts';
 import { retrying } from '../core/errors/retry.ts';
-import type { ChainLog } from '../core/log/types.ts';
-import type { Logger } from '../core/logging/logger.ts';
-import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
+import { connectMysql } from '../core/mysql/connection.ts';
 import { readSourceFacts } from '../core/mysql/source-facts.ts';
-import type { MysqlEngine } from '../core/snapshot/types.ts';
-import type { Alarms } from './alarms.ts';
+import type { AgentOptions } from './agent-options.ts';
 import { Attachments } from './attachments.ts';
 import { type CaptureOptions, captureEntries } from './capture/capture.ts';
 import { capturedPrefixCrc } from './capture/captured-prefix.ts';
 import type { CapturedBatch, CapturedEntry } from './capture/types.ts';
 import { drainSignal } from './drain.ts';
 import type { CaptureStatus } from './http/status.ts';
-import { type ArchiveProgress, releaseArchived } from './release.ts';
-import { keepCounted, type RowsOptions } from './rows/keep-counted.ts';
+import { releaseArchived } from './release.ts';
+import { keepCounted } from './rows/keep-counted.ts';
 import { RpoWatch } from './semi-sync/watch.ts';
 import { dueOfSourceMs, SnapshotScheduler, snapshotAlarms } from './snapshot/scheduler.ts';
 import type { NamedStore } from './snapshot/sides.ts';
 import { type SnapshotReport, type SnapshotRequest, takeSnapshot } from './snapshot/snapshot.ts';
 import { Unaccepted } from './unaccepted.ts';
-
-export interface AgentArchive {
-  name: string;
-  store: ObjectStore;
-  /** Null while nothing is known. */
-  progress(): ArchiveProgress | null;
-}
-
-/** How bytes of the binlog gather before they are an entry. */
-export interface Gather {
-  maxMs: number;
-  /** They gather also while nothing is on its way to the log. */
-  alsoWhenIdle: boolean;
-  /** While little comes the source is read from this often at most. */
-  restMs: number;
-}
-
-export interface AgentOptions {
-  sourceName: string;
-  endpoint: MysqlEndpoint;
-  start: 'oldest' | 'current';
-  log: ChainLog;
-  archives: readonly AgentArchive[];
-  /** Where history stands in the archives: a log that is new goes on from there. */
-  continued: ChainState | null;
-  gather: Gather;
-  /** Agents on other hosts can reach it as well, as with Kafka; a local log has one holder. */
-  isLogShared: boolean;
-  snapshots: { engine: MysqlEngine; from: 'source' | 'standby'; everyMs: number; scratchDir: string };
-  /** How often rows are counted up, of tables up to which size; null or left out: never. */
-  rows?: RowsOptions | null;
-  /** The source's commits wait until the log has them, or the archive that decides. */
-  acknowledges: boolean;
-  /** Of the archive that decides who the source is, which somebody ships to from this log; null: the log itself decides. */
-  acceptance: Acceptance | null;
-  /**
-   * Told each time that the source's binlog is read, from its accepted end on, and this is known to be the source of the chain:
-   * by a claim of ours just before, or by the first entry that the chain has taken since. The signal aborts when that is over.
-   */
-  onAttached?: (signal: AbortSignal) => void;
-  /**
-   * Told once the chain names another source than this one, which has been its source. Nothing is acknowledged any more; an
-   * `attached` agent leaves the source only when this resolves.
-   */
-  onFenced?: (attached: boolean) => Promise<void>;
-  alarms: Alarms;
-  logger: Logger;
-  /** First: stop capturing. What was captured by then is still appended, within two seconds (drain.ts). */
-  signal: AbortSignal;
-}
 
 const lookEveryMs = 1000;
 /** Between a promotion's claim and its entry. */

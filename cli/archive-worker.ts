@@ -3,7 +3,7 @@
  */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { AgentArchive } from '../agent/agent.ts';
+import type { AgentArchive } from '../agent/agent-options.ts';
 import type { Alarms } from '../agent/alarms.ts';
 import type { ArchiveStatus, HowFar } from '../agent/http/status.ts';
 import { type Begin, readBegin } from '../core/archive/begin.ts';

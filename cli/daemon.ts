@@ -2,7 +2,8 @@
  * The daemons in one shape: `run` captures and ships, `agent` captures (and with a local log ships, which only its holder
  * can), `shipper` ships. Wires log, archives, agent, status server and service manager into one process.
  */
-import { Agent, type Gather } from '../agent/agent.ts';
+import { Agent } from '../agent/agent.ts';
+import type { Gather } from '../agent/agent-options.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { SourceFence } from '../agent/fence.ts';
 import { judge } from '../agent/http/judge.ts';
