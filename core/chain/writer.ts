@@ -4,18 +4,16 @@
  * and only then decides. A promise resolves when its entries are accepted: that is the moment they may be acknowledged.
  */
 import { randomBytes } from 'node:crypto';
-import { GtidSet } from '../binlog/gtid-set.ts';
+import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError, isKind, type QazynaError, transientError } from '../errors/error.ts';
 import { retrying } from '../errors/retry.ts';
 import type { Logger } from '../logging/logger.ts';
+import { claimDraft, type EntryDraft, emptyDraft, opensGeneration } from './draft.ts';
 import { packBody } from './entry.ts';
 import { counts, fold } from './fold.ts';
 import type { AppendableChain } from './store.ts';
 import { claimedByAnother, fencedIn } from './superseded.ts';
 import type { ChainState, Entry, PackedBody } from './types.ts';
-
-/** An entry before it has its place in the chain. */
-export type EntryDraft = Omit<Entry, 'chainId' | 'generation' | 'writer' | 'number'> & { generation?: number };
 
 /** Bounds of one append, and of what may wait for it. */
 const batchMaxBytes = 2.5 * 1024 * 1024;
@@ -100,7 +98,7 @@ export class ChainWriter {
     writer.#refuseWhenFenced();
     options.approve?.(writer.#state);
     writer.#stopWith(options.signal);
-    await writer.append([claim(writer.#state, options)]);
+    await writer.append([claimDraft(writer.#state, options)]);
     writer.#claimed = true;
     // Where the claim was read back, another one may have followed it already.
     writer.#refuseWhenFenced();
@@ -357,10 +355,6 @@ export class ChainWriter {
   }
 }
 
-function opensGeneration({ kind }: { kind: Entry['kind'] }): boolean {
-  return kind === 'promotion' || kind === 'timeline';
-}
-
 /** Whether what was read is what was sent: the same number is never sent with another content that could also land there. */
 function isSame(read: Entry, sent: Entry | undefined): boolean {
   return (
@@ -371,42 +365,4 @@ function isSame(read: Entry, sent: Entry | undefined): boolean {
     read.start === sent.start &&
     read.end === sent.end
   );
-}
-
-/** Entry 0 of a chain carries where an older history ended, when there is one; later claims carry nothing but their writer. */
-function claim(state: ChainState | null, options: WriterOptions): EntryDraft {
-  const from = state === null ? options.continued : null;
-  const draft = emptyDraft('claim', state?.sourceUuid ?? from?.sourceUuid ?? options.sourceUuid);
-  if (from === null) return draft;
-  const range = from.range === null ? {} : { ...from.range, start: from.range.end };
-  return {
-    ...draft,
-    ...range,
-    generation: from.generation,
-    gtidsBefore: from.gtids,
-    lastCommitMicros: from.lastCommitMicros,
-    completeThroughMicros: from.completeThroughMicros,
-  };
-}
-
-/** An entry without events; callers set what their kind adds. */
-export function emptyDraft(kind: Entry['kind'], sourceUuid: string): EntryDraft {
-  return {
-    kind,
-    sourceUuid,
-    file: '',
-    start: 0,
-    end: 0,
-    boundary: 0,
-    transactionStart: 0,
-    fileHeadSha256: Buffer.alloc(32),
-    firstCommitMicros: 0,
-    lastCommitMicros: 0,
-    gtidsAdded: new GtidSet(),
-    gtidsBefore: null,
-    completeThroughMicros: 0,
-    semiSync: false,
-    note: '',
-    body: Buffer.alloc(0),
-  };
 }

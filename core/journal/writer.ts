@@ -4,10 +4,11 @@
  * then may whoever sent them be told so.
  */
 import { GtidSet } from '../binlog/gtid-set.ts';
+import { type EntryDraft, emptyDraft } from '../chain/draft.ts';
 import { followingFile } from '../chain/fold.ts';
 import type { AppendableChain } from '../chain/store.ts';
 import type { ChainState } from '../chain/types.ts';
-import { ChainWriter, type EntryDraft, emptyDraft } from '../chain/writer.ts';
+import { ChainWriter } from '../chain/writer.ts';
 import { type QazynaError, transientError } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
 import { encodeFrame, type JournalItem } from './frame.ts';

@@ -1,8 +1,9 @@
 /** A chain under load: one writer's transactions, each byte told by its place, and what was told to be accepted. */
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { type EntryDraft, emptyDraft } from '../../core/chain/draft.ts';
 import { counts, fold } from '../../core/chain/fold.ts';
 import type { ChainState } from '../../core/chain/types.ts';
-import { ChainWriter, type EntryDraft, emptyDraft } from '../../core/chain/writer.ts';
+import { ChainWriter } from '../../core/chain/writer.ts';
 import type { ChainLog } from '../../core/log/types.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { madeUuid } from './chain.ts';

@@ -1,9 +1,9 @@
 /** The fold, rule by rule (FORMAT.md, "The chain"): what counts, what is passed over, what stops every reader. */
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { type EntryDraft, emptyDraft } from '../../core/chain/draft.ts';
 import { counts, fold, followingFile } from '../../core/chain/fold.ts';
 import type { ChainState, Entry } from '../../core/chain/types.ts';
-import { type EntryDraft, emptyDraft } from '../../core/chain/writer.ts';
 import { madeChainId, madeUuid } from '../made/chain.ts';
 
 const otherUuid = '99999999-2222-3333-4444-555555555555';

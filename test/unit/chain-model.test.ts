@@ -4,9 +4,10 @@
  */
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { type EntryDraft, emptyDraft } from '../../core/chain/draft.ts';
 import { fold } from '../../core/chain/fold.ts';
 import type { ChainState, Entry } from '../../core/chain/types.ts';
-import { ChainWriter, type EntryDraft, emptyDraft } from '../../core/chain/writer.ts';
+import { ChainWriter } from '../../core/chain/writer.ts';
 import { QazynaError } from '../../core/errors/error.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { type Broken, ObjectWorld, PartitionWorld, type Step, type World } from '../made/chain-worlds.ts';

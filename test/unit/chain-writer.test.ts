@@ -1,10 +1,11 @@
 /** The chain's one writer: group commit, bounds, and what it refuses. Interleavings: chain-model.test.ts. */
 import { describe, expect, test } from '@jest/globals';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { type EntryDraft, emptyDraft } from '../../core/chain/draft.ts';
 import { packBody } from '../../core/chain/entry.ts';
 import type { AppendableChain } from '../../core/chain/store.ts';
 import type { Entry, LandedEntry } from '../../core/chain/types.ts';
-import { ChainWriter, type EntryDraft, emptyDraft, type WriterOptions } from '../../core/chain/writer.ts';
+import { ChainWriter, type WriterOptions } from '../../core/chain/writer.ts';
 import { type QazynaError, transientError } from '../../core/errors/error.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { madeUuid } from '../made/chain.ts';
