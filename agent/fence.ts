@@ -45,14 +45,14 @@ export class SourceFence {
     const signal = AbortSignal.any([this.#options.signal, attached]);
     const attempt = () => liftBootFence({ ...this.#options, signal });
     const onFailure = (error: Error) => error instanceof QazynaError && onAlarm(error);
+    // Once it is over, what stands there may be the alarm of a source that was replaced.
+    const tell = (error: unknown) => {
+      if (!signal.aborted && (error === null || error instanceof QazynaError)) onAlarm(error);
+    };
     const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, maxDelayMs: liftAgainMs, onFailure };
     this.#lifting = this.#lifting
       .then(() => retrying('opening the source', attempt, patience))
-      .then(
-        () => onAlarm(null),
-        (error: unknown) => error instanceof QazynaError && !signal.aborted && onAlarm(error),
-      )
-      .then(() => undefined);
+      .then(() => tell(null), tell);
   }
 
   /** As the agent's `onFenced`. */
@@ -126,16 +126,14 @@ async function ask(options: FenceOptions, statement: string, timeoutMs = answerW
 }
 
 /** Opens a server that an option file put into offline_mode when it started. What a person set meanwhile stays. */
-async function liftBootFence({ endpoint, signal, logger }: FenceOptions): Promise<void> {
+async function liftBootFence(options: FenceOptions): Promise<void> {
+  const { signal, logger } = options;
   try {
-    const connection = await connectMysql(endpoint, signal);
-    try {
+    await withConnection(options, async (connection) => {
       if (!(await isBootFenced(connection))) return;
       await liftFence(connection);
       logger.info('the source had started fenced; the chain names it, its binlog is read, and it takes writes again');
-    } finally {
-      await connection.close();
-    }
+    });
   } catch (error) {
     signal.throwIfAborted();
     throw cannotLift(error instanceof Error ? error.message : String(error));
