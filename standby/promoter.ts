@@ -2,7 +2,6 @@
  * Promotions of this host's server: asked for, won in the log, finished, over restarts too. Whoever asks while one is under way
  * joins it: asked again after any interruption, it ends the same.
  */
-
 import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { EventTracker } from '../core/live/event-tracker.ts';
@@ -102,7 +101,7 @@ export class Promoter {
   }
 
   /**
-   * Whether `uuid`, which the chain names as the source, was made so by a promotion that is not finished. It may have been
+   * Whether our server, which the chain names as the source, was made so by a promotion that is not finished. It may have been
    * accepted just before we died and could write that down.
    */
   async isUnfinished(): Promise<boolean> {

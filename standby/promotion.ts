@@ -17,7 +17,7 @@ import type { MysqlConnection } from '../core/mysql/connection.ts';
 import { type EventsOptions, giveEventsTheirStatus } from '../core/restore/events.ts';
 import { forgetSource } from '../core/restore/replication.ts';
 import type { Decide } from './decide.ts';
-import { executedBy } from './server.ts';
+import { executedBy, makeDurable } from './server.ts';
 
 const journalName = 'promotion.json';
 const statementTimeoutMs = 600_000;
@@ -199,15 +199,11 @@ export async function enableEvents(
 
 /** Durable from here on, nobody's replica, and with a binlog file that begins after exactly the target. */
 export async function detach(connection: MysqlConnection, journal: PromotionJournal): Promise<void> {
-  for (const sql of [
-    // FLUSH is logged, and would be a transaction that is in no history.
-    'SET SESSION sql_log_bin = 0',
-    'SET GLOBAL sync_binlog = 1',
-    'SET GLOBAL innodb_flush_log_at_trx_commit = 1',
-    // What was committed under the relaxed setting.
-    'FLUSH ENGINE LOGS',
-  ])
-    await connection.query(sql, [], statementTimeoutMs);
+  // FLUSH is logged, and would be a transaction that is in no history.
+  await connection.query('SET SESSION sql_log_bin = 0');
+  await makeDurable(connection);
+  // What was committed under the relaxed setting.
+  await connection.query('FLUSH ENGINE LOGS', [], statementTimeoutMs);
   await forgetSource(connection);
   await connection.query('FLUSH BINARY LOGS', [], statementTimeoutMs);
   const target = GtidSet.parse(journal.record?.target ?? '');

@@ -1,8 +1,8 @@
 /**
  * The standby's own mysqld: started by us or, where we are a service, by systemd for us; read-only from its first moment on, and
- * outliving us: a standby that is killed or upgraded finds it again by its process and socket. Only `openForWriting` makes it
- * writable, and a server that starts again is read-only again: who is the primary is for the chain to say, never for a file on
- * this host.
+ * outliving us: a standby that is killed or upgraded finds it again by its process and socket. Only the primary's part
+ * (primary.ts) makes it writable, and a server that starts again is read-only again: who is the primary is for the chain to say,
+ * never for a file on this host.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../core/binlog/gtid-set.ts';
 import type { StandbyConfig } from '../core/config/config.ts';
-import { isKind, transientError } from '../core/errors/error.ts';
+import { transientError } from '../core/errors/error.ts';
 import type { Logger } from '../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../core/mysql/connection.ts';
 import { greets, type Mysqld, type MysqldOptions } from '../core/mysql/mysqld.ts';
@@ -185,9 +185,4 @@ export async function executedBy(connection: MysqlConnection): Promise<GtidSet> 
 export async function serverUuidOf(connection: MysqlConnection, timeoutMs?: number): Promise<string> {
   const [row] = await connection.query('SELECT @@GLOBAL.server_uuid AS uuid', [], timeoutMs);
   return String(row?.uuid ?? '').toLowerCase();
-}
-
-/** A server that went away, as opposed to one that says no. */
-export function isGone(error: unknown): boolean {
-  return isKind(error, 'transient');
 }

@@ -1,19 +1,17 @@
 /** Those who wait for the history to grow, each with a deadline of its own. */
+
+/** How often a condition is looked at when nobody is woken. */
+const lookEveryMs = 1000;
+
 export class Waiters {
   readonly #wakes = new Set<() => void>();
-  readonly #lookEveryMs: number;
-
-  /** How often a condition is looked at when nobody is woken. */
-  constructor(lookEveryMs = 1000) {
-    this.#lookEveryMs = lookEveryMs;
-  }
 
   /** Resolves once it holds. Rejects when the signal aborts. */
   async until(holds: () => boolean, signal: AbortSignal): Promise<void> {
     for (;;) {
       signal.throwIfAborted();
       if (holds()) return;
-      await this.wait(this.#lookEveryMs, signal);
+      await this.wait(lookEveryMs, signal);
     }
   }
 

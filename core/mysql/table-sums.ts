@@ -9,14 +9,9 @@ export function quotedTableName(database: string, table: string): string {
   return [database, table].map((name) => `\`${name.replaceAll('`', '``')}\``).join('.');
 }
 
-/** Whether this is what `quotedTableName` makes. */
-function isQuotedTableName(name: string): boolean {
-  return quotedTable.test(name);
-}
-
 /** CHECKSUM TABLE (MySQL manual 15.7.3.3), in the session's read view; null where there is no such table. */
 export async function tableSum(connection: MysqlConnection, quotedName: string): Promise<number | null> {
-  if (!isQuotedTableName(quotedName)) throw new Error(`${quotedName} is no quoted name`);
+  if (!quotedTable.test(quotedName)) throw new Error(`${quotedName} is no quoted name`);
   const [row] = await connection.query(`CHECKSUM TABLE ${quotedName} EXTENDED`, [], longestMs);
   return row?.Checksum == null ? null : Number(row.Checksum);
 }
