@@ -252,7 +252,7 @@ export class Agent {
   async #watchRpo(signal: AbortSignal): Promise<void> {
     const { acknowledges, endpoint, alarms, logger } = this.#options;
     if (!acknowledges) return;
-    const onAlarm = (error: QazynaError | null) => (error === null ? alarms.clear('rpo') : alarms.raise('rpo', error));
+    const onAlarm = (error: QazynaError | null) => alarms.tell('rpo', error);
     const inTheWay = () => this.#options.acceptance?.hindrance ?? null;
     const hindrance = () => (this.#capture.state === 'running' ? inTheWay() : `capture is ${this.#capture.state}`);
     this.#rpo = new RpoWatch({ endpoint, hindrance, accepted: () => this.#acceptedPlace, onAlarm, logger });

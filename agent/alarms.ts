@@ -27,6 +27,12 @@ export class Alarms {
     return new Alarms(this.#logger, { active: this.#active, prefix: `${this.#prefix}${part}:` });
   }
 
+  /** What is wrong with it, or null once it is not any more. */
+  tell(name: string, error: { code: string; message: string; hint: string } | null): void {
+    if (error === null) this.clear(name);
+    else this.raise(name, error);
+  }
+
   raise(name: string, error: { code: string; message: string; hint: string }): void {
     const topic = `${this.#prefix}${name}`;
     const present = this.#active.get(topic);

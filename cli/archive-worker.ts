@@ -140,8 +140,7 @@ export class ArchiveWorker implements AgentArchive {
     const { url, pruneUrl } = archive;
     if (pruneUrl === null) return;
     const topic = `compaction:${this.name}`;
-    const onTrouble = (error: QazynaError | null) =>
-      error === null ? alarms.clear(topic) : alarms.raise(topic, error);
+    const onTrouble = (error: QazynaError | null) => alarms.tell(topic, error);
     let opened: ObjectStore | null = null;
     const open = async () => {
       const options = { create: false, keys: archive.encryption, warn: (sentence: string) => logger.warn(sentence) };
@@ -163,8 +162,7 @@ export class ArchiveWorker implements AgentArchive {
       return await pruneOnce(opened, options);
     };
     const topic = `prune:${archiveName}`;
-    const onTrouble = (error: QazynaError | null) =>
-      error === null ? alarms.clear(topic) : alarms.raise(topic, error);
+    const onTrouble = (error: QazynaError | null) => alarms.tell(topic, error);
     await keepPruned({ run, archiveName, onTrouble, signal, logger });
   }
 

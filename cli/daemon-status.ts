@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../agent/agent.ts';
 import type { Alarms } from '../agent/alarms.ts';
+import { judge } from '../agent/http/judge.ts';
 import type {
   ArchiveUpkeep,
   LogStatus,
@@ -10,14 +11,17 @@ import type {
   StandbyStatus,
   StatusSnapshot,
 } from '../agent/http/status.ts';
+import type { ServiceNotifier } from '../agent/service/notify.ts';
 import type { ChainState } from '../core/chain/types.ts';
 import type { Config } from '../core/config/config.ts';
 import type { ChainLog } from '../core/log/types.ts';
+import type { Logger } from '../core/logging/logger.ts';
 import { type ArchiveWorker, chainsOf, furthest } from './archive-worker.ts';
 import { readVersion } from './version.ts';
 
 /** A log that does not answer within this is told of as it last was: status must not hang on brokers. */
 const lookMs = 300;
+const lineEveryMs = 10_000;
 
 export interface TellerOptions {
   from: 'agent' | 'shipper' | 'standby';
@@ -99,6 +103,20 @@ export class StatusTeller {
     const found = await lookAtLog(log, this.agent?.chain ?? null, this.#options.workers);
     this.#lastLog = found ?? this.#lastLog;
   }
+}
+
+/** The line that `systemctl status` shows, until `opened` is disposed of. */
+export function keepTelling(
+  opened: AsyncDisposableStack,
+  { teller, notifier, logger }: { teller: StatusTeller; notifier: ServiceNotifier; logger: Logger },
+): void {
+  const timer = setInterval(() => {
+    teller.status().then(
+      (now) => notifier.status(judge(now).firstLine),
+      (error: unknown) => logger.debug('no status line', { reason: String(error) }),
+    );
+  }, lineEveryMs);
+  opened.defer(() => clearInterval(timer));
 }
 
 /** `chain`: its newest state, where that is known. Null when it cannot be told: the alarm on the log says why. */

@@ -6,7 +6,6 @@ import { Agent } from '../agent/agent.ts';
 import type { Gather } from '../agent/agent-options.ts';
 import { Alarms } from '../agent/alarms.ts';
 import { SourceFence } from '../agent/fence.ts';
-import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import { openService } from '../agent/journaled/open.ts';
 import { PrimaryWatch } from '../agent/primary-watch.ts';
@@ -26,7 +25,7 @@ import {
   requireKeys,
   whereHistoryStands,
 } from './archive-worker.ts';
-import { StatusTeller } from './daemon-status.ts';
+import { keepTelling, StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
 import { startMetrics } from './metrics.ts';
 import { watchRetention } from './retention.ts';
@@ -59,8 +58,6 @@ const gather: Record<Config['log']['kind'], Gather> = {
 const gatherAwaited: Gather = { maxMs: 5, alsoWhenIdle: false, restMs: 0 };
 const notLogged =
   'the log did not take what was captured last in time; nothing is lost by that, the next start reads it from the source again';
-/** The line that `systemctl status` shows. */
-const statusLineEveryMs = 10_000;
 
 /** Until a signal; resolves with the exit code. Throws what stopped it. */
 export async function runDaemon(context: Context, role: DaemonRole): Promise<number> {
@@ -149,8 +146,7 @@ class Daemon {
       { archives, works, config: this.#config, alarms: this.#alarms, teller: this.#teller },
       this.#context,
     );
-    const told = this.#tellLine();
-    opened.defer(() => clearInterval(told));
+    keepTelling(opened, { teller: this.#teller, notifier: this.#notifier, logger });
     if (hasMysql) await this.#besideServices(() => this.#runMysql(opened, openLog, local, endpoint));
     else void this.#notifier.ready();
     await services;
@@ -187,15 +183,6 @@ class Daemon {
     await this.#serve(log, agent);
   }
 
-  #tellLine(): NodeJS.Timeout {
-    return setInterval(() => {
-      this.#teller.status().then(
-        (now) => this.#notifier.status(judge(now).firstLine),
-        (error: unknown) => this.#context.logger.debug('no status line', { reason: String(error) }),
-      );
-    }, statusLineEveryMs);
-  }
-
   #watchOver(agent: Agent, endpoint: MysqlEndpoint, signal: AbortSignal): PrimaryWatch {
     const { logger } = this.#context;
     // Where commits wait for the log, another server may take over as soon as this one no longer reaches it.
@@ -221,11 +208,6 @@ class Daemon {
     return await openLog({ ...options, logger, signal, environment });
   }
 
-  #alarm(topic: string, error: QazynaError | null): void {
-    if (error === null) this.#alarms.clear(topic);
-    else this.#alarms.raise(topic, error);
-  }
-
   async #openShipping(): Promise<null> {
     await openArchives(this.#workers, this.#context.signal);
     return null;
@@ -237,7 +219,7 @@ class Daemon {
     const failure = await openArchives(this.#workers, signal);
     // Where neither the log nor an archive can say where history stands, it must not begin anew.
     if (failure !== null && (await log.bounds()).next === 0) throw failure;
-    const onAlarm = (error: QazynaError | null) => this.#alarm('fence', error);
+    const onAlarm = (error: QazynaError | null) => this.#alarms.tell('fence', error);
     const fence = new SourceFence({ endpoint, onAlarm, signal, logger });
     const isAwaited = source.acknowledgeAfter !== 'none';
     return new Agent({

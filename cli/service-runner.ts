@@ -132,7 +132,7 @@ export class ServiceRunner {
       archived: () => chainsOf(this.#workers),
       creates: service !== null,
       patienceMs: Number.POSITIVE_INFINITY,
-      onTrouble: (error) => this.#trouble(error),
+      onTrouble: (error) => this.#alarms.tell('log', error),
       logger,
       signal,
       environment,
@@ -152,7 +152,7 @@ export class ServiceRunner {
         continued: await whereHistoryStands(log, chainsOf(this.#workers)),
         signal: AbortSignal.any([drainSignal(signal), ended.signal]),
         logger,
-        onTrouble: (error) => this.#trouble(error),
+        onTrouble: (error) => this.#alarms.tell('log', error),
       });
       const context = {
         chainName: this.#name,
@@ -172,11 +172,6 @@ export class ServiceRunner {
       ended.abort(new Error('the service is stopping'));
       this.#stopped = true;
     }
-  }
-
-  #trouble(error: QazynaError | null): void {
-    if (error === null) this.#alarms.clear('log');
-    else this.#alarms.raise('log', error);
   }
 
   #stop(topic: string, error: unknown): void {

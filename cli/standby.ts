@@ -4,7 +4,6 @@ import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { Alarms } from '../agent/alarms.ts';
-import { judge } from '../agent/http/judge.ts';
 import { startStatusServer } from '../agent/http/server.ts';
 import type { StandbyStatus } from '../agent/http/status.ts';
 import type { PrimaryWatch } from '../agent/primary-watch.ts';
@@ -29,7 +28,7 @@ import { Pair } from '../standby/pair.ts';
 import { PrimaryProbe } from '../standby/probe.ts';
 import { ArchiveWatch } from './archive-watch.ts';
 import { type ArchiveWorker, chainsOf, openArchives, openWorkers, requireKeys } from './archive-worker.ts';
-import { StatusTeller } from './daemon-status.ts';
+import { keepTelling, StatusTeller } from './daemon-status.ts';
 import { fillProgress } from './fill-progress.ts';
 import { openLog, stateFolder } from './log.ts';
 import { listLost } from './lost.ts';
@@ -44,8 +43,7 @@ import { startUpkeep } from './upkeep.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 const role = 'standby';
-const statusLineEveryMs = 10_000;
-const statusPollMs = 100;
+const growthPollMs = 25;
 
 export function addStandby(program: Command, frame: Frame): void {
   addVerb(program, frame, {
@@ -141,6 +139,7 @@ class PairDaemon {
       { archives, works, config: this.#config, alarms: this.#alarms, teller: this.#teller },
       this.#context,
     );
+    keepTelling(opened, { teller: this.#teller, notifier: this.#notifier, logger });
     // The service does what it can: nothing that is ordered after it should wait for brokers or archives.
     void this.#notifier.ready();
     // With local logs each host has its own, and holds it only while its server is captured.
@@ -173,7 +172,7 @@ class PairDaemon {
     const stream = await this.#openStream(live, opened);
     const pair = await this.#openPair(log, live, stream, signal);
     const { environment } = this.#context;
-    const onAlarm = (topic: string, error: QazynaError | null) => this.#onAlarm(topic, error);
+    const onAlarm = (topic: string, error: QazynaError | null) => this.#alarms.tell(topic, error);
     const { dir } = this.#standby;
     const closed = await ClosedPrimary.open({ dir, primary: this.#primary, live, onAlarm, signal, logger });
     this.#pair = pair;
@@ -207,11 +206,9 @@ class PairDaemon {
       watchPrimary({ ...failover, onAlarm, environment, signal, logger }),
       this.#holdLease(pair, live, signal),
     ];
-    const told = setInterval(() => this.#tellStatus(), statusLineEveryMs);
     try {
       await Promise.race([pair.run(), ...beside]);
     } finally {
-      clearInterval(told);
       stop.abort();
       await Promise.allSettled(beside);
     }
@@ -223,21 +220,9 @@ class PairDaemon {
     await holdStandbyLease({ store, sourceName, pair, live, signal, logger: this.#context.logger });
   }
 
-  #tellStatus(): void {
-    this.#teller.status().then(
-      (now) => this.#notifier.status(judge(now).firstLine),
-      (error: unknown) => this.#context.logger.debug('no status line', { reason: String(error) }),
-    );
-  }
-
-  #onAlarm(topic: string, error: QazynaError | null): void {
-    if (error === null) this.#alarms.clear(topic);
-    else this.#alarms.raise(topic, error);
-  }
-
   async #openLog(): Promise<ChainLog> {
     const { logger, signal, environment } = this.#context;
-    const onTrouble = (error: QazynaError | null) => this.#onAlarm('log', error);
+    const onTrouble = (error: QazynaError | null) => this.#alarms.tell('log', error);
     const archived = () => chainsOf(this.#workers);
     const patienceMs = Number.POSITIVE_INFINITY;
     const options = { config: this.#config, role, archived, creates: false, patienceMs, onTrouble };
@@ -248,7 +233,7 @@ class PairDaemon {
   async #openLive(log: ChainLog | null, signal: AbortSignal): Promise<LiveSource> {
     const { logger } = this.#context;
     const { store } = this.#archive(decidingArchive(this.#config) ?? this.#standby.archive);
-    const onTrouble = (error: QazynaError | null) => this.#onAlarm('history', error);
+    const onTrouble = (error: QazynaError | null) => this.#alarms.tell('history', error);
     const options = { log, store, sourceName: this.#config.source.name, onTrouble, signal, logger };
     const open = () =>
       LiveSource.open(options).catch((error: unknown) => {
@@ -257,10 +242,10 @@ class PairDaemon {
           cause: error,
         });
       });
-    const onFailure = (error: Error) => isKind(error, 'transient') && this.#onAlarm('standby', error);
+    const onFailure = (error: Error) => isKind(error, 'transient') && this.#alarms.tell('standby', error);
     const patience = { signal, logger, deadlineMs: Number.POSITIVE_INFINITY, onFailure };
     const live = await retrying('reading the history', open, patience);
-    this.#onAlarm('standby', null);
+    this.#alarms.tell('standby', null);
     return live;
   }
 
@@ -319,7 +304,7 @@ class PairDaemon {
       osUser: osUser ?? (await defaultOsUser()),
       semiSync: this.#config.source.acknowledgeAfter !== 'none',
       capture: (endpoint, hooks) => capture.run(endpoint, hooks),
-      onAlarm: (topic, error) => this.#onAlarm(topic, error),
+      onAlarm: (topic, error) => this.#alarms.tell(topic, error),
       listChanges: listLost,
       onFill,
       environment,
@@ -347,7 +332,7 @@ class PairDaemon {
       if (grown === null) break;
       version = grown;
       this.#grewAtMs = performance.now();
-      await sleep(statusPollMs / 4, undefined, { signal }).catch(() => undefined);
+      await sleep(growthPollMs, undefined, { signal }).catch(() => undefined);
     }
   }
 
