@@ -11,6 +11,7 @@ import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../co
 import { pathsIn } from '../../core/restore/target.ts';
 import { askStandby } from '../../standby/control.ts';
 import { executedBy } from '../../standby/server.ts';
+import { ServerProcess } from '../../standby/server-process.ts';
 import type { Lab } from './lab.ts';
 import { labPort } from './ports.ts';
 
@@ -128,10 +129,7 @@ export class StandbyHost {
 
   /** Of its server; 0 when none runs. */
   async serverPid(): Promise<number> {
-    const text = await readFile(`${pathsIn(this.dir).socket}.pid`, 'latin1').catch(() => '');
-    const pid = Number(text.trim());
-    const line = pid > 1 ? await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '') : '';
-    return line.includes(this.dir) ? pid : 0;
+    return (await new ServerProcess(pathsIn(this.dir)).find()) ?? 0;
   }
 
   /** Its server, by root of the source that it is a copy of. */
