@@ -3,7 +3,6 @@
  * itself, and the clients go on there. Round after round on the same pair; each commit that a client was told of must be on
  * the new primary. What the killed server had not told anybody may be more than the history: then it begins anew.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { askStandby } from '../standby/control.ts';
 import type { TwoHosts } from '../test/lab/two-hosts.ts';
 import { atMost, type BenchContext, type Figure } from './figure.ts';
@@ -63,5 +62,5 @@ async function comeBack(pair: TwoHosts, signal: AbortSignal): Promise<void> {
   if (back.standby?.role === 'fenced')
     await askStandby(pair.standby.dir, 'rejoin', { reseed: true }, { onStep: () => undefined, signal });
   await pair.standby.untilFollowing();
-  await sleep(500);
+  await pair.standby.untilPlanned(({ rpoZero }) => rpoZero);
 }
