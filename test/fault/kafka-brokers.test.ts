@@ -13,6 +13,7 @@ import { Load, provenChain } from '../made/kafka-load.ts';
 import { kafkaWishes, never, openKafkaLog, withKafkaLog, withTopic } from '../made/kafka-log.ts';
 
 const sizes = [200, 3000, 60_000, 700_000, 10];
+const silentMs = 500;
 
 async function until(what: string, holds: () => boolean | Promise<boolean>, deadlineMs = 60_000): Promise<void> {
   const end = performance.now() + deadlineMs;
@@ -28,6 +29,16 @@ async function moves(load: Load): Promise<void> {
     if (load.failure !== null) throw load.failure;
     return load.acknowledged > before + 1_000_000;
   });
+}
+
+/** Until nothing more is accepted; resolves with how much was. An answer may have been on its way. */
+async function stands(load: Load): Promise<number> {
+  let before: number;
+  do {
+    before = load.acknowledged;
+    await sleep(silentMs);
+  } while (load.acknowledged !== before);
+  return before;
 }
 
 /** What ends a reader for good; passing faults it tries again after, as the shipper does. */
@@ -59,6 +70,7 @@ describe('Kafka log: one broker', () => {
         for (let round = 0; round < 3; round += 1) {
           await moves(load);
           await cluster.kill(0);
+          // Away for a moment, in which appends fail.
           await sleep(100);
           await cluster.restart(0);
         }
@@ -185,9 +197,11 @@ describe('Kafka log: one broker', () => {
       load.start([900_000], 20);
       await moves(load);
       await lonely.kill(0);
-      await sleep(3000);
+      await until('appends fail', () => load.troubles.size > 0);
+      await stands(load);
       globalThis.gc?.();
       const before = process.memoryUsage().rss;
+      // What piled up would do so all this time.
       await sleep(10_000);
       expect(process.memoryUsage().rss - before).toBeLessThan(64 * 1024 * 1024);
       await lonely.restart(0);
@@ -246,6 +260,7 @@ describe('Kafka log: three brokers', () => {
         await cluster.kill(other);
         await until('the brokers refuse', () => load.troubles.has('QZ4313'));
         const stuck = load.acknowledged;
+        // Nothing must be accepted, through several tries.
         await sleep(2000);
         expect(load.acknowledged).toBe(stuck);
         await cluster.restart(other);
@@ -268,8 +283,8 @@ describe('Kafka log: three brokers', () => {
         const leader = (await partitionOf(cluster.bootstrap, topic)).leader - 1;
         const others = [0, 1, 2].filter((each) => each !== leader);
         for (const other of others) await cluster.kill(other, 'SIGSTOP');
-        await sleep(500);
-        const stuck = load.acknowledged;
+        const stuck = await stands(load);
+        // Nothing must be accepted, while the one that is left takes what it is sent.
         await sleep(4000);
         expect(load.acknowledged).toBe(stuck);
         for (const other of others) await cluster.kill(other, 'SIGCONT');

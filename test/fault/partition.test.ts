@@ -19,6 +19,8 @@ import { connected, RunningDaemon, verb } from '../lab/running.ts';
 const failover = '{ automatic: true, after: 1s, not_again_within: 0ms }';
 /** Longer than `after`, and than anybody's patience with a heartbeat. */
 const partedMs = 2500;
+/** Longer than an acknowledgement takes that was on its way. */
+const silentMs = 300;
 
 let lab: Lab;
 let kafka: KafkaLab;
@@ -112,6 +114,16 @@ class Writer {
     }
   }
 
+  /** Until nothing more is told; resolves with how much was. */
+  async untilSilent(): Promise<number> {
+    let before: number;
+    do {
+      before = this.told.length;
+      await sleep(silentMs);
+    } while (this.told.length !== before);
+    return before;
+  }
+
   /** What waits is given up. */
   async stop(): Promise<void> {
     this.#isOver = true;
@@ -189,8 +201,7 @@ test('a second semi-sync replica: commits may be acknowledged by it alone, so RP
 
 test('the agent and the brokers: commits wait, nobody takes over, and they return once it heals', async () => {
   await parted([way(0)], async () => {
-    await sleep(200);
-    const before = old.told.length;
+    const before = await old.untilSilent();
     // It would take the primary's writes, waits behind the commits, and is given up.
     const refused = await verb(['switchover', '--config', one.configFile]);
     expect(refused.code).toBe(4);
@@ -203,6 +214,7 @@ test('the agent and the brokers: commits wait, nobody takes over, and they retur
 
 test('the standby and the primary: its heartbeats still come through the log', async () => {
   await parted([oneToPrimary], async () => {
+    // Nothing must happen meanwhile.
     await sleep(partedMs);
     await old.more();
   });
@@ -232,11 +244,11 @@ test('the standby from everything: it promotes nobody, not even once it is heard
 
 test('the primary and its agent from everything but their clients: the standby takes over, and no client there is told', async () => {
   await parted([way(0), oneToPrimary], async () => {
-    await sleep(200);
-    const before = old.told.length;
+    const before = await old.untilSilent();
     await one.until('the take-over', ({ standby }) => standby?.isWritable === true);
     const now = new Writer(one.endpoint(lab.mysql.app));
     await now.more();
+    // Nothing must come there, for as long as a heartbeat takes.
     await sleep(1000);
     expect(old.told.length).toBe(before);
     await one.until('RPO 0', ({ rpoZero }) => rpoZero);
@@ -278,8 +290,7 @@ test('host one from everything but its clients: host two takes over; heard again
   await writer.more();
   let before = 0;
   await parted([way(1), cut], async () => {
-    await sleep(200);
-    before = writer.told.length;
+    before = await writer.untilSilent();
     await second.until('the take-over', ({ standby }) => standby?.isWritable === true);
     const now = new Writer(second.endpoint(lab.mysql.app));
     await now.more();

@@ -12,6 +12,7 @@ import { fingerprint } from '../lab/fingerprint.ts';
 import { Lab } from '../lab/lab.ts';
 import { StandbyHost } from '../lab/pair.ts';
 import { connected, executedSet, RunningDaemon } from '../lab/running.ts';
+import { stuckConnections } from '../lab/stuck.ts';
 import { deleteRecords } from '../made/kafka-admin.ts';
 import { follow, poll, replicaStatus, Servers, type TestServer, untilExecuted } from './stream-servers.ts';
 
@@ -95,16 +96,6 @@ async function sameEverywhere(): Promise<void> {
   const own = await standby.connect();
   expect([await rows(own), await rows(replica.connection)]).toEqual([await rows(source), await rows(source)]);
   await own.close();
-}
-
-/** Connections to that port of this machine that hold so much which the other side does not take. */
-async function stuckConnections(port: number, leastBytes: number): Promise<number> {
-  const hex = port.toString(16).toUpperCase().padStart(4, '0');
-  // sl, local address, remote address, state (01: established), tx_queue:rx_queue, …
-  const lines = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/));
-  const held = ([, local = '', , state, queues = '']: string[]) =>
-    local.endsWith(`:${hex}`) && state === '01' && Number.parseInt(queues.split(':')[0] ?? '', 16) >= leastBytes;
-  return lines.filter(held).length;
 }
 
 /** The brokers keep nothing that the archives have by now. */
