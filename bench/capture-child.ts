@@ -6,12 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
-import { ChainWriter } from '../core/chain/writer.ts';
-import { LocalLog } from '../core/log/local/log.ts';
-import { createLogger } from '../core/logging/logger.ts';
-import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
-import { readSourceFacts } from '../core/mysql/source-facts.ts';
-import { openBenchTopic } from './bench-topic.ts';
+import { openBenchChain } from './bench-chain.ts';
 import { StallMeter } from './stall-meter.ts';
 
 const warmUpMs = 1000;
@@ -29,41 +24,21 @@ export interface CaptureOutcome {
 }
 
 async function main(
-  port: string,
+  port: number,
   dir: string,
   file: string,
   position: number,
   brokers: readonly string[],
 ): Promise<CaptureOutcome> {
-  const endpoint: MysqlEndpoint = {
-    host: '127.0.0.1',
-    port: Number(port),
-    user: 'root',
-    password: '',
-    tls: { mode: 'disabled' },
-  };
-  const logger = createLogger({ level: 'warn' });
-  const stop = new AbortController();
-  const connection = await connectMysql(endpoint, stop.signal);
-  const { serverUuid } = await readSourceFacts(connection);
-  await connection.close();
-  const log = brokers.length === 0 ? await LocalLog.open({ dir, logger }) : await openBenchTopic(brokers, dir);
-  const { state, next } = await log.checkpoint();
-  const writer = await ChainWriter.open(log, {
-    signal: stop.signal,
-    logger,
-    base: state,
-    first: next,
-    sourceUuid: serverUuid,
-    continued: null,
-  });
+  const { signal } = new AbortController();
+  const { endpoint, log, writer, logger } = await openBenchChain({ port, dir, brokers, signal });
   const idleRssBytes = peakRss();
   const stall = new StallMeter();
   const warm = setTimeout(() => stall.reset(), warmUpMs);
   let bytes = 0;
   let entries = 0;
   const options = { endpoint, chainId: writer.state.chainId, resume: null, start: 'oldest' as const, logger };
-  for await (const batch of captureEntries(options, stop.signal)) {
+  for await (const batch of captureEntries(options, signal)) {
     await writer.room();
     bytes += batch.bodyBytes;
     entries += batch.items.length;
@@ -89,6 +64,6 @@ function peakRss(): number {
 
 const [port, dir = '', file = '', position = '', brokers = ''] = process.argv.slice(2);
 if (port !== undefined) {
-  const outcome = await main(port, dir, file, Number(position), brokers.split(',').filter(Boolean));
+  const outcome = await main(Number(port), dir, file, Number(position), brokers.split(',').filter(Boolean));
   process.stdout.write(`${JSON.stringify(outcome)}\n`);
 }

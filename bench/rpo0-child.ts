@@ -6,12 +6,8 @@
  */
 import { captureEntries } from '../agent/capture/capture.ts';
 import type { AppendableChain } from '../core/chain/store.ts';
-import { ChainWriter } from '../core/chain/writer.ts';
-import { LocalLog } from '../core/log/local/log.ts';
-import { createLogger } from '../core/logging/logger.ts';
-import { connectMysql, type MysqlEndpoint } from '../core/mysql/connection.ts';
-import { readSourceFacts } from '../core/mysql/source-facts.ts';
-import { openBenchTopic } from './bench-topic.ts';
+import type { ChainLog } from '../core/log/types.ts';
+import { openBenchChain } from './bench-chain.ts';
 import { median } from './figure.ts';
 
 /** What the child prints in the end. */
@@ -21,24 +17,11 @@ export interface AcknowledgingOutcome {
   appendP50Ms: number;
 }
 
-async function main(port: string, dir: string, brokers: readonly string[]): Promise<AcknowledgingOutcome> {
-  const endpoint: MysqlEndpoint = {
-    host: '127.0.0.1',
-    port: Number(port),
-    user: 'root',
-    password: '',
-    tls: { mode: 'disabled' },
-  };
-  const logger = createLogger({ level: 'warn' });
+async function main(port: number, dir: string, brokers: readonly string[]): Promise<AcknowledgingOutcome> {
   const stop = new AbortController();
   process.once('SIGTERM', () => stop.abort());
-  const connection = await connectMysql(endpoint, stop.signal);
-  const { serverUuid } = await readSourceFacts(connection);
-  await connection.close();
-  const log = brokers.length === 0 ? await LocalLog.open({ dir, logger }) : await openBenchTopic(brokers, dir);
-  const { state, next } = await log.checkpoint();
   const appendsMs: number[] = [];
-  const timed: AppendableChain = {
+  const timed = (log: ChainLog): AppendableChain => ({
     name: log.name,
     read: (from, options) => log.read(from, options),
     append: async (entries) => {
@@ -47,16 +30,10 @@ async function main(port: string, dir: string, brokers: readonly string[]): Prom
       appendsMs.push(performance.now() - beganMs);
       return outcome;
     },
-  };
-  const drained = new AbortController();
-  const writer = await ChainWriter.open(timed, {
-    signal: drained.signal,
-    logger,
-    base: state,
-    first: next,
-    sourceUuid: serverUuid,
-    continued: null,
   });
+  // Not by `stop`: what was captured by then is still appended.
+  const { signal } = new AbortController();
+  const { endpoint, log, writer, logger } = await openBenchChain({ port, dir, brokers, through: timed, signal });
   const options = {
     endpoint,
     chainId: writer.state.chainId,
@@ -85,7 +62,7 @@ async function main(port: string, dir: string, brokers: readonly string[]): Prom
 
 const [port, dir = '', brokers = ''] = process.argv.slice(2);
 if (port !== undefined) {
-  const outcome = await main(port, dir, brokers.split(',').filter(Boolean));
+  const outcome = await main(Number(port), dir, brokers.split(',').filter(Boolean));
   process.stdout.write(`${JSON.stringify(outcome)}\n`);
   process.exit(0);
 }

@@ -111,7 +111,8 @@ describe('a standby', () => {
     const stateFile = join(standby.dir, 'standby.json');
     const before = await readFile(stateFile, 'utf8');
     const { errorLog } = pathsIn(standby.dir);
-    const tries = async () => (await readFile(errorLog, 'utf8')).match(/Bind on TCP.IP port: Address already in use/g)?.length ?? 0;
+    const tries = async () =>
+      (await readFile(errorLog, 'utf8')).match(/Bind on TCP.IP port: Address already in use/g)?.length ?? 0;
     const triedBefore = await tries();
     await standby.end('SIGKILL');
     process.kill(await standby.serverPid(), 'SIGKILL');
