@@ -1,7 +1,7 @@
 /** A warm standby over a Kafka log: filled, followed, promoted by hand; what it survives on the way. */
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -116,9 +116,7 @@ describe('a standby', () => {
     const triedBefore = await tries();
     await standby.end('SIGKILL');
     process.kill(await standby.serverPid(), 'SIGKILL');
-    while ((await standby.serverPid()) !== 0) await sleep(20);
-    const stranger = createServer().listen(standby.port, '127.0.0.1');
-    await once(stranger, 'listening');
+    const stranger = await listenInstead(standby.port);
     try {
       standby.start();
       await standby.until('the alarm', ({ alarms }) => alarms.some(({ code }) => code === 'QZ4813'));
@@ -290,3 +288,16 @@ describe('a promotion by hand', () => {
     expect(topics.filter((topic) => topic !== 'snapshot')).toEqual([]);
   }, 60_000);
 });
+
+/** On a port whose server was just killed: the system takes it back a little later. */
+async function listenInstead(port: number): Promise<Server> {
+  for (const deadline = performance.now() + 20_000; ; await sleep(20)) {
+    const server = createServer().listen(port, '127.0.0.1');
+    try {
+      await once(server, 'listening');
+      return server;
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+    }
+  }
+}

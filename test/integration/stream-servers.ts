@@ -156,7 +156,7 @@ export async function untilExecuted(replica: TestServer, gtids: string, deadline
   }
 }
 
-export async function poll<T>(what: string, look: () => Promise<T | null>, deadlineMs = 30_000): Promise<T> {
+export async function poll<T>(what: string, look: () => Promise<T | null>, deadlineMs = 60_000): Promise<T> {
   const deadline = Date.now() + deadlineMs;
   for (;;) {
     const found = await look();
