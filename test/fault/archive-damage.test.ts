@@ -11,7 +11,7 @@ import type { ArchiveHistory } from '../../core/history/open.ts';
 import { chooseSnapshot, planCut, type SnapshotBounds } from '../../core/history/plan.ts';
 import { HistorySource } from '../../core/history/source.ts';
 import { windowsOf } from '../../core/history/windows.ts';
-import { allBytes, archive, madeSource, never, openHistory, withStore } from '../made/archive.ts';
+import { allBytes, archive, keysBelow, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { madeUuid } from '../made/chain.ts';
 import { S3World } from '../made/s3.ts';
 import { makeSample, type Sample, sampleBase } from '../made/sample.ts';
@@ -54,12 +54,6 @@ async function bytesOf(store: ObjectStore, key: string): Promise<Buffer> {
 async function replace(store: ObjectStore, key: string, bytes: Buffer): Promise<void> {
   await store.remove(key);
   await asStored(store).putIfAbsent(key, [bytes]);
-}
-
-async function keysBelow(store: ObjectStore, prefix: string): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix)) keys.push(key);
-  return keys;
 }
 
 const time = (transaction: number): Instant => ({ type: 'time', micros: sampleBase + transaction * 1000 });

@@ -16,12 +16,13 @@ import { readSnapshotFile } from '../../core/snapshot/file-bytes.ts';
 import { completeKey, manifestKey, readManifest } from '../../core/snapshot/manifest.ts';
 import { MemoryMarks } from '../../core/verify/mark.ts';
 import { packsOf } from '../../core/verify/snapshot-check.ts';
-import { allBytes, archive, madeSource, never, openHistory, withStore } from '../made/archive.ts';
+import { allBytes, archive, keysBelow, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { drawn, seed } from '../made/drawn.ts';
 import { S3World } from '../made/s3.ts';
 import { expectAll, makeSample, sampleBase } from '../made/sample.ts';
 import { aKey, sealedOver, writeKeyFile } from '../made/sealed.ts';
 import { fillTwo, type TwoArchives, verifyOne } from '../made/two-archives.ts';
+import { watched } from '../made/watched.ts';
 
 let world: S3World;
 beforeAll(async () => {
@@ -44,12 +45,6 @@ async function damage(raw: ObjectStore, key: string, how: Change | null): Promis
   if (bytes === null) throw new Error(`there is no ${key}`);
   await raw.remove(key);
   if (how !== null) await raw.putIfAbsent(key, [how(bytes)]);
-}
-
-async function keysBelow(store: ObjectStore, prefix: string): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix)) keys.push(key);
-  return keys;
 }
 
 interface Given extends TwoArchives {
@@ -290,10 +285,8 @@ test('cut off at any of its steps, a repair is ended by the next one', async () 
           flip(() => 120),
         );
         await one.remove(await packOf(one, two.snapshots[1]));
-        let changes = 0;
-        const limited = failingFrom(one, () => {
-          changes += 1;
-          if (changes >= at) throw new Error('cut off');
+        const limited = watched(one, async (change) => {
+          if (change >= at) throw new Error('cut off');
         });
         const outcome = await verifyOne({ one: limited, other }, { repair: true }).catch((error: unknown) => error);
         isWhole = !(outcome instanceof Error);
@@ -304,23 +297,6 @@ test('cut off at any of its steps, a repair is ended by the next one', async () 
     );
   }
 }, 120_000);
-
-function failingFrom(store: ObjectStore, before: () => void): ObjectStore {
-  const guarded = async <T>(change: () => Promise<T>): Promise<T> => {
-    before();
-    return await change();
-  };
-  return {
-    url: store.url,
-    probe: () => store.probe(),
-    get: (key, range) => store.get(key, range),
-    head: (key) => store.head(key),
-    list: (prefix, options) => store.list(prefix, options),
-    putIfAbsent: (key, body) => guarded(() => store.putIfAbsent(key, body)),
-    putIfMatch: (key, body, etag) => guarded(() => store.putIfMatch(key, body, etag)),
-    remove: (key) => guarded(() => store.remove(key)),
-  };
-}
 
 test('a key that is not at hand is said to be so, and is no damage', () =>
   withStore((_, folder) =>

@@ -13,6 +13,7 @@ import { listRecords, type RowsRecord } from '../../core/verify/record.ts';
 import { drill } from '../../restore-tool/drill/drill.ts';
 import { Lab } from '../lab/lab.ts';
 import { connected, executedSet, RunningDaemon, verb } from '../lab/running.ts';
+import { keysBelow } from '../made/archive.ts';
 
 const { signal } = new AbortController();
 const osUser = process.getuid?.() === 0 ? 'root' : undefined;
@@ -41,12 +42,6 @@ async function running(work: (daemon: RunningDaemon) => Promise<void>): Promise<
   } finally {
     await daemon.end('SIGKILL');
   }
-}
-
-async function keysBelow(store: ObjectStore, prefix: string): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix)) keys.push(key);
-  return keys;
 }
 
 async function flip(store: ObjectStore, key: string): Promise<void> {

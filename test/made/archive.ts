@@ -42,6 +42,12 @@ export async function copyArchive(from: ObjectStore, to: ObjectStore): Promise<v
   }
 }
 
+export async function keysBelow(store: ObjectStore, prefix: string): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { key } of store.list(prefix)) keys.push(key);
+  return keys;
+}
+
 async function* yieldAll<T>(items: readonly T[]): AsyncIterable<T> {
   yield* items;
 }

@@ -10,20 +10,15 @@ import { planCut } from '../../core/history/plan.ts';
 import { windowsOf } from '../../core/history/windows.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { type CompactionOptions, compact } from '../../shipper/compaction.ts';
-import { allBytes, archive, madeSource, never, openHistory, withStore } from '../made/archive.ts';
+import { allBytes, archive, keysBelow, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { madeUuid } from '../made/chain.ts';
 import { expectAll, makeSample, type Sample, sampleBase } from '../made/sample.ts';
+import { watched } from '../made/watched.ts';
 
 /** A transaction each millisecond: ten of them are a span, and all but the last ten are due. */
 const limits = { spanMicros: 10_000, restMicros: 10_000, signal: never, logger: silentLogger() };
 const run = (store: ObjectStore, more: Partial<CompactionOptions> = {}) =>
   compact({ store, sourceName: madeSource, ...limits, ...more });
-
-async function keys(store: ObjectStore, prefix: string): Promise<string[]> {
-  const found: string[] = [];
-  for await (const { key } of store.list(prefix)) found.push(key);
-  return found;
-}
 
 const within = (work: (store: ObjectStore, sample: Sample) => Promise<void>) =>
   withStore(async (store) => {
@@ -45,36 +40,16 @@ async function answers(store: ObjectStore) {
   return { cuts, gtids, windows: JSON.stringify(windows) };
 }
 
-/** Calls `before` ahead of each change, and counts them. */
-function watched(store: ObjectStore, before: (change: number) => Promise<void>): ObjectStore {
-  let changes = 0;
-  const counted = async <T>(change: () => Promise<T>): Promise<T> => {
-    changes += 1;
-    await before(changes);
-    return await change();
-  };
-  return {
-    url: store.url,
-    probe: () => store.probe(),
-    get: (key, range) => store.get(key, range),
-    head: (key) => store.head(key),
-    list: (prefix, options) => store.list(prefix, options),
-    putIfAbsent: (key, body) => counted(() => store.putIfAbsent(key, body)),
-    putIfMatch: (key, body, etag) => counted(() => store.putIfMatch(key, body, etag)),
-    remove: (key) => counted(() => store.remove(key)),
-  };
-}
-
 describe('compaction', () => {
   test('far fewer objects say and hold the same', () =>
     within(async (store, sample) => {
       const before = await answers(store);
-      const segments = (await keys(store, chainPrefix(madeSource))).length;
+      const segments = (await keysBelow(store, chainPrefix(madeSource))).length;
       const outcome = await run(store);
       expect(outcome.made).toBeGreaterThan(4);
       await expectAll(store, sample);
       expect(await answers(store)).toEqual(before);
-      const left = (await keys(store, chainPrefix(madeSource))).length;
+      const left = (await keysBelow(store, chainPrefix(madeSource))).length;
       const compacted = await listCompacted(store, madeSource, never);
       // Two whole files, and minutes of the third; what was made on the way there is gone.
       expect(widest(compacted)).toHaveLength(compacted.length);
@@ -101,7 +76,7 @@ describe('compaction', () => {
   test('everything up to the newest segment may be due: the newest one stays', () =>
     within(async (store, sample) => {
       await run(store, { restMicros: 0, spanMicros: 0 });
-      const left = await keys(store, chainPrefix(madeSource));
+      const left = await keysBelow(store, chainPrefix(madeSource));
       const floor = await readFloor(store, madeSource);
       expect(left).toEqual([segmentKey(madeSource, floor + 1)]);
       await expectAll(store, sample);
@@ -135,7 +110,7 @@ describe('compaction', () => {
         whole = change;
       };
       await run(watched(store, count));
-      wanted = await keys(store, '');
+      wanted = await keysBelow(store, '');
     });
     for (let at = 2; at <= whole; at += Math.ceil(whole / 7)) {
       await within(async (store, sample) => {
@@ -145,7 +120,7 @@ describe('compaction', () => {
         await expect(run(cut)).rejects.toThrow('cut off');
         await expectAll(store, sample);
         await run(store);
-        expect(await keys(store, '')).toEqual(wanted);
+        expect(await keysBelow(store, '')).toEqual(wanted);
         await expectAll(store, sample);
       });
     }
@@ -187,7 +162,7 @@ describe('compaction', () => {
       const flipped = await openHistory(store);
       expect(flipped.gaps).toMatchObject([{ firstSequence: second.first, lastSequence: second.last }]);
       expect(flipped.gaps[0]?.reason).toContain(key);
-      expect((await keys(store, compactedPrefix(madeSource))).length).toBeGreaterThan(2);
+      expect((await keysBelow(store, compactedPrefix(madeSource))).length).toBeGreaterThan(2);
       expect(gone.timelines[0]?.sourceUuid).toBe(madeUuid);
     }));
 });

@@ -42,6 +42,7 @@ import {
 import { allBytes, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { seed } from '../made/drawn.ts';
 import { MadeLog } from '../made/log.ts';
+import { watched } from '../made/watched.ts';
 
 const dayMs = 86_400_000;
 const none: KeepRules = { hourly: 0, daily: 0, weekly: 0, monthly: 0 };
@@ -112,26 +113,6 @@ const windowBegin = (made: AgingArchive, days = 30) => made.endMicros - days * d
 function baseOf(made: AgingArchive, fromMicros: number): string {
   const at = made.stateAt(fromMicros);
   return made.snapshots.findLast(({ gtids }) => at.containsAll(gtids))?.id ?? '';
-}
-
-/** Calls `before` ahead of each change, and counts them. */
-function watched(store: ObjectStore, before: (change: number) => Promise<void>): ObjectStore {
-  let changes = 0;
-  const counted = async <T>(change: () => Promise<T>): Promise<T> => {
-    changes += 1;
-    await before(changes);
-    return await change();
-  };
-  return {
-    url: store.url,
-    probe: () => store.probe(),
-    get: (key, range) => store.get(key, range),
-    head: (key) => store.head(key),
-    list: (prefix, options) => store.list(prefix, options),
-    putIfAbsent: (key, body) => counted(() => store.putIfAbsent(key, body)),
-    putIfMatch: (key, body, etag) => counted(() => store.putIfMatch(key, body, etag)),
-    remove: (key) => counted(() => store.remove(key)),
-  };
 }
 
 describe(`prune (seed ${seed})`, () => {
