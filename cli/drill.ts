@@ -1,7 +1,7 @@
 /** `qazyna drill`: restores for real into a scratch server, looks whether it is what the source was, and removes it again. */
 import type { Command } from 'commander';
 import type { Config } from '../core/config/config.ts';
-import { configurationError, exitCodes, QazynaError } from '../core/errors/error.ts';
+import { configurationError, exitCodes } from '../core/errors/error.ts';
 import { parseInstant } from '../core/history/instant.ts';
 import { formatCount, formatDuration, formatInstantTwice } from '../core/progress/format.ts';
 import { newRecordId, putRecord } from '../core/verify/record.ts';
@@ -11,6 +11,7 @@ import { type ArchiveOptions, archiveOptions, type OpenedNamedArchive, openOneAr
 import { ReaderLease } from './leases.ts';
 import { instantHelp } from './plan.ts';
 import { StepLines } from './step-lines.ts';
+import { lastRecord, noting } from './upkeep-records.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
 interface DrillOptions extends ArchiveOptions {
@@ -89,13 +90,13 @@ function chosenArchive({ from }: DrillOptions, config: Config | null): { from?: 
   return from === undefined && config !== null ? { from: config.drill.archive } : {};
 }
 
-async function record({ logger }: Context, { store, source, name }: OpenedNamedArchive, outcome: DrillOutcome) {
-  try {
-    await putRecord(store, 'drilled', { format: 1, id: newRecordId(), source, ...outcome });
-  } catch (error) {
-    if (!(error instanceof QazynaError)) throw error;
-    logger.warn(`the result could not be noted in ${name}: ${error.message}`, { code: error.code });
-  }
+async function record(context: Context, archive: OpenedNamedArchive, outcome: DrillOutcome): Promise<void> {
+  const { store, source } = archive;
+  await noting(context, archive, async () => {
+    const last = outcome.good ? null : await lastRecord(archive, 'drilled', context.signal);
+    const goodMicros = outcome.good ? outcome.finishedMicros : (last?.goodMicros ?? 0);
+    await putRecord(store, 'drilled', { format: 1, id: newRecordId(), source, goodMicros, ...outcome });
+  });
 }
 
 function lines({ name, source }: OpenedNamedArchive, outcome: DrillOutcome): string[] {

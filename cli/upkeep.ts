@@ -56,7 +56,7 @@ export function startUpkeep(
 
 export class Upkeep {
   readonly #options: UpkeepOptions;
-  readonly #stores = new Map<string, { store: ObjectStore; cache: Map<string, unknown> }>();
+  readonly #stores = new Map<string, ObjectStore>();
   readonly #known = new Map<string, ArchiveUpkeep>();
   readonly #notBeforeMs = new Map<string, number>();
 
@@ -96,15 +96,13 @@ export class Upkeep {
 
   async #look({ name, url, encryption }: ArchiveConfig): Promise<void> {
     const { config, environment, logger, signal } = this.#options;
-    let opened = this.#stores.get(name);
-    if (opened === undefined) {
+    let store = this.#stores.get(name);
+    if (store === undefined) {
       const warn = (sentence: string) => logger.debug(sentence);
-      const { store } = await openArchive(url, { create: false, keys: encryption, environment, warn });
-      opened = { store, cache: new Map() };
-      this.#stores.set(name, opened);
+      store = (await openArchive(url, { create: false, keys: encryption, environment, warn })).store;
+      this.#stores.set(name, store);
     }
-    const { store, cache } = opened;
-    const known = await readUpkeep({ name, store, source: config.source.name }, config, signal, cache);
+    const known = await readUpkeep({ name, store, source: config.source.name }, config, signal);
     this.#known.set(name, known);
     this.#alarm(known);
   }

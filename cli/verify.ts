@@ -16,6 +16,7 @@ import {
 } from './archives.ts';
 import { stateFolder } from './log.ts';
 import { describe } from './snapshot-report.ts';
+import { lastRecord, noting } from './upkeep-records.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface VerifyVerbOptions extends ArchiveOptions {
@@ -121,11 +122,11 @@ async function marksOf(config: Config, { name }: NamedArchive, { logger }: Conte
   }
 }
 
-/** For status everywhere, where these credentials may write. */
-async function record({ logger }: Context, archive: OpenedNamedArchive, verified: Verified): Promise<void> {
+async function record(context: Context, archive: OpenedNamedArchive, verified: Verified): Promise<void> {
   const { findings, startedMicros, finishedMicros, full, objects, bytes, stored } = verified;
   const bad = findings.filter(({ healedBy }) => healedBy === '');
-  try {
+  await noting(context, archive, async () => {
+    const last = full ? null : await lastRecord(archive, 'verified', context.signal);
     await putRecord(archive.store, 'verified', {
       format: 1,
       id: newRecordId(),
@@ -133,6 +134,7 @@ async function record({ logger }: Context, archive: OpenedNamedArchive, verified
       startedMicros,
       finishedMicros,
       full,
+      fullMicros: full ? finishedMicros : (last?.fullMicros ?? 0),
       objects,
       bytes,
       damaged: bad.length,
@@ -140,10 +142,7 @@ async function record({ logger }: Context, archive: OpenedNamedArchive, verified
       findings: findings.slice(0, recordedMax).map(({ object, problem, healedBy }) => ({ object, problem, healedBy })),
       stored,
     });
-  } catch (error) {
-    if (!(error instanceof QazynaError)) throw error;
-    logger.warn(`the result could not be noted in ${archive.name}: ${error.message}`, { code: error.code });
-  }
+  });
 }
 
 function isSound({ verified }: ShownArchive): boolean {

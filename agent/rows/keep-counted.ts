@@ -6,11 +6,14 @@ import { QazynaError } from '../../core/errors/error.ts';
 import type { Logger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { sourceClockMicros } from '../../core/mysql/source-facts.ts';
-import { listRecords, newRecordId, putRecord } from '../../core/verify/record.ts';
+import { newestRecord, newRecordId, putRecord } from '../../core/verify/record.ts';
 import type { Alarms } from '../alarms.ts';
 import { countRows } from './count-rows.ts';
 
-const lookEveryMs = 60_000;
+/** While nothing is captured yet, and after a failure. */
+const againAfterMs = 60_000;
+/** However far off it is: somebody else may have counted meanwhile. */
+const lookAfterMsMax = 3_600_000;
 
 export interface RowsOptions {
   everyMs: number;
@@ -30,29 +33,33 @@ export interface KeepCountedOptions extends RowsOptions {
 
 /** Until the signal aborts; never rejects but by a bug. */
 export async function keepCounted(options: KeepCountedOptions): Promise<void> {
-  const { everyMs, alarms, signal } = options;
+  const { everyMs, chain, alarms, signal } = options;
   while (!signal.aborted) {
+    let waitMs = Math.min(againAfterMs, everyMs);
     try {
-      if (await isDue(options)) await countOnce(options);
+      if (chain()?.range != null) waitMs = await countWhenDue(options);
       alarms.clear('rows');
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof QazynaError)) throw error;
       alarms.raise('rows', error);
     }
-    await sleep(Math.min(lookEveryMs, everyMs), undefined, { signal, ref: false }).catch(() => undefined);
+    await sleep(Math.min(waitMs, lookAfterMsMax), undefined, { signal, ref: false }).catch(() => undefined);
   }
 }
 
-/** By the newest record in any archive. */
-async function isDue({ everyMs, sourceName, stores, chain, signal }: KeepCountedOptions): Promise<boolean> {
-  if (chain()?.range == null) return false;
+/** By the newest record in any archive. Resolves with how long it is until it is due again. */
+async function countWhenDue(options: KeepCountedOptions): Promise<number> {
+  const { everyMs, sourceName, stores, signal } = options;
+  let lastMs = 0;
   for (const { store } of stores) {
-    const since = { sinceMs: Date.now() - everyMs, newest: 1, signal };
-    const [newest] = await listRecords(store, sourceName, 'rows', since);
-    if (newest !== undefined && newest.atMicros / 1000 > Date.now() - everyMs) return false;
+    const newest = await newestRecord(store, sourceName, 'rows', { sinceMs: Date.now() - everyMs, signal });
+    lastMs = Math.max(lastMs, (newest?.atMicros ?? 0) / 1000);
   }
-  return true;
+  const untilMs = lastMs + everyMs - Date.now();
+  if (untilMs > 0) return untilMs;
+  await countOnce(options);
+  return everyMs;
 }
 
 async function countOnce(options: KeepCountedOptions): Promise<void> {

@@ -22,6 +22,7 @@ const schemas = {
     startedMicros: count,
     finishedMicros: count,
     full: z.boolean(),
+    fullMicros: count,
     objects: count,
     bytes: count,
     damaged: count,
@@ -40,6 +41,7 @@ const schemas = {
     startedMicros: count,
     finishedMicros: count,
     good: z.boolean(),
+    goodMicros: count,
     problem: z.string(),
     to: z.string(),
     gtids: z.string(),
@@ -104,12 +106,9 @@ export async function putRecord<K extends RecordKind>(store: ObjectStore, kind: 
   await store.putIfAbsent(`${recordsPrefix(record.source, kind)}${record.id}`, [encodeRecord(kind, record)]);
 }
 
-export interface ListRecordsOptions {
-  /** Those made since then (ms since 1970), and of those so many of the newest; all when left out. */
+export interface RecordsOptions {
+  /** Those made since then (ms since 1970). */
   sinceMs: number;
-  newest?: number;
-  /** Read before: they never change. What is no longer wanted is taken out. */
-  cache?: Map<string, unknown>;
   signal: AbortSignal;
 }
 
@@ -118,22 +117,41 @@ export async function listRecords<K extends RecordKind>(
   store: ObjectStore,
   source: string,
   kind: K,
-  { sinceMs, newest, cache = new Map(), signal }: ListRecordsOptions,
+  options: RecordsOptions,
 ): Promise<Records[K][]> {
+  const found: Records[K][] = [];
+  for (const key of await keysOf(store, source, kind, options)) {
+    const record = await readRecord(store, kind, key);
+    if (record !== null) found.push(record);
+  }
+  return found;
+}
+
+/** The newest one that is not damaged; null where there is none. */
+export async function newestRecord<K extends RecordKind>(
+  store: ObjectStore,
+  source: string,
+  kind: K,
+  options: RecordsOptions,
+): Promise<Records[K] | null> {
+  for (const key of (await keysOf(store, source, kind, options)).reverse()) {
+    const record = await readRecord(store, kind, key);
+    if (record !== null) return record;
+  }
+  return null;
+}
+
+async function keysOf(
+  store: ObjectStore,
+  source: string,
+  kind: RecordKind,
+  { sinceMs, signal }: RecordsOptions,
+): Promise<string[]> {
   const keys: string[] = [];
   const after = keyAfter(source, kind, sinceMs);
   for await (const { key } of store.list(recordsPrefix(source, kind), { after, signal })) keys.push(key);
   signal.throwIfAborted();
-  const wanted = newest === undefined ? keys : keys.slice(-newest);
-  for (const key of cache.keys()) if (kindOfRecord(key) === kind && !wanted.includes(key)) cache.delete(key);
-  const found: Records[K][] = [];
-  for (const key of wanted) {
-    const record = (cache.get(key) as Records[K] | undefined) ?? (await readRecord(store, kind, key));
-    if (record === null) continue;
-    cache.set(key, record);
-    found.push(record);
-  }
-  return found;
+  return keys;
 }
 
 async function readRecord<K extends RecordKind>(store: ObjectStore, kind: K, key: string): Promise<Records[K] | null> {

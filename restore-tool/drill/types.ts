@@ -26,4 +26,4 @@ export interface DrillRequest {
   random?: () => number;
 }
 
-export type DrillOutcome = Omit<DrilledRecord, 'format' | 'id' | 'source'>;
+export type DrillOutcome = Omit<DrilledRecord, 'format' | 'id' | 'source' | 'goodMicros'>;

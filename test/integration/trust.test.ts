@@ -9,7 +9,7 @@ import { openStore } from '../../core/archive/open.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
-import { listRecords, type RowsRecord } from '../../core/verify/record.ts';
+import { newestRecord, type RowsRecord } from '../../core/verify/record.ts';
 import { drill } from '../../restore-tool/drill/drill.ts';
 import { Lab } from '../lab/lab.ts';
 import { connected, executedSet, RunningDaemon, verb } from '../lab/running.ts';
@@ -75,8 +75,7 @@ beforeAll(async () => {
     onsite = await openDirectoryStore(join(lab.dir, 'archives/onsite'), { create: false });
     const gtids = (await executedSet(source)).toString();
     for (let look = 0; look < 600 && counted?.gtids !== gtids; look += 1) {
-      const [newest] = await listRecords(onsite, 'agama', 'rows', { sinceMs: 0, newest: 1, signal });
-      if (newest !== undefined) counted = newest;
+      counted = (await newestRecord(onsite, 'agama', 'rows', { sinceMs: 0, signal })) ?? counted;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     expect(counted?.gtids).toBe(gtids);
@@ -107,6 +106,9 @@ describe('verify', () => {
     const [again] = (await run(['verify'])).json.archives;
     expect(again).toMatchObject({ full: false, sound: true, findings: [] });
     expect(again.objects).toBeLessThan(first.json.archives[0].objects / 3);
+    // Also when the record of that is no longer the newest one.
+    const { upkeep } = (await run(['status'])).json;
+    expect(upkeep[0].verifiedFullMicros).toBe(first.json.archives[0].finishedMicros);
     const text = await verb(['verify', '--full'], { QAZYNA_CONFIG: lab.configFile });
     expect(text.stdout).toContain('everything is as it was written');
   }, 60_000);

@@ -46,6 +46,7 @@ describe('a record of a check', () => {
     startedMicros: 1,
     finishedMicros: 2,
     full: true,
+    fullMicros: 2,
     objects: 3,
     bytes: 4,
     damaged: 1,
