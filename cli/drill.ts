@@ -1,7 +1,7 @@
 /** `qazyna drill`: restores for real into a scratch server, looks whether it is what the source was, and removes it again. */
 import type { Command } from 'commander';
 import type { Config } from '../core/config/config.ts';
-import { configurationError, exitCodes } from '../core/errors/error.ts';
+import { configurationError, exitCodes, isKind } from '../core/errors/error.ts';
 import { parseInstant } from '../core/history/instant.ts';
 import { formatCount, formatDuration, formatInstantTwice } from '../core/progress/format.ts';
 import { newRecordId, putRecord } from '../core/verify/record.ts';
@@ -78,9 +78,9 @@ async function run(context: Context, options: DrillOptions): Promise<number> {
     onProgress: (progress: RestoreProgress) => steps.show(progress),
   });
   steps.end();
-  // One that was stopped says nothing about the archive.
+  // One that was stopped, or met a passing fault, says nothing about the archive.
   context.signal.throwIfAborted();
-  if (config !== null) await record(context, archive, outcome);
+  if (config !== null && !isKind(error, 'transient')) await record(context, archive, outcome);
   if (error !== null) throw error;
   context.out.result({ drill: { archive: archive.name, ...outcome } }, lines(archive, outcome));
   return outcome.good ? exitCodes.done : exitCodes.attention;

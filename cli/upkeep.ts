@@ -23,7 +23,7 @@ const againAfterFailureMs = 600_000;
 const endWithinMs = 2000;
 const outputMax = 1024 * 1024;
 
-export interface UpkeepOptions {
+interface UpkeepOptions {
   config: Config;
   configFile: string;
   archives: readonly ArchiveConfig[];
@@ -54,7 +54,7 @@ export function startUpkeep(
   });
 }
 
-export class Upkeep {
+class Upkeep {
   readonly #options: UpkeepOptions;
   readonly #stores = new Map<string, ObjectStore>();
   readonly #known = new Map<string, ArchiveUpkeep>();
@@ -75,8 +75,8 @@ export class Upkeep {
     while (!signal.aborted) {
       for (const archive of archives) {
         try {
-          await this.#look(archive);
-          if (works && (await this.#work(archive))) await this.#look(archive);
+          const known = await this.#look(archive);
+          if (works) await this.#work(archive, known);
         } catch (error) {
           if (signal.aborted) return;
           if (!(error instanceof QazynaError)) throw error;
@@ -94,7 +94,7 @@ export class Upkeep {
     return Math.max(1000, Math.min(lookEveryMs, ...each));
   }
 
-  async #look({ name, url, encryption }: ArchiveConfig): Promise<void> {
+  async #look({ name, url, encryption }: ArchiveConfig): Promise<ArchiveUpkeep> {
     const { config, environment, logger, signal } = this.#options;
     let store = this.#stores.get(name);
     if (store === undefined) {
@@ -105,6 +105,7 @@ export class Upkeep {
     const known = await readUpkeep({ name, store, source: config.source.name }, config, signal);
     this.#known.set(name, known);
     this.#alarm(known);
+    return known;
   }
 
   #alarm(known: ArchiveUpkeep): void {
@@ -117,35 +118,38 @@ export class Upkeep {
     }
   }
 
-  /** Whether anything was due. */
-  async #work({ name }: ArchiveConfig): Promise<boolean> {
-    const { config } = this.#options;
-    const known = this.#known.get(name);
-    if (known === undefined) return false;
-    const { everyMs, fullEveryMs } = config.verify;
-    const isFullDue = isDue(fullEveryMs, known.verifiedFullMicros || known.createdMicros);
-    const isVerifyDue = isFullDue || isDue(everyMs, known.verified?.atMicros ?? known.createdMicros);
-    const { drill } = config;
+  async #work(archive: ArchiveConfig, known: ArchiveUpkeep): Promise<void> {
+    const { verify, drill } = this.#options.config;
+    const { name } = archive;
+    const isFullDue = isDue(verify.fullEveryMs, known.verifiedFullMicros || known.createdMicros);
+    const isVerifyDue = isFullDue || isDue(verify.everyMs, known.verified?.atMicros ?? known.createdMicros);
     const isDrillDue = drill.archive === name && isDue(drill.everyMs, known.drilled?.atMicros ?? known.createdMicros);
-    if (isVerifyDue)
-      await this.#runVerb(`verify-run:${name}`, ['verify', '--from', name, ...(isFullDue ? ['--full'] : [])]);
-    if (isDrillDue) await this.#runVerb('drill-run', ['drill', '--from', name]);
-    return isVerifyDue || isDrillDue;
+    if (isVerifyDue) {
+      const verb = ['verify', '--from', name, ...(isFullDue ? ['--full'] : [])];
+      await this.#runVerb(archive, `verify-run:${name}`, verb, ({ verified }) => verified?.atMicros ?? 0);
+    }
+    if (isDrillDue)
+      await this.#runVerb(archive, 'drill-run', ['drill', '--from', name], ({ drilled }) => drilled?.atMicros ?? 0);
   }
 
-  async #runVerb(topic: string, verb: readonly string[]): Promise<void> {
+  /** Done is what the archive has a record of, whatever was found; everything else is tried again. */
+  async #runVerb(
+    archive: ArchiveConfig,
+    topic: string,
+    verb: readonly string[],
+    notedMicros: (known: ArchiveUpkeep) => number,
+  ): Promise<void> {
     const { alarms, signal, logger } = this.#options;
     if ((this.#notBeforeMs.get(topic) ?? 0) > performance.now()) return;
     logger.info(`beginning: qazyna ${verb.join(' ')}`);
+    const beganMicros = Date.now() * 1000;
     const { code, stdout } = await this.#child(verb);
     if (signal.aborted) return;
-    const hasResult = code === exitCodes.done || code === exitCodes.attention;
-    if (hasResult) {
-      logger.info(`ended: qazyna ${verb.join(' ')}`, { exitCode: code });
-      return alarms.clear(topic);
-    }
     this.#notBeforeMs.set(topic, performance.now() + againAfterFailureMs);
-    alarms.raise(topic, failureOf(verb, code, stdout));
+    if (notedMicros(await this.#look(archive)) < beganMicros) return alarms.raise(topic, failureOf(verb, code, stdout));
+    this.#notBeforeMs.delete(topic);
+    logger.info(`ended: qazyna ${verb.join(' ')}`, { exitCode: code });
+    alarms.clear(topic);
   }
 
   async #child(verb: readonly string[]): Promise<{ code: number | null; stdout: string }> {
@@ -191,12 +195,22 @@ function lower(pid: number): void {
 }
 
 function failureOf(verb: readonly string[], code: number | null, stdout: string) {
-  const { error } = parseObject(stdout.trim()) ?? {};
-  const told = typeof error === 'object' && error !== null ? (error as { message?: unknown; code?: unknown }) : {};
-  const why = typeof told.message === 'string' ? `${String(told.code)}, ${told.message}` : `it ended with ${code}`;
+  const hasResult = code === exitCodes.done || code === exitCodes.attention;
+  const why = toldBy(stdout) ?? (hasResult ? 'its result could not be noted' : `it ended with ${code}`);
   return transientError(
     'QZ4960',
     `qazyna ${verb[0]} could not be run by itself: ${why.replace(/\.$/, '')}.`,
     'It is tried again in ten minutes; run it by hand to see more.',
   );
+}
+
+/** The error that stopped it, or that stopped it in its one archive; null where it tells of none. */
+function toldBy(stdout: string): string | null {
+  const { error, archives } = parseObject(stdout.trim()) ?? {};
+  const [archive]: unknown[] = Array.isArray(archives) ? archives : [];
+  for (const each of [error, (archive as { error?: unknown } | undefined)?.error]) {
+    const { message, code } = (each ?? {}) as { message?: unknown; code?: unknown };
+    if (typeof message === 'string') return `${String(code)}, ${message}`;
+  }
+  return null;
 }
