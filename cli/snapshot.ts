@@ -103,13 +103,9 @@ async function presentTimeline(
 ): Promise<SnapshotTimeline> {
   let newest: SnapshotTimeline | null = null;
   for (const { store } of stores) {
-    try {
-      const history = await ArchiveHistory.open(store, config.source.name, context);
-      if (history.newest && history.newest.generation >= (newest?.generation ?? 0)) newest = history.newest;
-    } catch (error) {
-      // An archive that holds nothing of this source yet tells nothing.
-      if (!isKind(error, 'configuration') || error.code !== 'QZ2410') throw error;
-    }
+    // An archive that holds nothing of this source yet tells nothing.
+    const found = (await ArchiveHistory.find(store, config.source.name, context))?.newest;
+    if (found && found.generation >= (newest?.generation ?? 0)) newest = found;
   }
   const connection = await connectMysql(endpoint, context.signal);
   try {

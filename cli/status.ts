@@ -13,7 +13,7 @@ import {
 import { serviceChain } from '../core/archive/layout.ts';
 import type { Config } from '../core/config/config.ts';
 import { type ServiceId, servicesOf } from '../core/config/services.ts';
-import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
+import { exitCodes, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { formatBytes, formatCount, formatDuration, formatInstant } from '../core/progress/format.ts';
 import { clean, formatTable } from '../core/progress/table.ts';
@@ -158,22 +158,17 @@ async function readOne(
   const found = await listCompleteSnapshots(store, { source, signal: context.signal });
   const [snapshot] = found;
   const named = { snapshotId: snapshot?.id ?? '', snapshotMicros: snapshot?.finishedMicros ?? 0 };
-  let snapshots = { ...named, windowMicros: 0, prunedMicros: 0 };
-  try {
-    const history = await ArchiveHistory.open(store, source, context);
-    snapshots = { ...named, ...restorableSince(history.begin, found) };
-    const last = history.items.findLast((item) => item.type === 'segment')?.decoded.header;
-    return {
-      ...snapshots,
-      state: last === undefined ? 'empty' : 'following',
-      next: (last?.lastLogNumber ?? -1) + 1,
-      lastCommitMicros: last?.chainLastCommitMicros ?? 0,
-      completeThroughMicros: last?.completeThroughMicros ?? 0,
-    };
-  } catch (error) {
-    if (isKind(error, 'configuration') && error.code === 'QZ2410') return { ...nothing, ...snapshots };
-    throw error;
-  }
+  const history = await ArchiveHistory.find(store, source, context);
+  if (history === null) return { ...nothing, ...named };
+  const last = history.items.findLast((item) => item.type === 'segment')?.decoded.header;
+  return {
+    ...named,
+    ...restorableSince(history.begin, found),
+    state: last === undefined ? 'empty' : 'following',
+    next: (last?.lastLogNumber ?? -1) + 1,
+    lastCommitMicros: last?.chainLastCommitMicros ?? 0,
+    completeThroughMicros: last?.completeThroughMicros ?? 0,
+  };
 }
 
 function fromArchives(

@@ -1,7 +1,7 @@
 /** `qazyna windows`: which instants can be restored, archive by archive, with every gap. */
 import type { Command } from 'commander';
 import type { ArchiveUpkeep } from '../agent/http/status.ts';
-import { exitCodes, isKind, QazynaError } from '../core/errors/error.ts';
+import { exitCodes, QazynaError } from '../core/errors/error.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { type KeptSpan, type TimelineWindow, windowsOf } from '../core/history/windows.ts';
 import { type JournalWindow, journalWindow } from '../core/journal/window.ts';
@@ -12,7 +12,7 @@ import {
   formatInstant,
   formatInstantTwice,
 } from '../core/progress/format.ts';
-import { listCompleteSnapshots } from '../core/snapshot/manifest.ts';
+import { type CompleteSnapshot, listCompleteSnapshots } from '../core/snapshot/manifest.ts';
 import { costByDay, type DayCost, meanDay } from '../core/verify/cost.ts';
 import {
   type ArchiveOptions,
@@ -21,7 +21,7 @@ import {
   openEachArchive,
   servicesIn,
 } from './archives.ts';
-import { readUpkeep } from './upkeep-records.ts';
+import { lastRecord, storedIn } from './upkeep-records.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface ArchiveWindows {
@@ -70,13 +70,14 @@ async function windows(context: Context, options: ArchiveOptions): Promise<numbe
     const shown = { name: archive.name, url: archive.place };
     try {
       if (opened instanceof QazynaError) throw opened;
-      const { services, histories } = await serviceWindows(opened, context);
+      const snapshots = await listCompleteSnapshots(opened.store, { signal });
+      const { services, histories } = await serviceWindows(opened, snapshots, context);
       const history = await mysqlHistory(opened, services.length > 0, context);
-      const snapshots = await listCompleteSnapshots(opened.store, { source: opened.source, signal });
-      const timelines = history === null ? [] : await windowsOf(history, snapshots, signal);
+      const own = snapshotsOf(snapshots, opened.source);
+      const timelines = history === null ? [] : await windowsOf(history, own, signal);
       const retention = retentionOf(history);
       const all = history === null ? histories : [history, ...histories];
-      const cost = await costOf(opened, all, context);
+      const cost = await costOf(opened, all, snapshots, context);
       archives.push({ ...shown, retention, error: null, timelines, services, cost, notes: history?.notes ?? [] });
     } catch (error) {
       if (!(error instanceof QazynaError)) throw error;
@@ -97,28 +98,30 @@ function retentionOf(history: ArchiveHistory | null): ArchiveWindows['retention'
 
 /** Null where only services beside it are in the archive. */
 async function mysqlHistory({ store, source }: OpenedNamedArchive, hasServices: boolean, context: Context) {
-  try {
-    return await ArchiveHistory.open(store, source, context);
-  } catch (error) {
-    if (hasServices && isKind(error, 'configuration') && error.code === 'QZ2410') return null;
-    throw error;
-  }
+  return hasServices
+    ? await ArchiveHistory.find(store, source, context)
+    : await ArchiveHistory.open(store, source, context);
+}
+
+function snapshotsOf(snapshots: readonly CompleteSnapshot[], chainName: string): CompleteSnapshot[] {
+  return snapshots.filter(({ source }) => source === chainName);
 }
 
 /** Of the source and the services beside it. */
 async function costOf(
-  { name, store, source }: OpenedNamedArchive,
+  opened: OpenedNamedArchive,
   histories: readonly ArchiveHistory[],
+  snapshots: readonly CompleteSnapshot[],
   { signal }: Context,
 ): Promise<ArchiveCost> {
-  const names = histories.map(({ sourceName }) => sourceName);
-  const snapshots = (await listCompleteSnapshots(store, { signal })).filter((one) => names.includes(one.source));
-  const { stored } = await readUpkeep({ name, store, source }, null, signal);
-  return { stored, days: costByDay(histories, snapshots) };
+  const theirs = histories.flatMap(({ sourceName }) => snapshotsOf(snapshots, sourceName));
+  const stored = storedIn(await lastRecord(opened, 'verified', signal));
+  return { stored, days: costByDay(histories, theirs) };
 }
 
 async function serviceWindows(
   opened: OpenedNamedArchive,
+  snapshots: readonly CompleteSnapshot[],
   context: Context,
 ): Promise<{ services: ServiceWindow[]; histories: ArchiveHistory[] }> {
   const { store } = opened;
@@ -126,8 +129,8 @@ async function serviceWindows(
   const histories: ArchiveHistory[] = [];
   for (const { kind, name, chainName } of await servicesIn(opened)) {
     const history = await ArchiveHistory.open(store, chainName, context);
-    const snapshots = await listCompleteSnapshots(store, { source: chainName, signal: context.signal });
-    services.push({ kind, name, ...journalWindow(history, snapshots), notes: history.notes });
+    const own = snapshotsOf(snapshots, chainName);
+    services.push({ kind, name, ...journalWindow(history, own), notes: history.notes });
     histories.push(history);
   }
   return { services, histories };

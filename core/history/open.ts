@@ -90,6 +90,20 @@ export class ArchiveHistory {
     return new ArchiveHistory(store, sourceName, itemsOf(slots, tip), notes, begin);
   }
 
+  /** Null when the archive holds nothing of this source; else as `open`. */
+  static async find(
+    store: ObjectStore,
+    sourceName: string,
+    options: OpenHistoryOptions,
+  ): Promise<ArchiveHistory | null> {
+    try {
+      return await ArchiveHistory.open(store, sourceName, options);
+    } catch (error) {
+      if (isKind(error, 'configuration') && error.code === 'QZ2410') return null;
+      throw error;
+    }
+  }
+
   /** The same as it would be if only this were kept: to prove that it would do. */
   keeping(kept: Pick<Begin, 'sequence' | 'kept'>): ArchiveHistory {
     const segments = this.items.filter((item) => {

@@ -62,12 +62,7 @@ class ChainCheck {
 
   async open(): Promise<ArchiveHistory | null> {
     const { store, chain, reading, logger } = this.#options;
-    try {
-      return await ArchiveHistory.open(store, chain, { signal: reading.signal, logger });
-    } catch (error) {
-      if (isKind(error, 'configuration') && error.code === 'QZ2410') return null;
-      throw error;
-    }
+    return await ArchiveHistory.find(store, chain, { signal: reading.signal, logger });
   }
 
   isNew(decoded: DecodedHeader): boolean {

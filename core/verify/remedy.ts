@@ -173,19 +173,12 @@ export class Remedies {
   }
 
   async #raiseOver({ store, sourceName }: ArchiveHistory, last: number): Promise<void> {
-    const { signal, logger } = this.#options;
-    await raiseOver(await ArchiveHistory.open(store, sourceName, { signal, logger }), last, signal);
+    await raiseOver(await ArchiveHistory.open(store, sourceName, this.#options), last, this.#options.signal);
   }
 
   #historyOf({ name, store }: NamedStore, chain: string): Promise<ArchiveHistory | null> {
-    const { signal, logger } = this.#options;
     const key = `${name} ${chain}`;
-    const known = this.#histories.get(key);
-    if (known !== undefined) return known;
-    const opening = ArchiveHistory.open(store, chain, { signal, logger }).catch((error: unknown) => {
-      if (isKind(error, 'configuration') && error.code === 'QZ2410') return null;
-      throw error;
-    });
+    const opening = this.#histories.get(key) ?? ArchiveHistory.find(store, chain, this.#options);
     this.#histories.set(key, opening);
     return opening;
   }

@@ -10,7 +10,7 @@ import { listPacks, openChunkKey } from '../chunks/open.ts';
 import { decodePack, packKey } from '../chunks/pack.ts';
 import { isKind } from '../errors/error.ts';
 import { type CompleteMark, decodeComplete, decodeManifest, snapshotIdPattern } from '../snapshot/codec.ts';
-import { completeKey, manifestKey } from '../snapshot/manifest.ts';
+import { type CompleteSnapshot, completeKey, manifestKey } from '../snapshot/manifest.ts';
 import type { SnapshotManifest } from '../snapshot/types.ts';
 import { probe } from './derived-check.ts';
 import { clauseOf, missing, type Suspect, suspect } from './finding.ts';
@@ -32,11 +32,8 @@ export interface SnapshotCheckOptions {
   onPlanned: (bytes: number) => void;
 }
 
-/** One that can be used as far as is known here. */
-export interface CheckedSnapshot {
-  id: string;
-  source: string;
-  finishedMicros: number;
+export interface CheckedSnapshot extends CompleteSnapshot {
+  /** It can be used as far as is known here. */
   isSound: boolean;
 }
 
@@ -155,8 +152,7 @@ class SnapshotCheck {
 
   #note(complete: CompleteMark | null, isSound: boolean): void {
     if (complete === null) return;
-    const { id, source, finishedMicros } = complete.summary;
-    this.#snapshots.push({ id, source, finishedMicros, isSound });
+    this.#snapshots.push({ ...complete.summary, complete: true, manifestBytes: complete.manifestBytes, isSound });
   }
 
   /** Where it is damaged it is among the suspects. */

@@ -11,7 +11,6 @@ import { ArchiveHistory, listSources } from '../history/open.ts';
 import type { RestoreWindow } from '../history/types.ts';
 import { windowsOf } from '../history/windows.ts';
 import type { Logger } from '../logging/logger.ts';
-import { type CompleteSnapshot, listCompleteSnapshots } from '../snapshot/manifest.ts';
 import { type ChainChecked, checkChain } from './chain-check.ts';
 import { costByDay, type MeanDay, meanDay } from './cost.ts';
 import { checkDerived, checkKeyRecords, checkWritten, probe } from './derived-check.ts';
@@ -69,6 +68,7 @@ export async function verifyArchive(options: VerifyOptions): Promise<Verified> {
 interface Inspected {
   suspects: Suspect[];
   chains: Map<string, ChainChecked>;
+  snapshots: CheckedSnapshot[];
   mark: ArchiveMark;
 }
 
@@ -126,13 +126,7 @@ class Verification {
   }
 
   async #openHistory(chain: string): Promise<ArchiveHistory | null> {
-    const { logger } = this.#options;
-    try {
-      return await ArchiveHistory.open(this.#store, chain, { signal: this.#reading.signal, logger });
-    } catch (error) {
-      if (isKind(error, 'configuration') && error.code === 'QZ2410') return null;
-      throw error;
-    }
+    return await ArchiveHistory.find(this.#store, chain, this.#options);
   }
 
   async #inspect(before: ArchiveMark, full: boolean): Promise<Inspected> {
@@ -162,16 +156,16 @@ class Verification {
     const wanted = { store, chains: names, known, windowMicros, full, again, reading, onPlanned };
     // Under another id than it was made with, no chunk would have its name.
     const isOther = identity.suspects.length > 0;
-    const snapshots = isOther ? { suspects: [], snapshots: [] } : await checkSnapshots(wanted);
-    suspects.push(...snapshots.suspects, ...(await this.#records()));
+    const { suspects: bad, snapshots } = isOther ? { suspects: [], snapshots: [] } : await checkSnapshots(wanted);
+    suspects.push(...bad, ...(await this.#records()));
     const marks = [...chains].flatMap(([name, { mark }]) => (mark === null ? [] : [[name, mark] as const]));
-    const placed = await this.#withInstants(suspects, chains, snapshots.snapshots);
+    const placed = await this.#withInstants(suspects, chains, snapshots);
     const mark = {
       identity: identity.sha256,
       chains: Object.fromEntries(marks),
       suspects: placed.map(({ object }) => object),
     };
-    return { suspects: placed, chains, mark };
+    return { suspects: placed, chains, snapshots, mark };
   }
 
   /** The source's own and those of the services beside it; what was known before and is gone included. */
@@ -225,7 +219,7 @@ class Verification {
     const gaps = new Map<string, RestoreWindow['gaps']>();
     for (const [chain, { history }] of chains) {
       if (history === null || ownerOf(chain).service !== null) continue;
-      const usable = await this.#usable(chain, snapshots);
+      const usable = snapshots.filter(({ source, isSound }) => isSound && source === chain);
       const holed = new ArchiveHistory(this.#store, chain, withHoles(history, suspects), [], history.begin);
       const windows = await windowsOf(holed, usable, signal).catch(
         (error: unknown): { gaps: RestoreWindow['gaps'] }[] => {
@@ -240,12 +234,6 @@ class Verification {
     }
     for (const one of suspects) placed.push(placedIn(one, gaps.get(one.chain) ?? [], snapshots));
     return placed;
-  }
-
-  async #usable(chain: string, snapshots: readonly CheckedSnapshot[]): Promise<CompleteSnapshot[]> {
-    const sound = new Set(snapshots.filter(({ isSound }) => isSound).map(({ id }) => id));
-    const listed = await listCompleteSnapshots(this.#store, { source: chain, signal: this.#reading.signal });
-    return listed.filter(({ id }) => sound.has(id));
   }
 
   async #judgeAll({ suspects, chains }: Inspected): Promise<Verdict[]> {
@@ -321,10 +309,9 @@ class Verification {
     return new Remedies({ store: this.#store, others, badPacks, signal: this.#reading.signal, logger });
   }
 
-  async #measure({ chains }: Inspected): Promise<Verified['stored']> {
+  async #measure({ chains, snapshots }: Inspected): Promise<Verified['stored']> {
     const { signal } = this.#reading;
     const histories = [...chains.values()].flatMap(({ history }) => history ?? []);
-    const snapshots = (await listCompleteSnapshots(this.#store, { signal })).filter(({ source }) => chains.has(source));
     const aDay = meanDay(costByDay(histories, snapshots), new Date().toISOString().slice(0, 10));
     const stored = { objects: 0, bytes: 0, aDay };
     for await (const { sizeBytes } of this.#store.list('', { signal })) {
