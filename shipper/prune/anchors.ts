@@ -20,7 +20,7 @@ export interface Anchor {
   sequence: number;
   /** Null where none was taken before the window: then all there is stays. */
   snapshot: CompleteSnapshot | null;
-  /** What is complete at the window's beginning, and at the end; null where the window begins before everything, and of a service. */
+  /** What is complete at the window's beginning, and at the end; null where there is no history yet, and of a service. */
   gtids: GtidSet | null;
   end: GtidSet | null;
 }
@@ -51,9 +51,9 @@ async function anchorOf(options: AnchorOptions, timeline: Timeline): Promise<Anc
   const { history, snapshots, windowMicros, isSound, signal } = options;
   const runs = await runsOf(history, timeline.generation, signal);
   const run = runAt(runs, windowMicros);
+  if (run === null) return { timeline, sequence: oldestSequence(history), snapshot: null, gtids: null, end: null };
   const end = runs.at(-1)?.gtidsAfter ?? null;
-  const sequence = run === null ? oldestSequence(history) : firstOf(run.files[0], history);
-  if (run === null) return { timeline, sequence, snapshot: null, gtids: null, end };
+  const sequence = firstOf(run.files[0], history);
   const { cut } = await findCut(history, run, { type: 'time', micros: windowMicros }, signal);
   const before = snapshots
     .filter(
@@ -82,13 +82,16 @@ function runsOf(history: ArchiveHistory, generation: number, signal: AbortSignal
   return runs;
 }
 
-/** As a plan chooses it: the last one that begins at or before the instant; null where all begin later, or there is none. */
+/**
+ * As a plan chooses it: the last one that begins at or before the instant, or the first where all begin later (an earlier prune
+ * may have cut just before it); null where there is none.
+ */
 export function runAt(runs: readonly Run[], micros: number): Run | null {
   const begins = (run: Run): number => {
     for (const { header } of segmentsOf(run)) if (header.transactions > 0) return header.firstCommitMicros;
     return Number.POSITIVE_INFINITY;
   };
-  return runs.findLast((run) => begins(run) <= micros) ?? null;
+  return runs.findLast((run) => begins(run) <= micros) ?? runs[0] ?? null;
 }
 
 /** The last file that begins with nothing that the snapshot may lack. */

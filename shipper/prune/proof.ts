@@ -43,8 +43,8 @@ async function proveWindow(options: ProofOptions, anchor: Anchor, sound: readonl
   if (timeline === undefined) throw unproved(options, `timeline ${anchor.timeline.generation} would be gone`);
   if (snapshot === null || gtids === null) return;
   const runs = await runsTo(after, timeline.generation, signal);
-  const run = runAt(runs, windowMicros) ?? runs[0];
-  if (run === undefined) throw unproved(options, `timeline ${timeline.generation} would have no history`);
+  const run = runAt(runs, windowMicros);
+  if (run === null) throw unproved(options, `timeline ${timeline.generation} would have no history`);
   try {
     const { cut } = await findCut(after, run, { type: 'time', micros: windowMicros }, signal);
     const beforeAllMicros = isUnknownBefore(after, run, cut) ? windowMicros : null;

@@ -261,6 +261,21 @@ describe(`prune (seed ${seed})`, () => {
       expect(third.deleted.objects).toBeGreaterThanOrEqual(first.waiting);
     }));
 
+  test('what is given up stays so where the window begins just before the first commit that is left', () =>
+    within(async (made) => {
+      const [last, next] = made.commits.slice(5 * shape.perFile - 1);
+      if (last === undefined || next === undefined) throw new Error('there are ten files');
+      const base = await made.take(last);
+      const windowMicros = Math.round((base.finishedMicros + next.micros) / 2);
+      const retentionMs = (made.endMicros - windowMicros) / 1000;
+      const first = await run(made.store, { retentionMs, graceMs: dayMs });
+      expect(first.waiting).toBeGreaterThan(0);
+      const second = await run(made.store, { retentionMs });
+      expect(second.chains[0]).toMatchObject({ bases: [{ generation: 1, snapshot: base.id }], reasons: [] });
+      expect(second.deleted.objects).toBeGreaterThanOrEqual(first.waiting);
+      await expectWindow(made, windowMicros);
+    }));
+
   test('what was given up by mistake can be had back for a day', () =>
     within(async (made) => {
       const { store } = made;
