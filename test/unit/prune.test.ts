@@ -7,41 +7,24 @@ import {
   condemnedKey,
   leasesPrefix,
   rangeOfCompactedKey,
-  serviceChain,
 } from '../../core/archive/layout.ts';
 import { Lease } from '../../core/archive/lease.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { packKey } from '../../core/chunks/pack.ts';
 import type { KeepRules } from '../../core/config/types.ts';
-import { integrityError, transientError } from '../../core/errors/error.ts';
 import { utcText } from '../../core/history/instant.ts';
-import { ArchiveHistory } from '../../core/history/open.ts';
 import { chooseSnapshot, planCut } from '../../core/history/plan.ts';
 import { HistorySource } from '../../core/history/source.ts';
 import { windowsOf } from '../../core/history/windows.ts';
-import { readJournal } from '../../core/journal/read.ts';
-import { positionOf } from '../../core/journal/source.ts';
-import { journalWindow } from '../../core/journal/window.ts';
-import { JournalWriter } from '../../core/journal/writer.ts';
 import { LiveSource } from '../../core/live/live-source.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
-import { completeKey, listCompleteSnapshots, manifestKey, readManifest } from '../../core/snapshot/manifest.ts';
+import { completeKey, listCompleteSnapshots, manifestKey } from '../../core/snapshot/manifest.ts';
 import { chooseFile } from '../../core/stream/choose-file.ts';
-import { compact } from '../../shipper/compaction.ts';
-import { keepPruned } from '../../shipper/prune/keep-pruned.ts';
-import { type PruneOptions, type PruneReport, prune } from '../../shipper/prune/prune.ts';
-import {
-  AgingArchive,
-  type AgingShape,
-  contentOf,
-  putJournalSnapshot,
-  putMade,
-  shipJournal,
-} from '../made/aging-archive.ts';
-import { allBytes, madeSource, never, openHistory, withStore } from '../made/archive.ts';
+import { type PruneOptions, prune } from '../../shipper/prune/prune.ts';
+import { AgingArchive, type AgingShape, contentOf, putMade } from '../made/aging-archive.ts';
+import { allBytes, keysBelow, madeSource, never, openHistory, withStore } from '../made/archive.ts';
 import { seed } from '../made/drawn.ts';
-import { MadeLog } from '../made/log.ts';
 import { watched } from '../made/watched.ts';
 
 const dayMs = 86_400_000;
@@ -66,9 +49,7 @@ const within = (work: (made: AgingArchive) => Promise<void>, more: Partial<Aging
   withStore(async (store) => work(await AgingArchive.make(store, { ...shape, ...more })));
 
 async function keysOf(store: ObjectStore, prefix = ''): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix)) if (!key.startsWith(leasesPrefix)) keys.push(key);
-  return keys;
+  return (await keysBelow(store, prefix)).filter((key) => !key.startsWith(leasesPrefix));
 }
 
 /** As a restore does it: the cut, its snapshot whole, and every byte of the binlog files behind it. */
@@ -311,7 +292,7 @@ describe(`prune (seed ${seed})`, () => {
       expect((await restore(store, old)).snapshot).toBe(snapshot);
       await lease[Symbol.asyncDispose]();
       await run(store);
-      expect(await collect(store, leasesPrefix)).toEqual([]);
+      expect(await keysBelow(store, leasesPrefix)).toEqual([]);
       await expect(restore(store, old)).rejects.toMatchObject({ code: 'QZ2065' });
       await expectWindow(made, windowBegin(made));
     }));
@@ -457,123 +438,6 @@ describe(`prune (seed ${seed})`, () => {
       await expectWindow(made, windowBegin(made));
     }));
 });
-
-describe('beside a shipper', () => {
-  test('it looks now and then; a fault ends one round and not the next, and what is refused is told', async () => {
-    const told: (string | null)[] = [];
-    const stop = new AbortController();
-    const report: PruneReport = {
-      chains: [],
-      condemned: { chain: 0, snapshots: 0, packs: 0 },
-      deleted: { objects: 0, bytes: 0 },
-      waiting: 0,
-      spared: [],
-      refusals: [],
-      uploads: 0,
-      versions: null,
-    };
-    const refused = integrityError('QZ3444', 'A pack is missing.', 'Look for it.');
-    const put = { deleted: 0, locked: 0, overwritten: ['packs/aa/x'] };
-    const rounds: (() => PruneReport)[] = [
-      () => {
-        throw transientError('QZ4405', 'The bucket is away.', 'It is tried again.');
-      },
-      () => ({ ...report, refusals: [refused] }),
-      () => ({ ...report, versions: put }),
-      () => report,
-    ];
-    const working = keepPruned({
-      run: async () => {
-        const round = rounds.shift();
-        if (round === undefined) throw new Error('it was stopped');
-        return round();
-      },
-      archiveName: 'bucket',
-      everyMs: 1,
-      firstAfterMs: 1,
-      onTrouble: (error) => {
-        told.push(error?.code ?? null);
-        if (rounds.length === 0) stop.abort();
-      },
-      signal: stop.signal,
-      logger,
-    });
-    await working;
-    expect(told).toEqual(['QZ4405', 'QZ3444', 'QZ3445', null]);
-  });
-});
-
-describe('retention of a service', () => {
-  const chainName = serviceChain(madeSource, { kind: 'influxdb', name: 'syslog' });
-  const hour = 3_600_000_000;
-
-  test(
-    'its journal is kept from where its newest snapshot before the window begins',
-    () =>
-      withStore(async (store) => {
-        const log = new MadeLog();
-        let now = (Date.now() - 60 * dayMs) * 1000;
-        const begun = now;
-        const open = { chainName, base: null, first: 0, continued: null, signal: never, logger };
-        const journal = await JournalWriter.open(log, { ...open, nowMicros: () => now });
-        const snapshots: { id: string; micros: number; frames: number }[] = [];
-        // A journal file each day, a frame every six hours, a snapshot every sixth day.
-        for (let count = 0; count < 240; count += 1) {
-          if (count % 24 === 10) {
-            const { range } = journal.state;
-            const began = { file: range?.file ?? '', offset: range?.end ?? 0 };
-            const id = await putJournalSnapshot(store, chainName, { micros: now - 1000, began });
-            snapshots.push({ id, micros: now - 1000, frames: count });
-          }
-          await journal.append([{ kind: 1, meta: {}, body: Buffer.from(`frame ${count}`) }]);
-          now += 6 * hour;
-        }
-        await shipJournal(log, store, chainName, journal.state.next);
-        const limits = { spanMicros: 6 * hour, restMicros: hour, maxBytes: 2000 };
-        await compact({ store, sourceName: chainName, ...limits, signal: never, logger });
-        const report = await run(store, { sources: [chainName], keep: { ...none, weekly: 3 } });
-        expect(report.refusals).toEqual([]);
-        const history = await ArchiveHistory.open(store, chainName, { signal: never, logger });
-        const from = history.begin?.windowMicros ?? 0;
-        const base = snapshots.findLast(({ micros }) => micros <= from);
-        expect(report.chains[0]?.bases).toEqual([{ generation: 1, snapshot: base?.id }]);
-        expect(report.deleted.objects).toBeGreaterThan(10);
-        const left = await listCompleteSnapshots(store, { source: chainName });
-        for (const { id } of left) {
-          const made = snapshots.find((one) => one.id === id);
-          const after = positionOf({ id, settings: (await readManifest(store, id)).settings });
-          const isKept = (made?.micros ?? 0) < (base?.micros ?? 0);
-          const through = isKept ? { throughMicros: made?.micros ?? 0 } : {};
-          const frames: string[] = [];
-          for await (const { frame } of readJournal({ history, after, ...through, signal: never }))
-            frames.push(frame.body.toString());
-          // What stays for longer ends with its own instant; the others lead to the present.
-          const first = isKept ? [] : [`frame ${made?.frames}`, 'frame 239'];
-          expect([frames[0], frames.at(-1)].slice(0, first.length)).toEqual(first);
-          expect(frames).toHaveLength(isKept ? 0 : 240 - (made?.frames ?? 0));
-        }
-        expect(left.length).toBeGreaterThan(2);
-        // Between them nothing can be restored, and it is said so.
-        const [oldest] = snapshots;
-        const end = { file: 'journal.000001', offset: 4 };
-        const reading = async () => {
-          for await (const _ of readJournal({ history, after: end, signal: never }));
-        };
-        await expect(reading()).rejects.toMatchObject({ code: 'QZ2068' });
-        const window = journalWindow(history, left);
-        expect(window.fromMicros).toBe(base?.micros);
-        expect(window.kept.length).toBeGreaterThan(0);
-        expect(oldest?.micros).toBeGreaterThan(begun);
-      }),
-    60_000,
-  );
-});
-
-async function collect(store: ObjectStore, prefix: string): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix)) keys.push(key);
-  return keys;
-}
 
 function countsOf(keys: readonly string[]): Record<string, number> {
   const counts: Record<string, number> = {};
