@@ -7,7 +7,6 @@ import { configurationError, exitCodes } from '../core/errors/error.ts';
 import { typeNames } from '../core/grafana/objects.ts';
 import { GrafanaServer } from '../core/grafana/server.ts';
 import { type GrafanaState, opened } from '../core/grafana/state.ts';
-import { type Instant, parseInstant } from '../core/history/instant.ts';
 import { formatCount, formatInstantTwice } from '../core/progress/format.ts';
 import { formatTable } from '../core/progress/table.ts';
 import type { GrafanaPlan } from '../restore-tool/grafana/plan.ts';
@@ -19,6 +18,7 @@ import {
   type OpenedNamedArchive,
   openOneArchive,
 } from './archives.ts';
+import { serviceMicrosOf } from './time-option.ts';
 import { addVerb, type Context, type Frame, wholeNumber } from './verb.ts';
 
 interface Options extends ArchiveOptions {
@@ -81,7 +81,8 @@ async function run(context: Context, options: Options): Promise<number> {
       '--version and --to-file go with --dashboard only.',
       'Say which dashboard; `qazyna history grafana` lists their uids.',
     );
-  const toMicros = microsOf(parseInstant(options.to));
+  const toMicros = serviceMicrosOf(options.to);
+  // Without a lease: all is read within seconds, and what is given up meanwhile stays for a day.
   const archive = await openOneArchive(context, options);
   const service = await chooseService(archive, 'grafana', options.service);
   const { planGrafana } = await import('../restore-tool/grafana/plan.ts');
@@ -93,17 +94,6 @@ async function run(context: Context, options: Options): Promise<number> {
   if (options.toFile !== undefined) return await toFile(context, plan.state, orgs, options);
   if (options.toDir !== undefined) return await toDir(context, plan, orgs, options);
   return await intoServer(context, { archive, plan, orgs, service: service.name }, options);
-}
-
-/** null: latest. */
-function microsOf(instant: Instant): number | null {
-  if (instant.type === 'latest') return null;
-  if (instant.type === 'time') return instant.micros;
-  throw configurationError(
-    'QZ2957',
-    'A Grafana is restored to an instant only.',
-    'Write latest, 2026-11-23T10:15:00Z (or with +01:00) or 15m-ago.',
-  );
 }
 
 /** The version in the place of the one that was there at the instant. */

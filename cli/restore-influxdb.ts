@@ -5,7 +5,6 @@ import type { Command } from 'commander';
 import { readSecret } from '../core/config/secrets.ts';
 import type { InfluxdbConfig } from '../core/config/services.ts';
 import { configurationError, exitCodes } from '../core/errors/error.ts';
-import { type Instant, parseInstant } from '../core/history/instant.ts';
 import { InfluxdbServer } from '../core/influxdb/server.ts';
 import { formatBytes, formatCount, formatDuration, formatInstantTwice } from '../core/progress/format.ts';
 import type { Progress, ProgressStep } from '../core/progress/progress.ts';
@@ -19,6 +18,7 @@ import {
   openOneArchive,
 } from './archives.ts';
 import { ReaderLease } from './leases.ts';
+import { serviceMicrosOf } from './time-option.ts';
 import { addVerb, type Context, type Frame } from './verb.ts';
 
 interface Options extends ArchiveOptions {
@@ -68,7 +68,7 @@ export function addRestoreInfluxdb(restore: Command, frame: Frame): void {
 }
 
 async function run(context: Context, options: Options): Promise<number> {
-  const toMicros = microsOf(parseInstant(options.to));
+  const toMicros = serviceMicrosOf(options.to);
   const archive = await openOneArchive(context, options);
   const service = await chooseService(archive, 'influxdb', options.service);
   const { signal, logger } = context;
@@ -115,17 +115,6 @@ async function run(context: Context, options: Options): Promise<number> {
     stages.end();
     server.close();
   }
-}
-
-/** null: latest. */
-function microsOf(instant: Instant): number | null {
-  if (instant.type === 'latest') return null;
-  if (instant.type === 'time') return instant.micros;
-  throw configurationError(
-    'QZ2930',
-    'An InfluxDB is restored to an instant only.',
-    'Write latest, 2026-11-23T10:15:00Z (or with +01:00) or 15m-ago.',
-  );
 }
 
 /** From flags, else from the configuration. */

@@ -1,25 +1,19 @@
 /** What a restore of an InfluxDB database would be made of: a snapshot, and the journal behind it up to an instant. */
 import { configurationError } from '../../core/errors/error.ts';
-import { utcText } from '../../core/history/instant.ts';
-import { ArchiveHistory } from '../../core/history/open.ts';
 import type { Definitions, FieldTypes, RetentionPolicy, Shard } from '../../core/influxdb/definitions.ts';
 import { openFrame } from '../../core/influxdb/frames.ts';
 import { contentOf, placePath, shardPath } from '../../core/influxdb/snapshot-files.ts';
 import { readJournal } from '../../core/journal/read.ts';
 import { type JournalPosition, positionOf } from '../../core/journal/source.ts';
-import { journalThrough } from '../../core/journal/window.ts';
-import { type CompleteSnapshot, listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
+import { readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotFile } from '../../core/snapshot/types.ts';
+import { findServiceBase, type ServiceBase, type ServiceBaseRequest } from '../service-base.ts';
 import type { InfluxdbRestoreRequest } from './types.ts';
 
-export interface InfluxdbPlan {
-  history: ArchiveHistory;
-  snapshot: CompleteSnapshot;
+export interface InfluxdbPlan extends ServiceBase {
   fromDatabase: string;
-  /** Where the journal is read from, and the instant it is read to (µs; Infinity: to its end). */
+  /** Where the journal is read from. */
   began: JournalPosition;
-  throughMicros: number;
-  completeThroughMicros: number;
   /** As they were at the beginning of the journal, and at the instant. */
   before: Definitions;
   at: Definitions;
@@ -38,22 +32,13 @@ interface JournalScan {
   bytes: number;
 }
 
-type PlanRequest = Pick<
-  InfluxdbRestoreRequest,
-  'store' | 'chainName' | 'toMicros' | 'to' | 'fromDatabase' | 'signal' | 'logger'
->;
+type PlanRequest = ServiceBaseRequest & Pick<InfluxdbRestoreRequest, 'fromDatabase'>;
 
 /** Throws QZ2923–QZ2926 when there is nothing to restore from, QZ333x when the journal is damaged on the way. */
 export async function planInfluxdb(request: PlanRequest): Promise<InfluxdbPlan> {
-  const { store, chainName, signal, logger } = request;
-  const history = await ArchiveHistory.open(store, chainName, { signal, logger });
-  const completeThroughMicros = journalThrough(history);
-  const throughMicros = request.toMicros ?? Number.POSITIVE_INFINITY;
-  if (request.toMicros !== null && request.toMicros > completeThroughMicros)
-    throw beyond(request, completeThroughMicros);
-  const snapshots = await listCompleteSnapshots(store, { source: chainName, signal });
-  const snapshot = snapshots.find(({ finishedMicros }) => finishedMicros <= throughMicros);
-  if (snapshot === undefined) throw noSnapshot(request, snapshots);
+  const { store, signal } = request;
+  const base = await findServiceBase(request);
+  const { history, snapshot, throughMicros } = base;
   const manifest = await readManifest(store, snapshot.id);
   const content = contentOf(manifest);
   const began = positionOf(manifest);
@@ -65,12 +50,9 @@ export async function planInfluxdb(request: PlanRequest): Promise<InfluxdbPlan> 
   const fromDatabase = chooseDatabase(request, at);
   const policies = at.databases.find(({ name }) => name === fromDatabase)?.policies ?? [];
   return {
-    history,
-    snapshot,
+    ...base,
     fromDatabase,
     began,
-    throughMicros,
-    completeThroughMicros,
     before: content.definitions,
     at,
     policies,
@@ -149,25 +131,5 @@ function chooseDatabase({ fromDatabase, chainName }: PlanRequest, { databases }:
     `${chainName} had ${names.length} databases at that instant, and none was named.`,
     `Give --from-database with one of ${held}.`,
     { details: { databases: names } },
-  );
-}
-
-function beyond({ to, chainName }: PlanRequest, throughMicros: number) {
-  return configurationError(
-    'QZ2925',
-    `The archive knows nothing of ${chainName} after ${utcText(throughMicros) || 'any instant'}, so it cannot be restored to ${to}.`,
-    'Give --to latest for all it holds, or an earlier instant; `qazyna windows` lists them.',
-    { details: { throughMicros } },
-  );
-}
-
-function noSnapshot({ to, chainName }: PlanRequest, snapshots: readonly CompleteSnapshot[]) {
-  const oldest = snapshots.at(-1);
-  return configurationError(
-    'QZ2926',
-    `No snapshot of ${chainName} was finished by ${to}.`,
-    oldest === undefined
-      ? 'There is none at all yet; the agent takes one at its first start.'
-      : `The oldest one was finished at ${utcText(oldest.finishedMicros)}: choose an instant from there on.`,
   );
 }

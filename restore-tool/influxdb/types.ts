@@ -1,17 +1,9 @@
 /** What a restore of an InfluxDB database is asked for, and what it tells. */
-import type { ObjectStore } from '../../core/archive/store.ts';
 import type { InfluxdbServer } from '../../core/influxdb/server.ts';
-import type { Logger } from '../../core/logging/logger.ts';
 import type { RestoreNeeds } from '../restore/types.ts';
+import type { ServiceBaseRequest } from '../service-base.ts';
 
-export interface InfluxdbRestoreRequest {
-  store: ObjectStore;
-  /** Of the service's chain (core/archive/layout.ts). */
-  chainName: string;
-  /** µs; null: as far as the archive goes. */
-  toMicros: number | null;
-  /** As it was given, to know the same restore again. */
-  to: string;
+export interface InfluxdbRestoreRequest extends ServiceBaseRequest {
   /** The database that was protected; null where the archive knows only one. */
   fromDatabase: string | null;
   server: InfluxdbServer;
@@ -21,8 +13,6 @@ export interface InfluxdbRestoreRequest {
   intoExisting: boolean;
   /** Folder for what is set aside, and for what a killed restore goes on from. */
   workDir: string;
-  signal: AbortSignal;
-  logger: Logger;
   progress: RestoreStages;
   /** Told what of the archive is needed, before any of it is fetched. */
   onPlanned?: (needs: RestoreNeeds) => Promise<void>;

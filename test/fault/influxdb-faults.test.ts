@@ -81,6 +81,7 @@ test('a server that is down, then slow: an alarm, and all that it took meanwhile
   await load(5000, 1000);
   await untilAlarm('influxdb.syslog:server', false);
   await proxy.during({ kind: 'throttle', bytesPerSecond: 30_000 }, async () => {
+    // Both pauses are the fault: it hangs, and then everything takes long.
     world.influxdb.signal('SIGSTOP');
     await sleep(2000);
     world.influxdb.signal('SIGCONT');
