@@ -6,6 +6,9 @@ const readMaxBytes = 256 * 1024;
 const afterthoughts =
   /\] Aborting\s*$|\b(Data Dictionary initialization failed|Function '[^']*' already exists|Failed to initialize DD Storage Engine|The newly created data directory|Plugin '.*' (init function returned error|registration as a STORAGE ENGINE failed))/;
 
+/** Errno 28 is ENOSPC; InnoDB says "Operating system error number 28". */
+const fullDisk = /\b(error number|errno:?|OS errno) 28\b|No space left on device/i;
+
 export interface ErrorLogReason {
   /** The first error that says why (what follows it follows from it), without time and tags; null when there is none. */
   reason: string | null;
@@ -17,11 +20,12 @@ export interface ErrorLogReason {
 /** Reads at most the last 256 KiB from byte `start` on. */
 export async function reasonInErrorLog(path: string, start: number): Promise<ErrorLogReason> {
   const text = await readTail(path, start);
-  // Errno 28 is ENOSPC; InnoDB says "Operating system error number 28".
-  const diskFull = /\b(error number|errno:?|OS errno) 28\b|No space left on device/i.test(text);
+  const diskFull = fullDisk.test(text);
   const portTaken = /Bind on TCP\/IP port: Address already in use/i.test(text);
   const errors = text.split('\n').filter((line) => /\[ERROR\]/.test(line));
-  const telling = errors.find((line) => !afterthoughts.test(line)) ?? errors.at(-1);
+  const first = errors.find((line) => !afterthoughts.test(line)) ?? errors.at(-1);
+  // What ran for a while may have complained of something else before.
+  const telling = (diskFull ? errors.find((line) => fullDisk.test(line)) : undefined) ?? first;
   if (telling !== undefined) return { reason: withoutTags(telling), diskFull, portTaken };
   const crash = text.split('\n').find((line) => /mysqld got signal|error while loading shared libraries/.test(line));
   const last = text.trim().split('\n').at(-1);

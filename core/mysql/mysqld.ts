@@ -62,6 +62,8 @@ export interface MysqldHandle {
   /** Null without network. On 127.0.0.1. */
   readonly port: number | null;
   readonly errorLog: string;
+  /** Where in the log its run begins, bytes. */
+  readonly logStart: number;
   /** Settles when the process has ended, for whatever reason; never rejects. */
   readonly exited: Promise<MysqldExit>;
   /** SIGTERM, and SIGKILL when it still runs after the deadline (default 60 s). */
@@ -182,12 +184,13 @@ export class Mysqld {
       await process.kill();
       throw await this.#failure(process, 'start', timeoutMs);
     }
-    const { pid, exited, errorLog } = process;
+    const { pid, exited, errorLog, logStart } = process;
     return {
       pid,
       socket: wanted.socket,
       port,
       errorLog,
+      logStart,
       exited,
       stop: (deadlineMs = 60_000) => process.stop(deadlineMs),
       kill: () => process.kill(),

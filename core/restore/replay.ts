@@ -7,6 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { GtidSet } from '../binlog/gtid-set.ts';
 import { integrityError, isKind, QazynaError, transientError } from '../errors/error.ts';
 import type { Logger } from '../logging/logger.ts';
+import type { MysqldExit, MysqldHandle } from '../mysql/mysqld.ts';
+import { reasonInErrorLog } from '../mysql/mysqld-log.ts';
 import { startStreamServer } from '../stream/server.ts';
 import type { BinlogSource } from '../stream/types.ts';
 import { noteForgotten, notePrepared } from './forgotten-gtids.ts';
@@ -72,7 +74,7 @@ async function follow(options: ReplayOptions, before: GtidSet, total: number): P
     await forgetSource(server.connection);
     await noteForgotten({ connection: server.connection, source, signal, logger });
     await startReplica(server.connection, { host, port, ...credentials }, options.filter ?? null);
-    const exited = server.handle.exited.then(({ code, signal: by }) => serverGone(by ?? `exit code ${code}`));
+    const exited = server.handle.exited.then((exit) => serverGone(server.handle, exit));
     let last = '';
     let lastChangeMs = Date.now();
     for (;;) {
@@ -132,13 +134,7 @@ export function requireEqual(executed: GtidSet, target: GtidSet): void {
 }
 
 function applierStopped(message: string, errno: number) {
-  if (noRoomErrors.has(errno) || /no space left|is full/i.test(message))
-    return transientError(
-      'QZ4607',
-      `The server being restored has no room left: ${message}`,
-      'Make room on the file system of the target folder and run the same command again; it goes on where it was.',
-      { details: { errno } },
-    );
+  if (noRoomErrors.has(errno) || /no space left|is full/i.test(message)) return noRoom(message, { errno });
   return integrityError(
     'QZ3601',
     `The server being restored could not apply a transaction: ${message || 'its applier stopped without an error'}`,
@@ -147,7 +143,20 @@ function applierStopped(message: string, errno: number) {
   );
 }
 
-function serverGone(how: string) {
+function noRoom(message: string, details: Record<string, unknown> = {}) {
+  return transientError(
+    'QZ4607',
+    `The server being restored has no room left: ${message}`,
+    'Make room on the file system of the target folder and run the same command again; it goes on where it was.',
+    { details },
+  );
+}
+
+/** A server without room may also end: InnoDB and the binlog give up where nothing can be written. */
+async function serverGone({ errorLog, logStart }: MysqldHandle, { code, signal }: MysqldExit) {
+  const how = signal ?? `exit code ${code}`;
+  const { diskFull, reason } = await reasonInErrorLog(errorLog, logStart);
+  if (diskFull) return noRoom(`it ended with ${how}: ${reason}`);
   return transientError(
     'QZ4603',
     `The server being restored ended during the replay (${how}).`,

