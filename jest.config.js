@@ -5,5 +5,5 @@ export default {
   // Node itself strips the types of .ts modules; nothing is compiled.
   transform: {},
   extensionsToTreatAsEsm: ['.ts'],
-  testTimeout: 30_000,
+  testTimeout: 60_000,
 };

@@ -27,7 +27,7 @@ interface Given {
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 const encrypted = 'an encrypted folder';
@@ -307,7 +307,7 @@ describe.each<[string, (work: (store: ObjectStore) => Promise<void>) => Promise<
           95,
           1,
         ),
-      60_000,
+      120_000,
     );
 
     test('a damaged tip is a note, not the end of the history', () =>

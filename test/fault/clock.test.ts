@@ -61,7 +61,7 @@ describe('a source whose clock jumps', () => {
     await daemon?.end('SIGKILL');
     await lab?.stop();
     await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   /** By GTIDs: stamps say nothing here. */
   async function untilArchived(archive: string): Promise<void> {
@@ -103,7 +103,7 @@ describe('a source whose clock jumps', () => {
     const status = await daemon.until('attention', ({ attention }) => attention.length > 0);
     expect(status.attention.map(({ code }) => code)).toEqual(['QZ4911']);
     expect(status.firstLine).toMatch(/^ATTENTION: .* ahead of this host/);
-  }, 60_000);
+  }, 120_000);
 
   test('whatever T is asked for, the plan is the longest prefix without a later stamp; what hides behind it is named', async () => {
     await daemon.end('SIGTERM');

@@ -78,7 +78,7 @@ describe('captured and served', () => {
   afterAll(async () => {
     await pipe.stop().catch(() => undefined);
     await servers.close();
-  }, 60_000);
+  }, 120_000);
 
   const complete = () => live.source.state.gtids.toString();
 
@@ -135,7 +135,7 @@ describe('captured and served', () => {
       await same(source, server);
     }
     expect([...live.faults, ...fromArchive.faults]).toEqual([]);
-  }, 90_000);
+  }, 120_000);
 
   test('captured only as far as inside a transaction: it does not count until the source comes back', async () => {
     await pipe.stop();
@@ -154,7 +154,7 @@ describe('captured and served', () => {
     await untilExecuted(replica, await executedGtids(source));
     await same(source, replica);
     expect(live.faults).toEqual([]);
-  }, 90_000);
+  }, 120_000);
 });
 
 describe('a promotion while the next file already exists', () => {
@@ -182,7 +182,7 @@ describe('a promotion while the next file already exists', () => {
     await source?.close().catch(() => undefined);
     await again?.stop();
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('what was captured of it counts, what came after the promotion does not, and the new primary goes on', async () => {
     for (let id = 1; id <= 20; id += 1) await source.query(`INSERT INTO t.t VALUES (${id})`);
@@ -216,5 +216,5 @@ describe('a promotion while the next file already exists', () => {
     await application.close();
     await standby.until('generation 2', ({ capture }) => capture?.generation === 2);
     await primary.close();
-  }, 90_000);
+  }, 120_000);
 });

@@ -58,7 +58,7 @@ describe('Kafka log: one broker', () => {
   let cluster: KafkaLab;
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 1 });
-  }, 60_000);
+  }, 120_000);
   afterAll(() => cluster?.stop());
 
   test(
@@ -120,7 +120,7 @@ describe('Kafka log: one broker', () => {
         expect(state.writer).toBe(younger.writer.writer);
         await Promise.all([first.close(), second.close()]);
       }),
-    60_000,
+    120_000,
   );
 
   test(
@@ -146,7 +146,7 @@ describe('Kafka log: one broker', () => {
         await log.close();
         await expect(openKafkaLog(place)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3320' });
       }),
-    60_000,
+    120_000,
   );
 
   test(
@@ -175,7 +175,7 @@ describe('Kafka log: one broker', () => {
         await log.close();
         await expect(openKafkaLog(place)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3320' });
       }),
-    90_000,
+    120_000,
   );
 
   test('a topic deleted while nobody looked is not made again in silence', () =>
@@ -209,14 +209,14 @@ describe('Kafka log: one broker', () => {
       await load.stop();
       await provenChain(log, load.acknowledged);
     }).finally(() => lonely.stop());
-  }, 90_000);
+  }, 120_000);
 });
 
 describe('Kafka log: three brokers', () => {
   let cluster: KafkaLab;
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 3 });
-  }, 60_000);
+  }, 120_000);
   afterAll(() => cluster?.stop());
 
   test(

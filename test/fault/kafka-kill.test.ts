@@ -43,7 +43,7 @@ describe(`Kafka log: its writer killed -9 (seed ${seed})`, () => {
   let cluster: KafkaLab;
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 1 });
-  }, 60_000);
+  }, 120_000);
   afterAll(() => cluster?.stop());
 
   test(
@@ -60,7 +60,7 @@ describe(`Kafka log: its writer killed -9 (seed ${seed})`, () => {
         }
         expect(end).toBeGreaterThan(1_000_000);
       }),
-    60_000,
+    120_000,
   );
 
   test(
@@ -76,6 +76,6 @@ describe(`Kafka log: its writer killed -9 (seed ${seed})`, () => {
         }
         expect(end).toBeGreaterThan(1_000_000);
       }),
-    90_000,
+    120_000,
   );
 });

@@ -29,7 +29,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await kafka?.stop();
   for (const proxy of proxies) await proxy[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 async function moves(load: Load, what: string): Promise<void> {
   const before = load.acknowledged;

@@ -138,7 +138,7 @@ describe(`Kafka log: a hostile network (seed ${seed})`, () => {
   let cluster: KafkaLab;
   beforeAll(async () => {
     cluster = await KafkaLab.start({ brokers: 1 });
-  }, 60_000);
+  }, 120_000);
   afterAll(() => cluster?.stop());
 
   const told: Record<string, number> = {};

@@ -66,7 +66,7 @@ test('ten stuck replicas hold a few MiB each at most, whatever a segment holds',
     stop.abort();
     await rm(folder, { recursive: true, force: true });
   }
-}, 60_000);
+}, 120_000);
 
 /** 64 MiB that compress to nothing, in entries of a MiB. */
 function history() {

@@ -86,7 +86,7 @@ describe(`local log: kill -9 (seed ${seed})`, () => {
         expect((await runChild(dir, 600, {})).code).toBe(0);
         expect(await expectExact(dir, 600)).toBeGreaterThanOrEqual(600);
       }),
-    60_000,
+    120_000,
   );
 
   test(

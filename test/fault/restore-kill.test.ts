@@ -43,7 +43,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await servers.close();
   await world?.[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 /** Runs until it says `halt`, then SIGKILL; to the end (its report) when it never does. */
 async function run(into: string, halt: string, from = lab.archiveUrl): Promise<RestoreReport | 'killed'> {

@@ -46,7 +46,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await servers.close();
   await world?.[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 interface Run {
   kind: Kind;

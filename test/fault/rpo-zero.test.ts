@@ -52,7 +52,7 @@ afterAll(async () => {
   await root?.close().catch(() => undefined);
   await server?.kill();
   await lab?.stop();
-}, 60_000);
+}, 120_000);
 
 function handleOf({ mysql }: Lab): MysqldHandle {
   if (mysql.handle === null) throw new Error('the lab runs its server itself');
@@ -109,7 +109,7 @@ describe('what is acknowledged', () => {
     const { log } = await daemon.until('RPO 0', ({ rpoZero }) => rpoZero);
     // Heartbeats among them.
     expect((log?.next ?? 0) - entriesBefore).toBeLessThan(commits.length / 2);
-  }, 60_000);
+  }, 120_000);
 
   test('told to stop while the broker stands still, the agent says what is not in the log; started again, it reads that anew', async () => {
     await lab.kafka?.kill(0, 'SIGSTOP');
@@ -133,7 +133,7 @@ describe('what is acknowledged', () => {
     await commit.settled;
     expect(commit.outcome).toBe('OK');
     await daemon.until('RPO 0', ({ rpoZero }) => rpoZero);
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('RPO 0 is not said any more, with an alarm within two seconds, once', () => {
@@ -171,7 +171,7 @@ describe('RPO 0 is not said any more, with an alarm within two seconds, once', (
       );
       expect(await metric('rpo_zero')).toBe('1');
     },
-    40_000,
+    120_000,
   );
 
   test('the alarm was that quick', () => {
@@ -195,7 +195,7 @@ describe('RPO 0 is not said any more, with an alarm within two seconds, once', (
       await sleep(20);
     }
     await daemon.until('RPO 0 again', ({ rpoZero }) => rpoZero);
-  }, 40_000);
+  }, 120_000);
 });
 
 describe('the source crashes before the acknowledgement', () => {
@@ -223,7 +223,7 @@ describe('the source crashes before the acknowledgement', () => {
     // Recovery keeps what was in the binlog.
     expect(await count(root)).toBe(before + commits.length + 1);
     await daemon.untilArchived(root);
-  }, 60_000);
+  }, 120_000);
 
   test('what a person has set meanwhile stays: an agent opens only what an option file has shut', async () => {
     await root.query('SET GLOBAL offline_mode = ON');
@@ -233,7 +233,7 @@ describe('the source crashes before the acknowledgement', () => {
     await daemon.until('RPO 0', ({ rpoZero, capture }) => rpoZero && capture?.state === 'running');
     await expect(application()).rejects.toThrow(/offline/);
     await root.query('SET GLOBAL offline_mode = OFF');
-  }, 30_000);
+  }, 120_000);
 });
 
 describe('two agents on one source', () => {
@@ -258,7 +258,7 @@ describe('two agents on one source', () => {
     const [clients] = await root.query("SHOW STATUS LIKE 'Rpl_semi_sync_source_clients'");
     expect(clients?.Value).toBe('1');
     await daemon.untilArchived(root);
-  }, 60_000);
+  }, 120_000);
 
   async function secondPlace(): Promise<DaemonPlace> {
     const httpPort = await labPort();
@@ -292,5 +292,5 @@ describe('another server has taken over', () => {
     await Promise.all(commits.map(({ settled }) => settled));
     expect(commits.map(({ outcome }) => outcome)).not.toContain('OK');
     expect(await daemon.end(null)).toBe(3);
-  }, 60_000);
+  }, 120_000);
 });

@@ -16,7 +16,7 @@ let proxy: S3Proxy;
 beforeAll(async () => {
   world = await S3World.start();
   proxy = await S3Proxy.start(world.endpoint, world.root);
-}, 30_000);
+}, 120_000);
 afterEach(() => {
   proxy.misbehave = () => ({ kind: 'pass' });
 });
@@ -259,7 +259,7 @@ describe('s3: certificates', () => {
     ).rejects.toMatchObject({
       code: 'QZ2421',
     });
-  }, 30_000);
+  }, 120_000);
 });
 
 describe('s3: access keys from a file', () => {

@@ -35,7 +35,7 @@ const faults: Fault[] = [
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => {
   await world[Symbol.asyncDispose]();
 });
@@ -193,7 +193,7 @@ describe('s3: kill -9 of a writer', () => {
       expect(await store.putIfAbsent('big', [body])).toBe(isThere ? 'exists' : 'created');
       expect((await store.get('big'))?.equals(body)).toBe(true);
     },
-    30_000,
+    120_000,
   );
 });
 

@@ -58,5 +58,5 @@ describe('shipper: disk full', () => {
       if (isMounted) spawnSync('umount', [disk]);
       await rm(folder, { recursive: true, force: true });
     }
-  }, 60_000);
+  }, 120_000);
 });

@@ -18,7 +18,7 @@ const seed = Number(process.env.QZ_SEED ?? Date.now() % 2 ** 31);
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 interface Place {
@@ -87,7 +87,7 @@ describe.each<['a folder' | 'S3', CrashPoint[]]>([
         expect((await shipInChild(place, 1500)).code).toBe(0);
         await expectAll(place.store, sample);
       }),
-    60_000,
+    120_000,
   );
 
   test(
@@ -102,7 +102,7 @@ describe.each<['a folder' | 'S3', CrashPoint[]]>([
         expect(rest.reported).toBeGreaterThan(512);
         await expectAll(place.store, sample);
       }),
-    60_000,
+    120_000,
   );
 
   test(

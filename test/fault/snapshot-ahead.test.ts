@@ -58,7 +58,7 @@ afterAll(async () => {
   await toBrokers?.[Symbol.asyncDispose]();
   await kafka?.stop();
   await lab?.stop();
-}, 60_000);
+}, 120_000);
 
 async function ids(server: MysqlConnection): Promise<number[]> {
   return (await server.query('SELECT id FROM t.t ORDER BY id')).map(({ id }) => Number(id));

@@ -39,7 +39,7 @@ let store: ObjectStore;
 
 beforeAll(async () => {
   world = await S3World.start();
-}, 60_000);
+}, 120_000);
 afterAll(async () => {
   await world[Symbol.asyncDispose]();
 });
@@ -363,7 +363,7 @@ describe.each(['folder', 'bucket'] as const)('from a %s:', (kind) => {
       await fetchSnapshot(store, manifest, dir, { signal, onProgress: (bytes) => done.push(bytes) });
       await expectFiles(dir, files);
       expect((await readdir(join(dir, 'db'))).length).toBe(60);
-    }, 60_000);
+    }, 120_000);
   });
 });
 

@@ -34,7 +34,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await lab[Symbol.asyncDispose]();
   await world[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 /** Or pages of the load would still change between two snapshots, and few packs be the same. */
 async function untilFlushed(): Promise<void> {
@@ -181,7 +181,7 @@ test('the source dies while it is copied: a passing fault, and nothing counts', 
   const error = await taken;
   expect(error.exitCode).toBe(4);
   expect(await listSnapshots(store)).toEqual([]);
-}, 60_000);
+}, 120_000);
 
 test('1 GiB into two archives takes a bounded amount of memory', async () => {
   const roots = [join(lab.dir, 'memory-1'), join(lab.dir, 'memory-2')];

@@ -32,7 +32,7 @@ async function keysOf(store: ObjectStore): Promise<Set<string>> {
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 describe.each<[string, (work: (store: ObjectStore) => Promise<void>) => Promise<void>]>([
@@ -54,7 +54,7 @@ describe.each<[string, (work: (store: ObjectStore) => Promise<void>) => Promise<
         await expectAll(stale, sample);
         await expectAll(store, sample);
       }),
-    60_000,
+    120_000,
   );
 
   test('without any index and any object at all hides nothing', () =>

@@ -27,7 +27,7 @@ import { watched } from '../made/watched.ts';
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 type Change = (bytes: Buffer) => Buffer;

@@ -31,7 +31,7 @@ afterAll(async () => {
   await daemon?.end('SIGKILL');
   await root?.close().catch(() => undefined);
   await lab?.stop();
-}, 60_000);
+}, 120_000);
 
 async function bootFenced(): Promise<void> {
   await server?.kill();
@@ -63,7 +63,7 @@ test('without the right to open it, an alarm says so; it is opened as soon as th
   await root.query("GRANT SYSTEM_VARIABLES_ADMIN ON *.* TO 'qazyna'@'%'");
   await untilOpen();
   await daemon.until('no alarm', ({ alarms }) => !alarms.some(isRefused));
-}, 90_000);
+}, 120_000);
 
 test('while the log takes nothing it stays shut: another server may be the source by now', async () => {
   const sessions = () => daemon.stderr.match(/capturing from/g)?.length ?? 0;

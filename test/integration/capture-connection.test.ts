@@ -99,7 +99,7 @@ describe('connections', () => {
     await lab.up({ 'tls-version': '' });
     await expect(connects(over({ mode: 'required' }))).rejects.toMatchObject({ kind: 'configuration', code: 'QZ2112' });
     expect(await connects(over({ mode: 'preferred' }))).toBe(false);
-  }, 60_000);
+  }, 120_000);
 
   test('the identity is checked by name and by address, before the password is sent', async () => {
     const { certPem, keyPem } = selfSignedCertificate('source', 10);
@@ -115,7 +115,7 @@ describe('connections', () => {
     });
     for (const host of ['127.0.0.1', 'localhost'])
       expect(await connects(over({ mode: 'verify_identity', caFile }, { host }))).toBe(true);
-  }, 60_000);
+  }, 120_000);
 
   test('unresolvable, unreachable, silent', async () => {
     const host = { host: 'no-such-host.invalid' };

@@ -36,7 +36,7 @@ describe('capture refuses a source that cannot be captured', () => {
     await nobody.until('tries', () => nobody.troubles.length >= 2);
     expect(new Set(nobody.troubles)).toEqual(new Set(['QZ4110']));
     await nobody.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('a second agent of the same chain', async () => {
     const identity = replicaIdentity(chainId);
@@ -59,7 +59,7 @@ describe('capture refuses a source that cannot be captured', () => {
     const later = new Recording(lab);
     await later.caughtUp(lab);
     await later.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('binlog_format not ROW, gtid_mode not ON', async () => {
     await lab.sql("SET GLOBAL binlog_format = 'MIXED'");
@@ -68,7 +68,7 @@ describe('capture refuses a source that cannot be captured', () => {
     await lab.sql('SET GLOBAL gtid_mode = ON_PERMISSIVE');
     expect(await new Recording(lab).failed()).toEqual(fails('QZ2124', 'doctor --fix'));
     await lab.sql('SET GLOBAL gtid_mode = ON');
-  }, 60_000);
+  }, 120_000);
 
   test('a running capture meets a transaction without GTID', async () => {
     const recording = new Recording(lab);
@@ -84,13 +84,13 @@ describe('capture refuses a source that cannot be captured', () => {
     await fresh.until('the transaction after', () => fresh.state !== null && !fresh.state.gtids.isEmpty);
     expect(fresh.entries.find((entry) => entry.kind === 'events')?.file).not.toBe(oldest);
     await fresh.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('the binlog is off', async () => {
     await lab.down('stop');
     await lab.up({ 'skip-log-bin': true });
     expect(await new Recording(lab).failed()).toEqual(fails('QZ2122', 'my.cnf'));
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('capture refuses a source that lost or replaced history', () => {
@@ -129,7 +129,7 @@ describe('capture refuses a source that lost or replaced history', () => {
     expect(await new Recording(lab, {}, ahead).failed()).toEqual(
       expect.objectContaining({ kind: 'integrity', hint: expect.stringContaining('timeline new') }),
     );
-  }, 90_000);
+  }, 120_000);
 
   test('binlog purged before it was read', async () => {
     const recording = new Recording(lab);
@@ -139,7 +139,7 @@ describe('capture refuses a source that lost or replaced history', () => {
     const newest = [...(await lab.ownFiles()).keys()].at(-1);
     await lab.sql(`PURGE BINARY LOGS TO '${newest}'`);
     expect(await new Recording(lab, {}, recording).failed()).toEqual(fails('QZ3210', 'timeline new'));
-  }, 60_000);
+  }, 120_000);
 
   test('RESET BINARY LOGS AND GTIDS, while connected and before connecting', async () => {
     const recording = new Recording(lab);
@@ -153,7 +153,7 @@ describe('capture refuses a source that lost or replaced history', () => {
     expect(await new Recording(lab, {}, before).failed()).toEqual(
       expect.objectContaining({ kind: 'integrity', hint: expect.stringContaining('timeline new') }),
     );
-  }, 60_000);
+  }, 120_000);
 
   test('another server UUID', async () => {
     const recording = new Recording(lab);
@@ -163,5 +163,5 @@ describe('capture refuses a source that lost or replaced history', () => {
     await rm(join(lab.dataDir, 'auto.cnf'));
     await lab.up();
     expect(await new Recording(lab, {}, recording).failed()).toEqual(fails('QZ3250', 'timeline new'));
-  }, 60_000);
+  }, 120_000);
 });

@@ -26,7 +26,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await recording?.stop();
   await lab?.[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 class Waiting {
   told = 0;
@@ -73,7 +73,7 @@ test('they wait for as long as the log takes, without a false alarm, and return 
   expect(recording.troubles).toEqual([]);
   recording.accept();
   await waiting.return();
-}, 60_000);
+}, 120_000);
 
 test('a lost connection acknowledges nothing: it is made anew once all before it is accepted', async () => {
   recording.hold();
@@ -89,7 +89,7 @@ test('a lost connection acknowledges nothing: it is made anew once all before it
   await waiting.return();
   expect(recording.connected).toBeGreaterThan(connected);
   expect(new Set(recording.troubles)).toEqual(new Set(['QZ4121']));
-}, 60_000);
+}, 120_000);
 
 test('an agent that died between accepting and acknowledging: the next one takes them for what they are', async () => {
   recording.hold();
@@ -101,4 +101,4 @@ test('an agent that died between accepting and acknowledging: the next one takes
   await waiting.return();
   await recording.caughtUp(lab);
   expect(recording.troubles).toEqual([]);
-}, 60_000);
+}, 120_000);

@@ -40,7 +40,7 @@ describe('capture of a live server', () => {
       expect(entry.fileHeadSha256.equals(Buffer.alloc(32))).toBe(false);
       expect(entry.boundary).toBe(entry.end);
     }
-  }, 60_000);
+  }, 120_000);
 
   test('commit times bracket each entry, and heartbeats follow the clock of the source', async () => {
     const recording = new Recording(lab, { heartbeatMs: 100 });
@@ -59,7 +59,7 @@ describe('capture of a live server', () => {
     await recording.until('idle heartbeats', () => heartbeats() > seen + 5);
     expect(recording.troubles).toEqual([]);
     await recording.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('goes on after its connections are killed', async () => {
     const recording = new Recording(lab);
@@ -75,7 +75,7 @@ describe('capture of a live server', () => {
     expect(recording.troubles.length).toBeGreaterThanOrEqual(3);
     await recording.stop();
     await expectBytesEqual(recording);
-  }, 60_000);
+  }, 120_000);
 
   test('a connection that goes silent, or passes damaged bytes on, is noticed', async () => {
     await using wire = await Wire.to(lab.endpoint.port);
@@ -96,7 +96,7 @@ describe('capture of a live server', () => {
     await next.caughtUp(lab);
     await next.stop();
     await expectBytesEqual(next);
-  }, 60_000);
+  }, 120_000);
 
   test('resumes inside a 20 MB event, whose checksum is checked over all of it', async () => {
     await lab.sql('CREATE TABLE c.big (id INT PRIMARY KEY, b LONGBLOB)');
@@ -120,7 +120,7 @@ describe('capture of a live server', () => {
     await second.caughtUp(lab);
     await second.stop();
     await expectBytesEqual(second);
-  }, 60_000);
+  }, 120_000);
 
   test('survives a restart in mid-stream and kill -9 of the server', async () => {
     const recording = new Recording(lab);
@@ -134,7 +134,7 @@ describe('capture of a live server', () => {
     await recording.stop();
     await expectBytesEqual(recording);
     expect(recording.state?.gtids.equals(await lab.gtidExecuted())).toBe(true);
-  }, 90_000);
+  }, 120_000);
 
   test('back-pressure: a slow consumer is waited for, and nothing is lost', async () => {
     await lab.sql(insert(50_000, 180));
@@ -143,5 +143,5 @@ describe('capture of a live server', () => {
     await recording.stop();
     await expectBytesEqual(recording);
     expect(Math.max(...recording.entries.map((entry) => entry.body.length))).toBe(64 * 1024);
-  }, 60_000);
+  }, 120_000);
 });

@@ -86,7 +86,7 @@ afterAll(async () => {
   await root.close();
   await lab[Symbol.asyncDispose]();
   await rm(work, { recursive: true });
-}, 60_000);
+}, 120_000);
 
 describe('from a stock server to a restored one', () => {
   test('doctor names what is wrong, --fix mends it', async () => {
@@ -107,7 +107,7 @@ describe('from a stock server to a restored one', () => {
     const { exitCode, value } = await json('status');
     expect([exitCode, value.wellBeing, value.from]).toEqual([5, 'attention', 'files']);
     expect((await run('status')).out).toMatch(/^ATTENTION: The agent of agama does not answer/);
-  }, 60_000);
+  }, 120_000);
 
   test('run protects it, and status says so', async () => {
     daemon = start('run', { QAZYNA_CONFIG: lab.configFile });
@@ -135,7 +135,7 @@ describe('from a stock server to a restored one', () => {
     expect(second.exitCode).toBe(2);
     expect(second.err).toMatch(/qazyna: QZ2301: /);
     expect((await run('status')).out).toMatch(/^All is well/);
-  }, 60_000);
+  }, 120_000);
 
   test('what is committed can be planned within seconds, exactly', async () => {
     for (const sql of [
@@ -177,7 +177,7 @@ describe('from a stock server to a restored one', () => {
     expect([exitCode, rows.map(({ operation }) => operation)]).toEqual([0, ['insert', 'insert', 'update', 'delete']]);
     const text = await runBare(`history shop.item --from ${join(lab.dir, 'archives', 'offsite')}`);
     expect(text.out).toMatch(/^\S+Z {2}\S+:\d+ {2}update {2}.*: 50 → 51 .*: "b" → "it's"$/m);
-  }, 60_000);
+  }, 120_000);
 
   test('an exported binlog file is the server’s own', async () => {
     const [first] = await root.query('SHOW BINARY LOGS');
@@ -195,7 +195,7 @@ describe('from a stock server to a restored one', () => {
       exitCode: 2,
       err: expect.stringContaining('QZ2412'),
     });
-  }, 60_000);
+  }, 120_000);
 
   test('a snapshot taken beside the running agent is listed in both archives', async () => {
     const taken = await json('snapshot take');
@@ -204,7 +204,7 @@ describe('from a stock server to a restored one', () => {
     const listed = await json('snapshot list');
     for (const archive of listed.value.archives as { snapshots: { id: string }[] }[])
       expect(archive.snapshots.map((each) => each.id)).toContain(id);
-  }, 90_000);
+  }, 120_000);
 
   test('SIGTERM ends it within five seconds, losing nothing; then status says that nobody captures', async () => {
     await root.query("INSERT INTO shop.item VALUES (9, 90, 'last')");
@@ -220,7 +220,7 @@ describe('from a stock server to a restored one', () => {
     expect(performance.now() - began).toBeLessThan(5000);
     const { exitCode, value } = await json('status');
     expect([exitCode, value.firstLine]).toEqual([5, expect.stringContaining('does not answer')]);
-  }, 60_000);
+  }, 120_000);
 
   test('restore needs nothing but an archive, and is exact; a second one into the same folder is refused', async () => {
     const gtids = await executed();
@@ -239,7 +239,7 @@ describe('what scripts rely on', () => {
     const { child, ended } = start('config example', {});
     child.stdout?.destroy();
     expect(await ended).toMatchObject({ exitCode: 0, err: '' });
-  }, 30_000);
+  }, 120_000);
 
   test('a shipper without an agent waits for more, and one signal ends it', async () => {
     const { child, ended } = start('shipper --archive onsite', { QAZYNA_CONFIG: lab.configFile });
@@ -251,7 +251,7 @@ describe('what scripts rely on', () => {
     expect(child.exitCode).toBeNull();
     child.kill('SIGINT');
     expect((await ended).exitCode).toBe(0);
-  }, 60_000);
+  }, 120_000);
 
   test('no secret was ever said', async () => {
     for (const user of ['root', 'qazyna', 'app']) {

@@ -12,7 +12,7 @@ import { expectAll, makeSample, sampleBase } from '../made/sample.ts';
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 async function count(store: ObjectStore, prefix: string): Promise<number> {

@@ -55,7 +55,7 @@ describe('the cut at T', () => {
   afterAll(async () => {
     await lab?.stop();
     await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   /** The longest prefix in which nothing is stamped later than T: the definition, over what mysqlbinlog printed. */
   function expected(micros: number): { gtids: GtidSet; position: number } {
@@ -86,7 +86,7 @@ describe('the cut at T', () => {
         expect({ gtid, micros, position: cut.position }).toEqual({ gtid, micros, position: wanted.position });
       }
     }
-  }, 60_000);
+  }, 120_000);
 
   test(`is where ${restoredForReal} restores stop`, async () => {
     for (const { immediateCommitMicros } of sample(restoredForReal)) {

@@ -38,7 +38,7 @@ describe('doctor', () => {
     expect(of('QZ2136')?.sentence).toContain('d.m');
     expect(of('QZ2136')?.sentence).not.toContain('d.k');
     expect(of('QZ2122')?.severity).toBe('ok');
-  }, 60_000);
+  }, 120_000);
 
   test('a wrong password and a missing account are findings, not crashes', async () => {
     const findings = await examine({ ...lab.endpoint, user: 'qazyna', password: 'wrong' }, signal);
@@ -82,7 +82,7 @@ describe('doctor', () => {
     // Again: nothing about GTIDs is left to do, and the password stays.
     expect((await fix(options)).join()).not.toContain('gtid_mode');
     expect((await readFile(passwordFile, 'utf8')).trim()).toBe(password);
-  }, 60_000);
+  }, 120_000);
 
   test('what was set stays so after a restart', async () => {
     // The lab's servers run with --no-defaults, which leaves this file unread; an installed server reads it.
@@ -96,7 +96,7 @@ describe('doctor', () => {
     await lab.down('stop');
     lab.forget('gtid-mode', 'enforce-gtid-consistency');
     await lab.up();
-  }, 60_000);
+  }, 120_000);
 
   test('missing grants are named; a bad password file is refused', async () => {
     await lab.sql("CREATE USER half IDENTIFIED BY 'p'", 'GRANT REPLICATION SLAVE, SELECT ON *.* TO half');
@@ -111,7 +111,7 @@ describe('doctor', () => {
     await expect(fix({ admin: lab.endpoint, account, say: () => {}, signal })).rejects.toMatchObject({
       code: 'QZ2138',
     });
-  }, 60_000);
+  }, 120_000);
 
   test('where commits wait for us, accounts that offline_mode does not stop are named', async () => {
     const found = async () =>
@@ -128,7 +128,7 @@ describe('doctor', () => {
     expect(finding?.sentence).not.toMatch(/plain|root|mysql\.session/);
     await lab.sql('REVOKE CONNECTION_ADMIN ON *.* FROM past');
     expect(await found()).toMatchObject({ severity: 'ok' });
-  }, 60_000);
+  }, 120_000);
 
   // The last one: from here on commits of this server wait.
   test('where commits wait for us, --fix makes them wait whatever happens, for good, and lets the agent shut the server', async () => {
@@ -158,5 +158,5 @@ describe('doctor', () => {
     const text = JSON.stringify(JSON.parse(await readFile(join(lab.dataDir, 'mysqld-auto.cnf'), 'utf8')));
     for (const name of ['enabled', 'timeout', 'wait_no_replica'])
       expect(text.includes(`"rpl_semi_sync_source_${name}":{"Value":`)).toBe(name !== 'wait_no_replica');
-  }, 60_000);
+  }, 120_000);
 });

@@ -100,7 +100,7 @@ afterAll(async () => {
   await source?.close();
   await lab?.stop();
   await rm(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 /** By the source's clock, with nothing committed at or just before it. */
 async function instant(): Promise<string> {
@@ -166,7 +166,7 @@ describe('by the programs themselves', () => {
     const id = (await qazyna(`key id ${keys.first}`)).stdout.trim();
     for (const { stdout } of [results[0], results[1], results[2]].flatMap((one) => one ?? []))
       expect(JSON.parse(stdout).error.message).toContain(id);
-  }, 60_000);
+  }, 120_000);
 
   test('no daemon starts while an archive and its keys do not fit, and doctor says why', async () => {
     const encryptedOnsite = (text: string) =>
@@ -196,7 +196,7 @@ describe('by the programs themselves', () => {
       }),
     );
     expect(results).toEqual(cases.map(([errorCode]) => [2, errorCode, 5, errorCode]));
-  }, 60_000);
+  }, 120_000);
 
   test('no key in anything that was said or kept, nor on a command line', async () => {
     const kept = await filesBelow(join(lab.dir, 'log'));

@@ -45,13 +45,13 @@ describe('RPO 0 and failover over a Kafka log', () => {
     await daemon?.end('SIGKILL');
     await source?.close();
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   test('an agent does not begin while the source would not wait', async () => {
     daemon = new RunningDaemon(lab);
     expect(await daemon.end(null)).toBe(2);
     expect(daemon.stderr).toContain('QZ2141');
-  }, 30_000);
+  }, 120_000);
 
   test('once it does, RPO 0 is said, and commits go on', async () => {
     await setSemiSync(source, { persist: false });
@@ -61,7 +61,7 @@ describe('RPO 0 and failover over a Kafka log', () => {
     await source.query('INSERT INTO t.t VALUES (-1)', [], 5000);
     await daemon.untilProtected();
     await standby.untilFollowing();
-  }, 60_000);
+  }, 120_000);
 
   test('without an agent commits wait; with one they go on, and it is said again', async () => {
     await daemon.end('SIGKILL');
@@ -76,7 +76,7 @@ describe('RPO 0 and failover over a Kafka log', () => {
     await waiting;
     await writer.close();
     await daemon.until('RPO 0', ({ rpoZero }) => rpoZero);
-  }, 30_000);
+  }, 120_000);
 
   test('a source that falls back to asynchronous replication raises an alarm within two seconds', async () => {
     await source.query('SET GLOBAL rpl_semi_sync_source_enabled = OFF');
@@ -89,7 +89,7 @@ describe('RPO 0 and failover over a Kafka log', () => {
       'RPO 0 again',
       ({ rpoZero, alarms }) => rpoZero && alarms.every(({ code }) => code !== 'QZ4130'),
     );
-  }, 30_000);
+  }, 120_000);
 
   test('agent and source killed under load: the standby takes over, and all that clients were told of is there', async () => {
     await standby.untilPlanned(({ rpoZero }) => rpoZero);
@@ -112,7 +112,7 @@ describe('RPO 0 and failover over a Kafka log', () => {
     await application.query('INSERT INTO t.t VALUES (-4)', [], 5000);
     await application.close();
     await standby.until('RPO 0 at the new primary', ({ rpoZero }) => rpoZero);
-  }, 60_000);
+  }, 120_000);
 
   let second = { file: '', gtid: '' };
 
@@ -130,7 +130,7 @@ describe('RPO 0 and failover over a Kafka log', () => {
     );
     const windows = await verb(['windows', '--json', '--config', standby.configFile]);
     expect(windows.stdout).toContain('"generation":2');
-  }, 60_000);
+  }, 120_000);
 
   test('file names that both generations have used are told apart: exported, restored, and followed', async () => {
     const { file, gtid } = second;

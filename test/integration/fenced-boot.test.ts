@@ -43,7 +43,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await end('SIGKILL');
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 /** With the option file and nothing else that says how it stands; waits until it greets. */
 async function start(files: readonly string[]): Promise<void> {
@@ -121,7 +121,7 @@ test.each(['SIGKILL', 'SIGTERM'] as const)(
     }
     for (const connection of [app, qazyna, root]) await connection.close();
   },
-  60_000,
+  120_000,
 );
 
 test('an application with CONNECTION_ADMIN gets in, and still writes nothing', async () => {
@@ -137,7 +137,7 @@ test('an application with CONNECTION_ADMIN gets in, and still writes nothing', a
   await lift(root);
   await root.query('REVOKE CONNECTION_ADMIN ON *.* FROM app@localhost');
   await root.close();
-}, 60_000);
+}, 120_000);
 
 test('a persisted setting wins over the file: that is what to look for', async () => {
   let root = await connect('root');
@@ -156,4 +156,4 @@ test('a persisted setting wins over the file: that is what to look for', async (
   root = await connect('root');
   await expect(root.query("INSERT INTO shop.item (who) VALUES ('root')")).rejects.toThrow(/super-read-only/);
   await root.close();
-}, 60_000);
+}, 120_000);

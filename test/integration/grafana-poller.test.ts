@@ -113,7 +113,7 @@ test('many pages, and folders that the search does not show', async () => {
   const types = [...watched.state.objects.values()].map(({ meta }) => meta.type);
   const count = (type: string) => types.filter((one) => one === type).length;
   expect([count('dashboard'), count('library-element'), count('folder')]).toEqual([1200, 250, 1]);
-}, 60_000);
+}, 120_000);
 
 test('what no list shows is asked for, each kind in its own way, and is not gone', async () => {
   await using grafana = await GrafanaStandIn.start();
@@ -159,7 +159,7 @@ test('a server that does not answer in time, and an object that no frame can hol
   expect((await watched.look()).tooLarge).toEqual([]);
   grafana.faults = { delayMs: 5000 };
   await expect(watched.look()).rejects.toMatchObject({ code: 'QZ4950', message: expect.stringContaining('2000 ms') });
-}, 30_000);
+}, 120_000);
 
 test('dashboards of the second schema (12) are kept as they are stored, and come back so', async () => {
   const version = '12.1.0';

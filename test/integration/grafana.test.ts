@@ -150,7 +150,7 @@ test('what changed is shown by its place', async () => {
   expect(stdout).toContain('    ~ dashboard.title: "Hosts" → "Hosts 1"\n');
   expect(stdout).toContain('    ~ dashboard.panels[1 “CPU load”].title: "CPU" → "CPU load"\n');
   expect(stdout).toMatch(/ {4}- dashboard\.panels\[2 “Memory”\]: /);
-}, 60_000);
+}, 120_000);
 
 test('all of it comes back in an empty Grafana, and once more changes nothing', async () => {
   await using empty = await GrafanaStandIn.start({ organizations: [{ id: 1, name: 'Other', token: 'glsa_other' }] });
@@ -194,7 +194,7 @@ test('an instant of the past; what was made since is left alone, and somebody el
     message: `restored by qazyna to ${first}`,
     data: { title: 'Hosts' },
   });
-}, 60_000);
+}, 120_000);
 
 test('several organizations are known again by their names', async () => {
   await using twin = await GrafanaStandIn.start({
@@ -226,7 +226,7 @@ test('several organizations are known again by their names', async () => {
   expect(twin.room(7).store.dashboards.size).toBe(0);
   const one = await restore(files[0]);
   expect([one.code, one.stderr]).toEqual([2, expect.stringContaining('QZ2958')]);
-}, 90_000);
+}, 120_000);
 
 test('what is provisioned from files is refused by name', async () => {
   const { grafana } = world;
@@ -244,7 +244,7 @@ test('what is provisioned from files is refused by name', async () => {
     { uid: 'filed', action: 'refused', reason: expect.stringContaining('provisioned') },
   ]);
   expect(filed?.versions.at(-1)?.data.title).toBe('From a file, changed');
-}, 60_000);
+}, 120_000);
 
 test('one dashboard with what it needs, one of its versions, and files with readable names', async () => {
   await using empty = await GrafanaStandIn.start();
@@ -283,4 +283,4 @@ test('one dashboard with what it needs, one of its versions, and files with read
   });
   const again = await world.verb(['restore', 'grafana', '--to', first, '--to-dir', tree]);
   expect([again.code, again.stderr]).toEqual([2, expect.stringContaining('QZ2960')]);
-}, 60_000);
+}, 120_000);

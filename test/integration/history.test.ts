@@ -131,7 +131,7 @@ describe('history of a table', () => {
     expect(lines.filter(({ kind }) => kind !== 'row')).toMatchObject([
       { kind: 'statement', file: from, statement: expect.stringMatching(/^CREATE TABLE shop\.item/) },
     ]);
-  }, 60_000);
+  }, 120_000);
 
   test('--where, --since and --until', async () => {
     const from = await mark();
@@ -154,7 +154,7 @@ describe('history of a table', () => {
     expect(await operations({ sinceMicros: middle, untilMicros: middle })).toEqual(['update']);
     await expect(where('colour', 'red')).rejects.toMatchObject({ code: 'QZ2690' });
     await expect(where('colour', 'red')).rejects.toBeInstanceOf(QazynaError);
-  }, 60_000);
+  }, 120_000);
 
   test('compressed transactions are unpacked, large events and 20 MB values come whole', async () => {
     const from = await mark();
@@ -173,7 +173,7 @@ describe('history of a table', () => {
       ['update', 1, 4],
       ['insert', 3, 20 * 1024 * 1024],
     ]);
-  }, 60_000);
+  }, 120_000);
 
   test('what cannot be decoded is named with GTID, file, position and event', async () => {
     const from = await mark();
@@ -208,7 +208,7 @@ describe('history of a table', () => {
     expect(partial.micros).toBeGreaterThan(1.7e15);
     const vectors = await read(source, { table: 'vectors' });
     expect(vectors.at(-1)).toMatchObject({ kind: 'undecodable', reason: expect.stringContaining('VECTOR') });
-  }, 60_000);
+  }, 120_000);
 
   test('without names in the binlog: names from the manifest, else numbers; ENUM as the number stored', async () => {
     await run('SET GLOBAL binlog_row_metadata = MINIMAL');
@@ -220,7 +220,7 @@ describe('history of a table', () => {
     expect(changes(named)).toEqual([['insert', null, { id: 4000000000, state: 2, name: 'n' }]]);
     const numbered = await read(source, { table: 'plain', columns: { 'shop.plain': ['too', 'few'] } });
     expect(changes(numbered)).toEqual([['insert', null, { '@1': 4000000000, '@2': 2, '@3': 'n' }]]);
-  }, 60_000);
+  }, 120_000);
 
   test('minimal images: only what they hold, and a condition they cannot decide is named', async () => {
     await run('SET GLOBAL binlog_row_metadata = FULL');
@@ -244,7 +244,7 @@ describe('history of a table', () => {
       event: 'Update_rows',
       reason: expect.stringContaining('price'),
     });
-  }, 60_000);
+  }, 120_000);
 
   test('files with and without checksums, tagged GTIDs, XA', async () => {
     const from = await mark();
@@ -259,7 +259,7 @@ describe('history of a table', () => {
     expect(rowsOf(lines).map(({ after }) => after)).toEqual([{ id: 30 }, { id: 31 }]);
     expect(rowsOf(lines)[0]?.gtid).toMatch(/^[0-9a-f-]{36}:sales:1$/);
     expect(lines).toHaveLength(2);
-  }, 60_000);
+  }, 120_000);
 
   test('a slow reader gets every row, and reading can be given up at any line', async () => {
     const from = await mark();
@@ -291,5 +291,5 @@ describe('history of a table', () => {
     const stopping = new AbortController();
     for await (const _line of rowHistory(source, { database: 'shop', table: 'many', signal: stopping.signal }))
       stopping.abort();
-  }, 60_000);
+  }, 120_000);
 });

@@ -88,7 +88,7 @@ test('an older promotion is refused, and so is one that was frozen while a newer
   const woken = await frozen;
   expect(woken.code).toBe(3);
   expect(await server.ask(name, 'A')).toEqual(['192.0.2.31']);
-}, 40_000);
+}, 120_000);
 
 test('a key that the server does not know, one for another name, and a zone it does not serve are refused at once', async () => {
   generation += 1;
@@ -130,7 +130,7 @@ test('a configuration that cannot work is said before anything is sent, without 
     expect(ended.stderr).not.toContain(server.secret);
   }
   expect(await server.ask(name, 'A')).not.toEqual(['192.0.2.66']);
-}, 60_000);
+}, 120_000);
 
 test('a server that is away is waited for until the deadline, and taken as soon as it is back', async () => {
   generation += 1;
@@ -142,7 +142,7 @@ test('a server that is away is waited for until the deadline, and taken as soon 
   await server.start();
   expect(await waiting).toMatchObject({ code: 0 });
   expect(await server.ask(name, 'A')).toEqual(['192.0.2.41']);
-}, 60_000);
+}, 120_000);
 
 test('a server that answers and yet serves something else is not called done', async () => {
   generation += 1;
@@ -154,7 +154,7 @@ test('a server that answers and yet serves something else is not called done', a
   await chmod(join(lying, 'dig'), 0o755);
   const ended = await run('192.0.2.50', { PATH: `${lying}:${server.tools.env.PATH}`, QAZYNA_DNS_TIMEOUT_S: '2' });
   expect(ended.code).toBe(4);
-}, 20_000);
+}, 120_000);
 
 test('it ends when it is told to', async () => {
   await server.stop();
@@ -163,7 +163,7 @@ test('it ends when it is told to', async () => {
   process.kill(-(child.pid ?? 0), 'SIGTERM');
   await once(child, 'exit');
   await server.start();
-}, 20_000);
+}, 120_000);
 
 function exists(path: string): Promise<boolean> {
   return stat(path).then(

@@ -140,7 +140,7 @@ test('killed while the untested file is in place, the next run begins from what 
   expect(await readFile(proxy.target, 'utf8')).toBe(before);
   expect(await run(oldPort)).toMatchObject({ code: 0 });
   expect(await proxy.greeting()).toBe('old');
-}, 30_000);
+}, 120_000);
 
 test('a reload that Nginx does not carry out is not called done', async () => {
   // Right for -t, which binds nothing that is in use by itself; the reload cannot.
@@ -157,7 +157,7 @@ test('a reload that Nginx does not carry out is not called done', async () => {
   expect(await proxy.greeting()).toBe('old');
   expect(await run(newPort)).toMatchObject({ code: 0 });
   expect(await proxy.greeting()).toBe('new');
-}, 30_000);
+}, 120_000);
 
 test('without a running Nginx the file is right for its next start, and that is said', async () => {
   await proxy.stop();
@@ -169,7 +169,7 @@ test('without a running Nginx the file is right for its next start, and that is 
   await rm(proxy.pidFile);
   await proxy.start();
   expect(await proxy.greeting()).toBe('old');
-}, 30_000);
+}, 120_000);
 
 test('a configuration that cannot work is said before anything is written', async () => {
   const before = await readFile(proxy.target, 'utf8');
@@ -205,7 +205,7 @@ test('IPv6 hosts get their brackets; two runs at once take turns', async () => {
   const ends = await Promise.all([run(newPort), run(newPort), run(newPort)]);
   expect(ends.map(({ code }) => code)).toEqual([0, 0, 0]);
   expect(await proxy.greeting()).toBe('new');
-}, 30_000);
+}, 120_000);
 
 async function reached(marker: string): Promise<void> {
   const deadline = performance.now() + 10_000;

@@ -91,7 +91,7 @@ afterEach(async () => {
 afterAll(async () => {
   await root?.close();
   await lab?.stop();
-}, 60_000);
+}, 120_000);
 
 describe('a topic with a past', () => {
   test('whose beginning the brokers deleted is gone on with, from where the archives stand', async () => {
@@ -101,7 +101,7 @@ describe('a topic with a past', () => {
     await startAll();
     await stopAll();
     await expectComplete();
-  }, 90_000);
+  }, 120_000);
 
   test('a timeline that is begun beside a running agent fences it; the next one goes on, and nothing is missing', async () => {
     const before = await startAll();
@@ -117,7 +117,7 @@ describe('a topic with a past', () => {
     await agent.until('all is well', ({ wellBeing }) => wellBeing === 'well');
     await stopAll();
     await expectComplete();
-  }, 90_000);
+  }, 120_000);
 
   test.each(archives)(
     'the last segments of %s are gone: it is not added to, and the other one goes on',
@@ -215,5 +215,5 @@ describe('a topic with a past', () => {
       expect(await daemon.end(null)).toBe(integrity);
       expect(daemon.stderr).toContain(code);
     }
-  }, 90_000);
+  }, 120_000);
 });

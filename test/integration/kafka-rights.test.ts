@@ -28,11 +28,11 @@ beforeAll(async () => {
     },
   });
   dir = await mkdtemp(join(tmpdir(), 'qazyna-rights-'));
-}, 60_000);
+}, 120_000);
 afterAll(async () => {
   await kafka?.stop();
   await rm(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 function open(changes: Partial<KafkaLogOptions> = {}): Promise<KafkaLog> {
   if (kafka.secured === null) throw new Error('the brokers are open to everybody');
@@ -72,14 +72,14 @@ describe('a topic whose brokers ask for rights', () => {
     await log.append([maker.claim()]);
     await appendAndRead(log, 2);
     await log.close();
-  }, 60_000);
+  }, 120_000);
 
   test('once it is made, without Create', async () => {
     await grant(agentRights.filter((right) => right !== 'Create'));
     const log = await open();
     await appendAndRead(log, 3);
     await log.close();
-  }, 60_000);
+  }, 120_000);
 
   test("the shipper's: it reads, and cannot append", async () => {
     await grant(shipperRights);
@@ -91,7 +91,7 @@ describe('a topic whose brokers ask for rights', () => {
       message: expect.stringContaining('Not authorized'),
     });
     await log.close();
-  }, 60_000);
+  }, 120_000);
 
   test.each(['Describe', 'DescribeConfigs', 'Read'] as const)(
     'without %s it says what is missing',
@@ -108,7 +108,7 @@ describe('a topic whose brokers ask for rights', () => {
       });
       expect(await codeOf(opened)).toBe('QZ2314');
     },
-    60_000,
+    120_000,
   );
 
   test('ops/README.md names exactly these', async () => {

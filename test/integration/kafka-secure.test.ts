@@ -24,7 +24,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await kafka?.stop();
   await rm(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 function open(changes: Partial<KafkaLogOptions>): Promise<KafkaLog> {
   const { user, password, ca } = secured;

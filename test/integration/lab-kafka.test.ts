@@ -25,7 +25,7 @@ beforeEach(() => {
 afterEach(async () => {
   await stopLab(dir).catch(() => {});
   rmSync(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 function lab(...args: string[]) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [cli, ...args, '--dir', dir], { encoding: 'utf8' });

@@ -47,7 +47,7 @@ afterAll(async () => {
   await servers.close();
   for (const log of logs) await log.close();
   await kafka?.stop();
-}, 60_000);
+}, 120_000);
 
 test('replicas follow over one broker; it is killed and comes back, and one replica with it', async () => {
   const [one, other] = [await servers.start(21, small), await servers.start(22, small)];
@@ -93,4 +93,4 @@ test('an entry is in the relay log within milliseconds', async () => {
   process.stderr.write(`${text}\n`);
   expect(count).toBeGreaterThan(100);
   expect(at(0.5)).toBeLessThan(50);
-}, 60_000);
+}, 120_000);

@@ -89,7 +89,7 @@ test('while InfluxDB is away they wait, with an alarm; what has to go is counted
   expect(push.counters.waitingPoints).toBe(0);
   const { sentPoints, droppedPoints: gone } = push.counters;
   expect(sentPoints + gone).toBe(13 * (sentPoints / ((await stored()) - before)));
-}, 60_000);
+}, 120_000);
 
 test('a database that is not there, and points that are refused, are told of', async () => {
   const { push, alarms } = pushTo('nowhere');

@@ -34,7 +34,7 @@ describe('a source with GTIDs that are in none of its binlogs', () => {
       if (id % 10 === 0) await source.query('FLUSH BINARY LOGS');
     }
     await daemon.untilArchived(source);
-  }, 90_000);
+  }, 120_000);
 
   afterAll(async () => {
     await daemon?.end('SIGKILL');
@@ -42,7 +42,7 @@ describe('a source with GTIDs that are in none of its binlogs', () => {
     for (const pid of servers) await endServer(pid);
     await lab?.stop();
     await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   async function restored(into: string): Promise<MysqlEndpoint> {
     const args = ['restore', '--to', 'latest', '--into', join(dir, into), '--config', lab.configFile, '--json'];

@@ -30,7 +30,7 @@ beforeAll(async () => {
   world = await S3World.start(undefined, { versioning: true });
   await world.makeBucket(versioned, 'versions');
   await world.makeBucket(locking, 'locks');
-}, 60_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 const run = (store: ObjectStore, leftovers: Leftovers | null, more: Partial<PruneOptions> = {}) =>

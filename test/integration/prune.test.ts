@@ -77,7 +77,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await servers.close();
   await world[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 const of = (name: string): Point => points[name] ?? { micros: 0, gtids: '', lines: [] };
 
@@ -158,5 +158,5 @@ describe('qazyna prune', () => {
     const windows = await verb(['windows', '--from', lab.archiveUrl]);
     expect(windows.stdout).toContain('retention of');
     expect(windows.code).toBe(0);
-  }, 60_000);
+  }, 120_000);
 });

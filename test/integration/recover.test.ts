@@ -156,7 +156,7 @@ describe('ops/recover writes what a restore is served', () => {
           expect(replay).not.toContain('--exclude-gtids');
         }
       }),
-    60_000,
+    120_000,
   );
 
   test('from a snapshot on: the files that it holds whole are left out', () =>
@@ -224,7 +224,7 @@ describe('ops/recover writes what a restore is served', () => {
           expect(wantedBy(replay)).toBe(expected.gtids);
         }
       }),
-    60_000,
+    120_000,
   );
 
   test('what is no archive, an archive of another time, a key that is none', async () => {

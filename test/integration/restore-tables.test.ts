@@ -199,5 +199,5 @@ describe('chosen tables', () => {
     const file = join(lab.source.dataDir, 'auto.cnf');
     await expect(restoreTables(await request('shop.item', { dump: file }))).rejects.toMatchObject({ code: 'QZ2613' });
     await rm(asked.into, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 });

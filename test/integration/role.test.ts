@@ -32,7 +32,7 @@ afterAll(async () => {
   await daemon?.end('SIGKILL');
   await root?.close().catch(() => undefined);
   await lab?.[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 interface Answer {
   code: number;
@@ -83,7 +83,7 @@ test('the primary answers 200 with its generation, and clients get through', asy
   });
   expect(await ask('/replica')).toMatchObject({ code: 503, body: { holds: false } });
   await throughProxies(true);
-}, 90_000);
+}, 120_000);
 
 test('read-only or offline it is none within a second, and its clients are cut off; then it is again', async () => {
   const steps = [
@@ -100,7 +100,7 @@ test('read-only or offline it is none within a second, and its clients are cut o
     await until(200, /writable/);
     await throughProxies(true);
   }
-}, 60_000);
+}, 120_000);
 
 test('a server that hangs is none after three seconds, without anybody who asks waiting for it', async () => {
   const pid = lab.mysql.handle?.pid ?? 0;
@@ -124,7 +124,7 @@ test('a server that hangs is none after three seconds, without anybody who asks 
   }
   await until(200, /writable/, 15_000);
   await throughProxies(true);
-}, 60_000);
+}, 120_000);
 
 test('an agent that was frozen does not answer from before', async () => {
   process.kill(daemon.pid, 'SIGSTOP');
@@ -138,9 +138,9 @@ test('an agent that was frozen does not answer from before', async () => {
   await root.query('SET GLOBAL super_read_only = OFF');
   await root.query('SET GLOBAL read_only = OFF');
   await until(200, /writable/, 15_000);
-}, 60_000);
+}, 120_000);
 
 test('without its agent there is no primary to be found', async () => {
   await daemon.end('SIGTERM');
   await throughProxies(false);
-}, 30_000);
+}, 120_000);

@@ -60,7 +60,7 @@ describe('a nasty schema', () => {
     await source?.close();
     await lab?.stop();
     await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   async function restored(to: string, from: string): Promise<{ server: MysqlConnection; gtids: string }> {
     const into = join(dir, `${from}-${servers.length}`);
@@ -128,7 +128,7 @@ describe('a nasty schema', () => {
       expect(result).toMatchObject({ code: 0 });
       expect(await sha256(output)).toBe(await sha256(join(lab.mysql.dataDir, file)));
     }
-  }, 60_000);
+  }, 120_000);
 });
 
 async function sha256(path: string): Promise<string> {

@@ -11,7 +11,7 @@ import { makeSample } from '../made/sample.ts';
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 describe('reading verbs on S3', () => {
@@ -42,5 +42,5 @@ describe('reading verbs on S3', () => {
       expect(JSON.parse(refused.stdout)).toMatchObject({ error: { code } });
       expect(refused.stdout + refused.stderr).not.toContain(reader.secret);
     }
-  }, 60_000);
+  }, 120_000);
 });

@@ -28,7 +28,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await lab[Symbol.asyncDispose]();
   await world[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 describe('snapshots in S3', () => {
   test('are whole after answers were lost and the service failed, shared with the next one, and read back by a reader', async () => {

@@ -216,7 +216,7 @@ http: { listen: "127.0.0.1:${httpPort}" }
     const names = ['qazyna-standby.service', 'qazyna-mysqld.path', 'qazyna-mysqld.service'];
     const { output } = await host.command('systemd-analyze', ['verify', ...names, 'qazyna-shipper@offsite.service']);
     expect(output.split('\n').filter((line) => line.includes('qazyna'))).toEqual([]);
-  }, 60_000);
+  }, 120_000);
 
   test('is ready at once, fills the server, which systemd runs as a service of its own, and follows', async () => {
     await systemctl('enable', '--now', 'qazyna-mysqld.path');
@@ -324,5 +324,5 @@ http: { listen: "127.0.0.1:${httpPort}" }
     const ended = await host.show('qazyna-standby.service', 'ActiveState', 'ExecMainStatus');
     expect(ended).toEqual({ ActiveState: 'failed', ExecMainStatus: '2' });
     expect(await host.journal('qazyna-standby.service')).toContain('QZ2718');
-  }, 60_000);
+  }, 120_000);
 });

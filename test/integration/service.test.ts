@@ -143,7 +143,7 @@ rpl_semi_sync_source_wait_no_replica=ON
   afterAll(async () => {
     await host?.stop();
     mysql.remove();
-  }, 60_000);
+  }, 120_000);
 
   /** How many clients were told OK when the service was stopped under their waiting commits. */
   async function stopUnderCommits(): Promise<{ told: number; refused: number }> {
@@ -229,7 +229,7 @@ http: { listen: "127.0.0.1:${httpPort}" }
     await host?.stop();
     mysql.remove();
     rmSync(packed, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   interface Status {
     archives: { completeThroughMicros: number; lastCommitMicros: number; snapshotId: string }[];
@@ -308,5 +308,5 @@ http: { listen: "127.0.0.1:${httpPort}" }
     expect((await host.command('systemctl', ['start', 'qazyna.service'])).code).not.toBe(0);
     expect(await showService()).toMatchObject({ ActiveState: 'failed', ExecMainStatus: '2' });
     expect(await host.journal('qazyna.service')).toMatch(/QZ20\d\d: .*nonsense/);
-  }, 60_000);
+  }, 120_000);
 });

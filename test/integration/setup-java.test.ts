@@ -32,4 +32,4 @@ test('Java reads every authority of a file, whatever stands between them', () =>
   expect(listed.match(/trustedCertEntry/g)).toHaveLength(3);
   expect(list(bytes, 'another')).toContain('password was incorrect');
   expect(list(trustStoreOf('', 'changeit').bytes, 'changeit')).toContain('contains 0 entries');
-}, 60_000);
+}, 120_000);

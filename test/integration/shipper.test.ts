@@ -45,7 +45,7 @@ async function ship(
 let world: S3World;
 beforeAll(async () => {
   world = await S3World.start();
-}, 30_000);
+}, 120_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 describe.each<[string, (work: (store: ObjectStore) => Promise<void>) => Promise<void>]>([

@@ -36,7 +36,7 @@ afterAll(async () => {
   process.env.PATH = path;
   await lab[Symbol.asyncDispose]();
   await world[Symbol.asyncDispose]();
-}, 60_000);
+}, 120_000);
 
 /** Every second one in the bucket. */
 async function archiveUrl(kill: number): Promise<string> {
@@ -116,4 +116,4 @@ test('aborted while it dumps or stores: it stops soon, and nothing is left', asy
   await expect(begun).rejects.toThrow('early');
   expect([await folders(), await listSnapshots(store)]).toEqual([0, []]);
   await connection.query('CREATE TABLE bulk.after_abort (id INT)', [], 5000);
-}, 60_000);
+}, 120_000);

@@ -36,7 +36,7 @@ beforeAll(async () => {
 afterAll(async () => {
   process.env.PATH = dumper;
   await servers.close();
-}, 60_000);
+}, 120_000);
 
 /** What mydumper itself has to dump: every type, without what makes it leave a table to mysqldump. */
 const plainSchema: readonly string[] = [
@@ -99,7 +99,7 @@ async function fillBulk(connection: MysqlConnection): Promise<void> {
       `INSERT INTO plain.bulk (v) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
        SELECT HEX(RANDOM_BYTES(400)) FROM n`,
       [],
-      60_000,
+      120_000,
     );
   }
   await connection.query('ANALYZE TABLE plain.bulk');
@@ -295,7 +295,7 @@ describe('mysqldump makes the snapshot instead', () => {
       expect(await newestFiles()).toEqual(['dump.sql']);
       expect(await readdir(scratchDir)).toEqual([]);
     },
-    60_000,
+    120_000,
   );
 
   test('when tables are not InnoDB, by name', async () => {
@@ -306,7 +306,7 @@ describe('mysqldump makes the snapshot instead', () => {
     } finally {
       await lab.source.connection.query('DROP TABLE plain.isam');
     }
-  }, 60_000);
+  }, 120_000);
 
   test('when the account may not hold definitions still', async () => {
     const { connection } = lab.source;
@@ -329,7 +329,7 @@ describe('mysqldump makes the snapshot instead', () => {
     } finally {
       await connection.query('DROP USER weak');
     }
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('writes go on', () => {
@@ -344,7 +344,7 @@ describe('writes go on', () => {
     await lab.source.connection.query('DROP TABLE plain.soon');
     expect(await readdir(scratchDir)).toEqual([]);
     expect(await listCompleteSnapshots(lab.store, { source: madeSource })).toHaveLength(before);
-  }, 60_000);
+  }, 120_000);
 
   test('when a statement keeps the lock away: writers wait a second at a time, then it is given up', async () => {
     const holder = await lab.source.connect();
@@ -355,5 +355,5 @@ describe('writes go on', () => {
     } finally {
       await holder.close();
     }
-  }, 60_000);
+  }, 120_000);
 });

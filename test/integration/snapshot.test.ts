@@ -148,7 +148,7 @@ describe('clone', () => {
     const error = await errorOf(takeSnapshot(request(lab, own, { store })));
     expect([error.code, error.message]).toEqual(['QZ2509', expect.stringContaining(join(outside, 'far/away.ibd'))]);
     expect(await readdir(lab.scratchDir)).toEqual([]);
-  }, 60_000);
+  }, 120_000);
 
   test('says which privilege is missing, and never a password', async () => {
     const store = await lab.store('grants');
@@ -175,7 +175,7 @@ describe('clone', () => {
     expect(await readdir(lab.scratchDir)).toHaveLength(1);
     await takeSnapshot(request(lab, source, { store }));
     expect(await readdir(lab.scratchDir)).toEqual([]);
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('logical', () => {
@@ -216,7 +216,7 @@ describe('logical', () => {
     } finally {
       await connection.query('DROP USER odd');
     }
-  }, 60_000);
+  }, 120_000);
 
   test('a dump that breaks off counts nowhere', async () => {
     const store = await lab.store('logical-broken');
@@ -230,7 +230,7 @@ describe('logical', () => {
       await connection.query('RENAME TABLE bulk.second TO bulk.first');
       await connection.query('DROP VIEW bulk.broken');
     }
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('under load', () => {

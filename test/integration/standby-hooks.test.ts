@@ -67,7 +67,7 @@ afterAll(async () => {
   await daemon?.end('SIGKILL');
   await lab?.stop();
   await rm(folder, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 /** Of the server that an application reaches there. */
 async function uuidAt(port: number): Promise<string> {

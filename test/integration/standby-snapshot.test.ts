@@ -48,7 +48,7 @@ describe('snapshots of a standby', () => {
     await source?.close();
     await lab?.stop();
     await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   const run = (statement: string) => source.query(statement, [], statementMs);
   const event = (name: string) =>
@@ -138,7 +138,7 @@ describe('snapshots of a standby', () => {
     const here = (await listCompleteSnapshots(await store('onsite'))).map(({ id }) => id);
     expect(here).toContain(taken);
     expect(here).not.toContain(newest?.id);
-  }, 90_000);
+  }, 120_000);
 
   test('another standby is filled from it, and is promoted with the events of the source; what was being copied is given up', async () => {
     two.start();

@@ -37,7 +37,7 @@ describe('a standby', () => {
     await daemon?.end('SIGKILL');
     await source?.close();
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   async function write(rows: number, to = source): Promise<void> {
     for (let n = 0; n < rows; n += 1) await to.query(`INSERT INTO t.t VALUES (${++id}, REPEAT('x', 50))`);
@@ -80,7 +80,7 @@ describe('a standby', () => {
     expect([await asked('/primary'), await asked('/replica?within=20'), await asked('/replica?within=0')]).toEqual([
       503, 200, 503,
     ]);
-  }, 60_000);
+  }, 120_000);
 
   test('takes no writes from applications', async () => {
     const application = await connected(standby.endpoint(lab.mysql.app));
@@ -96,7 +96,7 @@ describe('a standby', () => {
     standby.start();
     await same();
     expect(await standby.serverPid()).toBe(server);
-  }, 60_000);
+  }, 120_000);
 
   test('its server killed -9: started again, nothing missing', async () => {
     const server = await standby.serverPid();
@@ -105,7 +105,7 @@ describe('a standby', () => {
     await write(50);
     await same();
     expect(await standby.serverPid()).not.toBe(server);
-  }, 60_000);
+  }, 120_000);
 
   test('its server finds its port taken: tried for as long as that is so, and never taken for a broken copy', async () => {
     const stateFile = join(standby.dir, 'standby.json');
@@ -170,7 +170,7 @@ describe('a standby', () => {
     await same();
     expect((await standby.status())?.alarms).toEqual([]);
     expect(standby.stderr).toMatch(/had forgotten \d+ XA transactions/);
-  }, 90_000);
+  }, 120_000);
 
   test('somebody wrote to it: it is filled anew, and says so', async () => {
     const replica = await standby.connect();
@@ -179,7 +179,7 @@ describe('a standby', () => {
     await replica.close();
     // The first copy was made only just now: the next one waits, with an alarm.
     await standby.until('the alarm', ({ alarms }) => alarms.some(({ code }) => code === 'QZ3720'));
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('a promotion by hand', () => {
@@ -214,7 +214,7 @@ describe('a promotion by hand', () => {
     await daemon?.end('SIGKILL');
     await source?.close();
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   const config = () => ['--config', standby.configFile];
 
@@ -235,7 +235,7 @@ describe('a promotion by hand', () => {
     process.kill(daemon.pid, 'SIGCONT');
     await daemon.untilArchived(source);
     expect((await standby.untilFollowing()).standby).toMatchObject({ role: 'standby', promotion: '' });
-  }, 60_000);
+  }, 120_000);
 
   test('the old primary gone: asked twice, this one executes exactly what is in the log, then takes writes, and history goes on', async () => {
     await standby.untilExecuted(source);
@@ -272,7 +272,7 @@ describe('a promotion by hand', () => {
     for (const deadline = Date.now() + 5000; !(await holds('/primary')) && Date.now() < deadline; ) await sleep(20);
     expect([await holds('/primary'), await holds('/replica')]).toEqual([true, false]);
     await primary.close();
-  }, 60_000);
+  }, 120_000);
 
   test('its server killed -9: read-only until its binlog is read again, then it takes writes', async () => {
     const before = await standby.serverPid();
@@ -286,7 +286,7 @@ describe('a promotion by hand', () => {
     const topics = (await standby.status())?.alarms.map(({ topic }) => topic) ?? [];
     // The first snapshot of this timeline may have been under way.
     expect(topics.filter((topic) => topic !== 'snapshot')).toEqual([]);
-  }, 60_000);
+  }, 120_000);
 });
 
 /** On a port whose server was just killed: the system takes it back a little later. */

@@ -160,7 +160,7 @@ describe('stock replicas', () => {
       (await heartbeats()) >= before + 8 ? true : null,
     );
     expect(await replicaStatus(replica)).toMatchObject({ Replica_IO_Running: 'Yes', Last_IO_Error: '' });
-  }, 60_000);
+  }, 120_000);
 
   test('what can never work stops it with the reason: a server_id of the history, missing history', async () => {
     const stream = await serve();
@@ -179,7 +179,7 @@ describe('stock replicas', () => {
     await follow(replica, await serve(later));
     await stopped(/source purged required binary logs.*lacks '/s);
     expect(await executedGtids(replica)).toBe('');
-  }, 60_000);
+  }, 120_000);
 
   test('a wrong password is refused, and the replica keeps trying', async () => {
     const stream = await serve();
@@ -188,7 +188,7 @@ describe('stock replicas', () => {
     const error = await poll('the refusal', async () => String((await replicaStatus(replica)).Last_IO_Error) || null);
     expect(error).toMatch(/Access denied for user 'repl'/);
     expect((await replicaStatus(replica)).Replica_IO_Running).toBe('Connecting');
-  }, 60_000);
+  }, 120_000);
 });
 
 test('mysqlbinlog reads every file through the stream server, byte for byte', async () => {
@@ -215,7 +215,7 @@ test('mysqlbinlog reads every file through the stream server, byte for byte', as
     const [got, original] = await Promise.all([readFile(join(folder, name)), readFile(join(source.dataDir, name))]);
     expect([name, sha256(got)]).toEqual([name, sha256(original)]);
   }
-}, 60_000);
+}, 120_000);
 
 test('a cut ends the stream at its transaction: nothing later is ever sent', async () => {
   const [name = ''] = names;
@@ -233,7 +233,7 @@ test('a cut ends the stream at its transaction: nothing later is ever sent', asy
     return Number(row?.n) >= 2 ? true : null;
   });
   expect((await executedGtids(replica)).toLowerCase()).toBe(end);
-}, 60_000);
+}, 120_000);
 
 function sha256(bytes: Buffer): string {
   return createHash('sha256').update(bytes).digest('hex');

@@ -61,7 +61,7 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     await two?.destroy();
     await shipper?.end('SIGKILL');
     await lab?.stop();
-  }, 60_000);
+  }, 120_000);
 
   async function ids(connection: MysqlConnection): Promise<number[]> {
     return (await connection.query('SELECT id FROM t.t ORDER BY id')).map(({ id }) => Number(id));
@@ -122,11 +122,11 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     await one.untilFollowing();
     const journal = JSON.parse(await readFile(join(two.dir, 'promotion-3.json'), 'utf8'));
     expect(journal.old).toEqual({ host: '127.0.0.1', port: one.port });
-  }, 60_000);
+  }, 120_000);
 
   test('a standby whose configuration leads to another server than its primary says so', async () => {
     await one.until('the alarm', ({ alarms }) => alarms.some(({ code }) => code === 'QZ4721'));
-  }, 30_000);
+  }, 120_000);
 
   test('a former primary that holds more than the history is kept from everybody, until it is told to begin anew', async () => {
     const cut = await two.connect();
@@ -163,5 +163,5 @@ describe.each([topic, folder])('a pair of hosts that meets in $name', (meeting) 
     const copy = await two.connect();
     expect(await ids(copy)).not.toContain(-7);
     await copy.close();
-  }, 90_000);
+  }, 120_000);
 });

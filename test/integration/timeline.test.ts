@@ -30,7 +30,7 @@ describe('a source whose history was reset', () => {
     await source.query('CREATE TABLE t.t (id INT PRIMARY KEY)');
     for (let id = 1; id <= 20; id++) await source.query(`INSERT INTO t.t VALUES (${id})`);
     await daemon.untilArchived(source);
-  }, 90_000);
+  }, 120_000);
 
   afterAll(async () => {
     for (const pid of servers) await endServer(pid);
@@ -38,7 +38,7 @@ describe('a source whose history was reset', () => {
     await source?.close();
     await lab?.stop();
     await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  }, 120_000);
 
   const config = () => ['--config', lab.configFile];
 
@@ -61,12 +61,12 @@ describe('a source whose history was reset', () => {
     expect(await daemon.end(null)).toBe(exitCodes.integrity);
     expect(daemon.stderr).toContain('QZ3211');
     expect(daemon.stderr).toContain('timeline new --reason');
-  }, 60_000);
+  }, 120_000);
 
   test('stops every later start as well', async () => {
     daemon = new RunningDaemon(lab);
     expect(await daemon.end(null)).toBe(exitCodes.integrity);
-  }, 60_000);
+  }, 120_000);
 
   test('goes on with a new timeline, of which nothing is shared: equal GTIDs are not equal transactions', async () => {
     const dry = await verb(['timeline', 'new', '--reason', 'reset by mistake', '--dry-run', '--json', ...config()]);
@@ -91,5 +91,5 @@ describe('a source whose history was reset', () => {
 
   test('leaves the old timeline restorable', async () => {
     expect(await idsRestored('old', ['--timeline', '1'])).toEqual(Array.from({ length: 20 }, (_, index) => index + 1));
-  }, 60_000);
+  }, 120_000);
 });

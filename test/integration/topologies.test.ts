@@ -50,7 +50,7 @@ afterAll(async () => {
   await root?.close();
   await lab?.stop();
   await rm(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 const caughtUp = () => agent.untilArchived(root, caughtUpWithinMs);
 
@@ -124,7 +124,7 @@ describe('agent, topic and shippers apart', () => {
     expect(await second.end('SIGTERM')).toBe(0);
     agent = startAgent();
     await caughtUp();
-  }, 90_000);
+  }, 120_000);
 
   test('SIGTERM ends each within 5 s, and what was acknowledged is restored from the bucket alone', async () => {
     await workload.stop();

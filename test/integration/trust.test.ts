@@ -92,7 +92,7 @@ afterAll(async () => {
   await source?.close();
   await lab?.stop();
   await rm(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 describe('verify', () => {
   test('everything the first time, then only what is new', async () => {
@@ -114,7 +114,7 @@ describe('verify', () => {
     expect(upkeep[0].verifiedFullMicros).toBe(first.json.archives[0].finishedMicros);
     const text = await verb(['verify', '--full'], { QAZYNA_CONFIG: lab.configFile });
     expect(text.stdout).toContain('everything is as it was written');
-  }, 60_000);
+  }, 120_000);
 
   test('what is damaged is named with what heals it; a repair that is killed is ended by the next one', async () => {
     const [, segment = ''] = await keysBelow(onsite, 'sources/agama/chain/');
@@ -158,7 +158,7 @@ describe('verify', () => {
     await verb(['key', 'new', wrong]);
     const result = await verb(['verify', '--json', '--from', lab.offsiteUrl, '--key-file', wrong]);
     expect(result).toMatchObject({ code: 2, stderr: expect.stringContaining('QZ2429') });
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('drill', () => {

@@ -46,7 +46,7 @@ afterAll(async () => {
   await kafka?.stop();
   await lab?.stop();
   await rm(dir, { recursive: true, force: true });
-}, 60_000);
+}, 120_000);
 
 /** Its own state folder each time, so that what is kept there is what this program kept. */
 async function configured(change: readonly [RegExp, string] | null): Promise<{ configFile: string; stateDir: string }> {
@@ -86,7 +86,7 @@ describe('secrets', () => {
     } finally {
       for (const daemon of daemons) await daemon.end('SIGKILL');
     }
-  }, 90_000);
+  }, 120_000);
 
   const shipper = 'shipper --archive offsite --listen 127.0.0.1:0';
   const passwordOfMysql = /password_file: \S+\/secrets\/qazyna/;

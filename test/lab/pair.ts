@@ -151,7 +151,7 @@ export class StandbyHost {
     );
   }
 
-  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 60_000): Promise<StatusReport> {
+  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 90_000): Promise<StatusReport> {
     const deadline = performance.now() + deadlineMs;
     let last: StatusReport | null = null;
     while (performance.now() < deadline && this.isRunning) {
@@ -171,7 +171,7 @@ export class StandbyHost {
   }
 
   /** Until its server has executed all that `source` has committed by now; it may be started anew meanwhile. */
-  async untilExecuted(source: MysqlConnection, deadlineMs = 60_000): Promise<void> {
+  async untilExecuted(source: MysqlConnection, deadlineMs = 90_000): Promise<void> {
     const wanted = await executedBy(source);
     const executed = async () => {
       const own = await this.connect();

@@ -87,7 +87,7 @@ export class RunningDaemon {
   }
 
   /** Polls status until `test` holds; fails with what the daemon last said. */
-  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 60_000): Promise<StatusReport> {
+  async until(what: string, test: (status: StatusReport) => boolean, deadlineMs = 90_000): Promise<StatusReport> {
     const deadline = performance.now() + deadlineMs;
     let last: StatusReport | null = null;
     while (performance.now() < deadline && this.exitCode === null) {
