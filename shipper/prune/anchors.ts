@@ -7,7 +7,7 @@ import { firstSequence } from '../../core/archive/segment.ts';
 import type { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { findCut } from '../../core/history/cut.ts';
 import type { ArchiveHistory } from '../../core/history/open.ts';
-import { neededFrom, type PathFile, type Run, runsTo, segmentsOf } from '../../core/history/path.ts';
+import { type PathFile, type Run, runsTo, segmentsOf } from '../../core/history/path.ts';
 import { isOnPath } from '../../core/history/plan.ts';
 import type { Timeline } from '../../core/history/timelines.ts';
 import { neededFromPosition } from '../../core/journal/read.ts';
@@ -66,7 +66,7 @@ async function anchorOf(options: AnchorOptions, timeline: Timeline): Promise<Anc
     .sort((a, b) => b.finishedMicros - a.finishedMicros);
   for (const snapshot of before) {
     if (!(await isSound(snapshot))) continue;
-    return { timeline, sequence: neededFrom(run, snapshot.gtidsBefore), snapshot, gtids: cut.gtids, end };
+    return { timeline, sequence: firstOf(fileBefore(run, snapshot), history), snapshot, gtids: cut.gtids, end };
   }
   return { timeline, sequence, snapshot: null, gtids: cut.gtids, end };
 }
@@ -94,9 +94,13 @@ export function runAt(runs: readonly Run[], micros: number): Run | null {
   return runs.findLast((run) => begins(run) <= micros) ?? runs[0] ?? null;
 }
 
-/** The last file that begins with nothing that the snapshot may lack. */
-function fileBefore(run: Run, { gtidsBefore }: CompleteSnapshot): PathFile | undefined {
-  return run.files.findLast((file) => gtidsBefore.containsAll(file.gtidsBefore));
+/**
+ * The last file that begins with nothing that the snapshot may lack. The one where the snapshot's newest transaction stands, not
+ * the one right behind it: a history that begins later than the snapshot was finished is found by no instant in between.
+ */
+function fileBefore(run: Run, { gtidsBefore, gtidsAfter }: CompleteSnapshot): PathFile | undefined {
+  const files = run.files.filter((file) => gtidsBefore.containsAll(file.gtidsBefore));
+  return files.findLast((file) => !file.gtidsBefore.containsAll(gtidsAfter)) ?? files.at(-1);
 }
 
 function firstOf(file: PathFile | undefined, history: ArchiveHistory): number {

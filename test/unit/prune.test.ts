@@ -157,9 +157,10 @@ describe(`prune (seed ${seed})`, () => {
     within(
       async (made) => {
         const { store } = made;
-        const keep = { ...none, weekly: 3 };
+        // Of three months: at least one lies too far back for its history to touch the window's.
+        const keep = { ...none, monthly: 3 };
         const report = await run(store, { keep });
-        const kept = report.chains[0]?.snapshots.filter(({ because }) => because === 'weekly') ?? [];
+        const kept = report.chains[0]?.snapshots.filter(({ because }) => because === 'monthly') ?? [];
         expect(kept.length).toBeGreaterThan(0);
         for (const { id } of kept) {
           const snapshot = made.snapshots.find((one) => one.id === id);
@@ -183,7 +184,7 @@ describe(`prune (seed ${seed})`, () => {
         expect((await openHistory(store)).pruned).toHaveLength(1);
         await expectWindow(made, windowBegin(made));
       },
-      { days: 80, files: 20 },
+      { days: 120, files: 30 },
     ));
 
   test(
@@ -241,6 +242,30 @@ describe(`prune (seed ${seed})`, () => {
       const third = await run(store);
       expect(third.deleted.objects).toBeGreaterThanOrEqual(first.waiting);
     }));
+
+  test('snapshots that were taken between two binlog files: of one that is kept the instant is found, and so is the window', () =>
+    within(
+      async (made) => {
+        const ends = [2, 5].map((file) => made.commits[file * shape.perFile - 1]);
+        const snapshots = [];
+        for (const end of ends) if (end !== undefined) snapshots.push(await made.take(end));
+        const [kept, base] = snapshots;
+        const next = made.commits[5 * shape.perFile];
+        if (kept === undefined || base === undefined || next === undefined) throw new Error('there are ten files');
+        const windowMicros = Math.round((base.finishedMicros + next.micros) / 2);
+        const wanted = { retentionMs: (made.endMicros - windowMicros) / 1000, keep: { ...none, weekly: 9 } };
+        const report = await run(made.store, wanted);
+        expect([report.refusals, report.chains[0]?.reasons]).toEqual([[], []]);
+        expect(report.chains[0]?.snapshots.map(({ because }) => because)).toEqual(['base', 'weekly']);
+        expect(report.chains[0]?.after.kept).toHaveLength(1);
+        for (const { id, gtids, finishedMicros } of snapshots) {
+          const found = await restore(made.store, finishedMicros);
+          expect([found.snapshot, found.gtids]).toEqual([id, gtids.toString()]);
+        }
+        await expectWindow(made, windowMicros);
+      },
+      { snapshots: 0 },
+    ));
 
   test('what is given up stays so where the window begins just before the first commit that is left', () =>
     within(async (made) => {
