@@ -28,6 +28,7 @@ import {
 import { keepTelling, StatusTeller } from './daemon-status.ts';
 import { openLog } from './log.ts';
 import { startMetrics } from './metrics.ts';
+import { yieldCpu } from './priority.ts';
 import { watchRetention } from './retention.ts';
 import { ServiceRunner } from './service-runner.ts';
 import { Shipping } from './shipping.ts';
@@ -222,6 +223,7 @@ class Daemon {
     const onAlarm = (error: QazynaError | null) => this.#alarms.tell('fence', error);
     const fence = new SourceFence({ endpoint, onAlarm, signal, logger });
     const isAwaited = source.acknowledgeAfter !== 'none';
+    if (!isAwaited) await yieldCpu();
     return new Agent({
       sourceName: source.name,
       endpoint,

@@ -3,6 +3,7 @@
  * still, or is set otherwise meanwhile; and RPO 0 is said only while that holds.
  */
 import { readFile, writeFile } from 'node:fs/promises';
+import { getPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -109,6 +110,8 @@ describe('what is acknowledged', () => {
     const { log } = await daemon.until('RPO 0', ({ rpoZero }) => rpoZero);
     // Heartbeats among them.
     expect((log?.next ?? 0) - entriesBefore).toBeLessThan(commits.length / 2);
+    // Who is waited for steps back for nobody.
+    expect(getPriority(daemon.pid)).toBe(0);
   }, 120_000);
 
   test('told to stop while the broker stands still, the agent says what is not in the log; started again, it reads that anew', async () => {

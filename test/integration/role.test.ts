@@ -1,8 +1,11 @@
 /** /primary of a running agent, and HAProxy behind it: clients reach the server only while it is the writable primary. */
+import { readdir } from 'node:fs/promises';
+import { getPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { RoleVerdict } from '../../agent/http/role.ts';
+import { yieldingNice } from '../../cli/priority.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { greetsAt, type Haproxy, startHaproxy } from '../lab/haproxy.ts';
 import { Lab } from '../lab/lab.ts';
@@ -33,6 +36,19 @@ afterAll(async () => {
   await root?.close().catch(() => undefined);
   await lab?.[Symbol.asyncDispose]();
 }, 120_000);
+
+/** Of each of its threads. */
+async function niceOf(pid: number): Promise<number[]> {
+  const threads = await readdir(`/proc/${pid}/task`);
+  return threads.map((thread) => getPriority(Number(thread)));
+}
+
+test('while no commit waits for it, it leaves the CPU to the server', async () => {
+  await until(200, /./, 60_000);
+  expect(new Set(await niceOf(daemon.pid))).toEqual(new Set([yieldingNice]));
+  // Whatever mysqld was started with is its own.
+  expect(getPriority(lab.mysql.handle?.pid ?? 0)).toBe(0);
+});
 
 interface Answer {
   code: number;

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { yieldingNice } from '../../cli/priority.ts';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
 import { freePort } from '../../core/mysql/mysqld.ts';
 import { Host, whyNoHost } from '../lab/host.ts';
@@ -279,6 +280,11 @@ http: { listen: "127.0.0.1:${httpPort}" }
     });
     expect(transactionsInArchive()).toBe(committed);
     expect(await host.journal('qazyna.service')).not.toContain(password);
+    // The unit's sandbox lets it step back behind mysqld.
+    const { MainPID = '' } = await host.show('qazyna.service', 'MainPID');
+    const { output: text } = await host.command('cat', [`/proc/${MainPID}/stat`]);
+    // proc(5): nice is field 19, and the name in parentheses field 2.
+    expect(text.slice(text.lastIndexOf(')') + 2).split(' ')[16]).toBe(String(yieldingNice));
   }, 120_000);
 
   test('killed, it is started again and goes on', async () => {
