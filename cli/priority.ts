@@ -2,7 +2,7 @@
 import { readdir } from 'node:fs/promises';
 import { getPriority, setPriority } from 'node:os';
 
-/** A tenth of the share of one of mysqld's threads. Also what a machine busy with nothing but commits leaves to it sufficed. */
+/** About a tenth of the share that one of mysqld's threads has where both want the same CPU. */
 export const yieldingNice = 10;
 
 /**

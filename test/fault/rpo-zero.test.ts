@@ -102,6 +102,7 @@ describe('what is acknowledged', () => {
     await lab.kafka?.kill(0, 'SIGSTOP');
     const commits = await Promise.all(Array.from({ length: 32 }, () => pending()));
     await untilWaiting(root, commits.length);
+    // None must return, for longer than any of them takes.
     await sleep(1000);
     expect(commits.map(({ outcome }) => outcome).filter((outcome) => outcome !== null)).toEqual([]);
     await lab.kafka?.kill(0, 'SIGCONT');

@@ -1,5 +1,6 @@
 /** Entries that continue one another, for logs and writers: a claim, then events of one file after the other. */
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { emptyDraft } from '../../core/chain/draft.ts';
 import type { Entry, EntryKind } from '../../core/chain/types.ts';
 import { madeChainId, madeUuid } from './chain.ts';
 
@@ -50,26 +51,11 @@ export class EntryMaker {
     const number = this.next;
     this.next += 1;
     return {
-      kind,
+      ...emptyDraft(kind, madeUuid),
       chainId: madeChainId,
       generation: 1,
       writer: 'aa'.repeat(16),
       number,
-      sourceUuid: madeUuid,
-      file: '',
-      start: 0,
-      end: 0,
-      boundary: 0,
-      transactionStart: 0,
-      fileHeadSha256: Buffer.alloc(32),
-      firstCommitMicros: 0,
-      lastCommitMicros: 0,
-      completeThroughMicros: 0,
-      gtidsAdded: new GtidSet(),
-      gtidsBefore: null,
-      semiSync: false,
-      note: '',
-      body: Buffer.alloc(0),
       ...changes,
     };
   }
