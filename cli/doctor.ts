@@ -185,6 +185,7 @@ async function mend(context: Context, config: Config, options: DoctorOptions): P
     options.adminPasswordFile === undefined ? '' : await readSecret(options.adminPasswordFile, { environment: {} });
   const socket = options.adminSocket === undefined ? {} : { socketPath: options.adminSocket };
   return await fix({
+    clone: config.snapshots.engine === 'clone',
     semiSync: isAcknowledged(config),
     admin: {
       host: options.adminHost ?? mysql.host,

@@ -22,6 +22,7 @@ const serverTools = [
   'mysqlbinlog',
   'mysqldump',
   'mysqladmin',
+  ...(process.arch === 'x64' ? ['mysqld-8.0'] : []),
   'mydumper',
   'kafka-server',
   'kafka-storage',
@@ -34,7 +35,7 @@ const serverTools = [
   'nginx',
   'haproxy',
   'python3',
-] as const;
+];
 
 /** What jest writes with `--json` (docs: "testResultsProcessor"), as far as it is used here. */
 interface JestResults {

@@ -109,7 +109,12 @@ async function fill(options: SeedOptions, state: StandbyState, manifest: Snapsho
     port: null,
     signal,
   };
-  await loadDump({ ...scratch, layout: layoutOptions(manifest.settings), onProgress: report('loading the dump') });
+  await loadDump({
+    ...scratch,
+    layout: layoutOptions(manifest.settings),
+    dumpedVersion: manifest.serverVersion,
+    onProgress: report('loading the dump'),
+  });
   await atPlace(dir, () => rm(paths.dumpDir, { recursive: true, force: true }));
   await giveTo(paths.dataDir, osUser);
 }

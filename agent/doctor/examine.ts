@@ -21,6 +21,11 @@ export interface Finding {
 const daySeconds = 86_400;
 const safeExpiryDays = 3;
 const namedTables = 10;
+const firstWithClone = 80_017;
+
+export function hasClone(facts: SourceFacts): boolean {
+  return !facts.isMariaDb && facts.versionNumber >= firstWithClone;
+}
 
 /** Connects as the configured account. Throws only transient errors; what is wrong with the account is a finding. */
 export async function examine(
@@ -55,7 +60,7 @@ async function examineConnected(connection: MysqlConnection): Promise<Finding[]>
     ...(await examineFilters(connection, facts)),
     ...(await examineChecksum(connection)),
     await examineRowMetadata(connection),
-    await examineClone(connection),
+    await examineClone(connection, facts),
     ...(await examineTables(connection)),
   ];
 }
@@ -247,7 +252,15 @@ async function examineRowMetadata(connection: MysqlConnection): Promise<Finding>
   };
 }
 
-async function examineClone(connection: MysqlConnection): Promise<Finding> {
+async function examineClone(connection: MysqlConnection, facts: SourceFacts): Promise<Finding> {
+  if (!hasClone(facts))
+    return {
+      code: 'QZ2134',
+      severity: 'fail',
+      sentence: `${connection.name} (${facts.version}) has no clone engine: snapshots are not possible as configured.`,
+      hint: 'Set snapshots.engine: logical; clone came with MySQL 8.0.17.',
+      fixable: false,
+    };
   const [row] = await connection.query(
     "SELECT PLUGIN_STATUS AS state FROM information_schema.PLUGINS WHERE PLUGIN_NAME = 'clone'",
   );

@@ -7,6 +7,7 @@ import { configurationError, transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { globalVariables, isOn, readSourceFacts } from '../../core/mysql/source-facts.ts';
 import { setSemiSync } from '../semi-sync/settings.ts';
+import { hasClone } from './examine.ts';
 import { fencePrivileges, neededPrivileges } from './grants.ts';
 
 export interface FixOptions {
@@ -20,6 +21,8 @@ export interface FixOptions {
     /** Read when it exists, else made with a new password (mode 0600). */
     passwordFile: string;
   };
+  /** Snapshots are taken by the clone engine. */
+  clone: boolean;
   /** Commits are to wait for the agent's acknowledgement (RPO 0). */
   semiSync?: boolean;
   /** Told each step before it is taken. */
@@ -51,8 +54,8 @@ export async function fix(options: FixOptions): Promise<string[]> {
       await turnGtidsOn(connection, step, options.signal);
       await nameColumns(connection, step);
     }
-    await installClone(connection, step);
     await makeAccount(connection, options, step);
+    if (options.clone && hasClone(facts)) await installClone(connection, step);
     if (options.semiSync === true) {
       // After the account: from here on commits wait for the agent that logs in by it.
       options.say('make commits wait for their acknowledgement');

@@ -33,7 +33,6 @@ export async function copyByMysqldump(
     '--events',
     '--triggers',
     '--hex-blob',
-    '--flush-privileges',
     '--default-character-set=utf8mb4',
   ];
   const dump = startDump(program, args, 'pipe', signal);

@@ -214,12 +214,7 @@ class Run {
     const isMixed = plan.others.length > 0;
     return [
       await this.#prepareMydumper(plan, signal),
-      await this.#prepareMysqldump(
-        'accounts',
-        ['--flush-privileges', '--routines', '--events', '--databases', 'mysql'],
-        [],
-        signal,
-      ),
+      await this.#prepareMysqldump('accounts', ['--routines', '--events', '--databases', 'mysql'], [], signal),
       ...(isMixed
         ? [
             await this.#prepareMysqldump(

@@ -9,6 +9,7 @@ import { findMysqlProgram } from '../mysql/program.ts';
 import { type ClientOptions, runFile } from './load-dump-client.ts';
 import { atPlace } from './place-error.ts';
 import { type ScratchOptions, startScratchServer } from './scratch-server.ts';
+import { isSameVersion } from './versions.ts';
 
 const dumpName = 'dump.sql';
 /** More would only wait for each other's pages. */
@@ -16,6 +17,8 @@ const clientsMax = 8;
 
 export interface LoadOptions extends ScratchOptions {
   layout: ScratchOptions['options'];
+  /** Version of the server that was dumped. */
+  dumpedVersion: string;
   onProgress: (doneBytes: number, totalBytes: number) => void;
 }
 
@@ -25,6 +28,15 @@ type Stages = string[][];
 export async function loadDump(options: LoadOptions): Promise<void> {
   const { paths, mysqld, osUser, signal } = options;
   const { path: client } = await findMysqlProgram('mysql');
+  const stages = await stagesIn(paths.dumpDir, paths.into);
+  let totalBytes = 0;
+  for (const path of stages.flat()) totalBytes += (await atPlace(paths.into, () => stat(path))).size;
+  let doneBytes = 0;
+  const onBytes = (bytes: number) => {
+    doneBytes += bytes;
+    options.onProgress(doneBytes, totalBytes);
+  };
+  onBytes(0);
   // A half-loaded folder has no mark of how far it is.
   await atPlace(paths.into, () => rm(paths.dataDir, { recursive: true, force: true }));
   await mysqld.initialize({
@@ -36,11 +48,21 @@ export async function loadDump(options: LoadOptions): Promise<void> {
   });
   const server = await startScratchServer(options);
   try {
-    // The dump brings the set of its source (GTID_PURGED): ours must be empty, and its accounts, the last, replace root.
-    await loadStages(await stagesIn(paths.dumpDir, paths.into), client, options);
+    // The dump brings the set of its source (GTID_PURGED): ours must be empty. Its accounts count from the next start on.
+    for (const files of stages) await loadAtOnce(files, { client, socket: paths.socket, signal, onBytes });
   } finally {
     await server.stop();
   }
+  if (!isSameVersion(mysqld.version, options.dumpedVersion)) await upgradeSystemTables(options);
+}
+
+/**
+ * The dump holds the tables of the schema `mysql` as its source had them: another version cannot even read its accounts from
+ * them. https://dev.mysql.com/doc/refman/9.7/en/server-options.html#option_mysqld_upgrade
+ */
+async function upgradeSystemTables(options: LoadOptions): Promise<void> {
+  const server = await startScratchServer({ ...options, options: { ...options.options, upgrade: 'FORCE' } });
+  await server.stop();
 }
 
 async function stagesIn(folder: string, into: string): Promise<Stages> {
@@ -49,18 +71,6 @@ async function stagesIn(folder: string, into: string): Promise<Stages> {
   const data = names.includes('data') ? await atPlace(into, () => readdir(join(folder, 'data'))) : [];
   const rows = data.sort().map((name) => join(folder, 'data', name));
   return [[join(folder, 'schema.sql')], rows, [join(folder, 'after.sql')]];
-}
-
-async function loadStages(stages: Stages, client: string, options: LoadOptions): Promise<void> {
-  const { paths, signal, onProgress } = options;
-  let totalBytes = 0;
-  for (const path of stages.flat()) totalBytes += (await atPlace(paths.into, () => stat(path))).size;
-  let doneBytes = 0;
-  const onBytes = (bytes: number) => {
-    doneBytes += bytes;
-    onProgress(doneBytes, totalBytes);
-  };
-  for (const files of stages) await loadAtOnce(files, { client, socket: paths.socket, signal, onBytes });
 }
 
 /** By as many clients as there are processors. The first failure ends the others. */

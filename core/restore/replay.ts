@@ -138,7 +138,7 @@ function applierStopped(message: string, errno: number) {
   return integrityError(
     'QZ3601',
     `The server being restored could not apply a transaction: ${message || 'its applier stopped without an error'}`,
-    'Restore to an instant before this transaction, or from another snapshot; the error log in the target folder says more.',
+    'Restore by a mysqld of the source’s own series (--mysqld PATH) where this one is later, to an instant before this transaction, or from another snapshot; the error log in the target folder says more.',
     { details: { errno } },
   );
 }

@@ -25,6 +25,11 @@ export function requireVersion(program: string, snapshot: string, engine: Snapsh
   );
 }
 
+/** Whatever a distribution adds to the number (`9.7.4-2`). */
+export function isSameVersion(one: string, other: string): boolean {
+  return parse(one)?.join() === parse(other)?.join();
+}
+
 function fits(have: Version, need: Version, engine: SnapshotEngine): boolean {
   const order = have[0] - need[0] || have[1] - need[1];
   if (order === 0) return have[2] >= need[2] || engine === 'logical' || ltsSeries.has(`${need[0]}.${need[1]}`);

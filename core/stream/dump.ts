@@ -74,6 +74,8 @@ export class Dump {
   /** Transactions were skipped and the replica does not know yet. */
   #owesHeartbeat = false;
   #expectsFormat = true;
+  /** A replica drops the connection at an event of a type that the file's Format_description does not list (before 8.0.26). */
+  #listsHeartbeatV2 = false;
   #skips: Skips = 'nothing';
 
   /** An event cut by the end of a chunk: its first bytes, until there is enough to know what to do with it. */
@@ -285,7 +287,9 @@ export class Dump {
 
   async #takeFormat(event: Buffer, type: number, at: number): Promise<number> {
     if (type !== eventTypes.formatDescription) throw this.#damaged('no Format_description at its beginning');
-    this.#hasChecksum = parseFormatDescription(event).checksum === 'crc32';
+    const { checksum, postHeaderLengths } = parseFormatDescription(event);
+    this.#hasChecksum = checksum === 'crc32';
+    this.#listsHeartbeatV2 = postHeaderLengths.length >= eventTypes.heartbeatV2;
     this.#expectsFormat = false;
     this.#position += event.length;
     await this.#sendWhole(formatDescription(event, this.#skips));
@@ -338,7 +342,7 @@ export class Dump {
     const { serverId } = this.#context;
     const place = this.#rotatedTo ?? { file: this.#file.name, position: this.#position };
     const facts = { ...place, serverId, hasChecksum: this.#hasChecksum };
-    const event = heartbeat(facts, this.#request.heartbeatV2);
+    const event = heartbeat(facts, this.#request.heartbeatV2 && this.#listsHeartbeatV2);
     if (event !== null) await this.#sendWhole(event);
   }
 

@@ -649,6 +649,7 @@ def recover(archive, source, arguments):
         loads = 'dump.sql' if 'dump.sql' in os.listdir(target) else 'schema.sql data/*.sql after.sql'
         print(f'  {server} --initialize-insecure\n  {server} &')
         print(f'  (cd {target} && cat {loads}) | {client} --max-allowed-packet=1G --default-character-set=utf8mb4')
+        print(f'  {client} -e SHUTDOWN; wait\n  {server} --upgrade=FORCE &')
     print(f'  sh {into}/replay.sh --socket={into}/mysqld.sock --user=root --password\n')
     print(f'The server then has executed {reached or "nothing"}: {instant(min(micros, run.through))}.')
 

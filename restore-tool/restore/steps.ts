@@ -155,6 +155,7 @@ export class RestoreSteps {
     await loadDump({
       ...this.scratch(replayOptions(manifest.settings, state.serverId), null),
       layout: layoutOptions(manifest.settings),
+      dumpedVersion: manifest.serverVersion,
       onProgress: (done, total) => this.progress({ step: 'loading the dump', unit: 'bytes', done, total }),
     });
     await atPlace(this.paths.into, () => rm(this.paths.dumpDir, { recursive: true, force: true }));

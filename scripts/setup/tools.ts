@@ -1,19 +1,23 @@
 /** Programs that tests, demo and bench need: what PATH has is used first, the rest is fetched once into the cache. */
 import { randomBytes } from 'node:crypto';
-import { chmod, readdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { chmod, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { configurationError } from '../../core/errors/error.ts';
 import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/program.ts';
 import { type PackageChoice, run, unpackPackages } from './apt.ts';
 import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
+import { librariesIn, loaderIn, mysqldScript } from './launchers.ts';
 import {
   buildGoProgram,
   fetchKafka,
+  fetchOldMysql,
   goLauncher,
   goPrograms,
   influxdbVersion,
   kafkaLauncher,
   kafkaVersion,
+  oldMysqlLauncher,
+  oldMysqlVersion,
   telegrafVersion,
   versitygwVersion,
 } from './servers.ts';
@@ -74,6 +78,13 @@ const packages: Record<string, ToolPackage> = {
     fetch: fetchKafka,
     launcher: kafkaLauncher,
   },
+  'mysql-8.0': {
+    edition: oldMysqlVersion,
+    programs: ['mysqld-8.0'],
+    accepts: anyProgram,
+    fetch: fetchOldMysql,
+    launcher: (_name, folder) => oldMysqlLauncher(folder),
+  },
   versitygw: built('versitygw', versitygwVersion, anyProgram),
   influxd: built('influxd', influxdbVersion, isInfluxdb1),
   telegraf: built('telegraf', telegrafVersion, anyProgram),
@@ -108,7 +119,13 @@ function unpacked(
     },
     launcher: async (name, folder) => {
       const prefix = join(folder, 'prefix');
-      return launcherText(name, prefix, await programIn(prefix, name), await loaderOf(prefix), await libraries(prefix));
+      return launcherText(
+        name,
+        prefix,
+        await programIn(prefix, name),
+        await loaderIn(prefix),
+        await librariesIn(prefix),
+      );
     },
   };
 }
@@ -173,24 +190,17 @@ async function wrap(name: string, launcher: string): Promise<string> {
 function launcherText(name: string, prefix: string, program: string, loader: string, folders: string[]): string {
   const isMysqlClient = packages.mysql?.programs.includes(name);
   const exec = `exec '${loader}' --library-path '${folders.join(':')}' '${program}'`;
-  const settings = [
-    `'--basedir=${prefix}/usr'`,
-    `'--lc-messages-dir=${prefix}/usr/share/mysql'`,
-    `'--character-sets-dir=${prefix}/usr/share/mysql/charsets'`,
-    `'--plugin-dir=${prefix}/usr/lib/mysql/plugin'`,
-  ].join(' ');
+  if (name === 'mysqld')
+    return mysqldScript(exec, [
+      `--basedir=${prefix}/usr`,
+      `--lc-messages-dir=${prefix}/usr/share/mysql`,
+      `--character-sets-dir=${prefix}/usr/share/mysql/charsets`,
+      `--plugin-dir=${prefix}/usr/lib/mysql/plugin`,
+    ]);
   const lines =
-    name === 'mysqld'
-      ? [
-          '# Options that must come first stay first; what the caller gives later overrides the folders.',
-          'case "$1" in',
-          `  --no-defaults|--defaults-*|--print-defaults) first=$1; shift; ${exec} "$first" ${settings} "$@" ;;`,
-          `  *) ${exec} ${settings} "$@" ;;`,
-          'esac',
-        ]
-      : name === 'nginx'
-        ? [`${exec} -g 'load_module ${prefix}/usr/lib/nginx/modules/ngx_stream_module.so;' "$@"`]
-        : [...(isMysqlClient ? [] : environmentOf(prefix)), `${exec} "$@"`];
+    name === 'nginx'
+      ? [`${exec} -g 'load_module ${prefix}/usr/lib/nginx/modules/ngx_stream_module.so;' "$@"`]
+      : [...(isMysqlClient ? [] : environmentOf(prefix)), `${exec} "$@"`];
   return `${lines.join('\n')}\n`;
 }
 
@@ -200,26 +210,6 @@ function environmentOf(prefix: string): string[] {
     `MARIADB_PLUGIN_DIR=$(echo '${prefix}'/usr/lib/*/libmariadb3/plugin); export MARIADB_PLUGIN_DIR`,
     `LUA_PATH='${prefix}/usr/share/sysbench/?.lua;;'; export LUA_PATH`,
   ];
-}
-
-async function loaderOf(prefix: string): Promise<string> {
-  for (const folder of ['usr/lib64', 'lib64', 'usr/lib', 'lib']) {
-    for (const name of await readdir(join(prefix, folder)).catch(() => [])) {
-      const path = join(prefix, folder, name);
-      if (/^ld-linux.*\.so\.\d+$/.test(name) && (await isExecutable(path))) return path;
-    }
-  }
-  throw configurationError('QZ2808', 'The fetched package has no dynamic loader.', 'Install MySQL by hand, on PATH.');
-}
-
-async function libraries(prefix: string): Promise<string[]> {
-  const found: string[] = [];
-  for (const base of ['usr/lib', 'lib']) {
-    for (const name of await readdir(join(prefix, base)).catch(() => [])) {
-      if (/-linux-gnu/.test(name)) found.push(join(prefix, base, name));
-    }
-  }
-  return [...found, join(prefix, 'usr/lib/mysql/private')];
 }
 
 function unknownTool(name: string, knownNames: string[]) {

@@ -56,6 +56,7 @@ describe('doctor', () => {
     })();
     const options = {
       admin: lab.endpoint,
+      clone: true,
       account: { user: 'qazyna', passwordFile },
       say: (sentence: string) => said.push(sentence),
       signal,
@@ -64,7 +65,7 @@ describe('doctor', () => {
     writing = false;
     await load;
     expect(done.join()).toMatch(
-      /WARN.*OFF_PERMISSIVE.*ON_PERMISSIVE.*gtid_mode to ON.*binlog_row_metadata to FULL.*clone plugin.*account qazyna@localhost/,
+      /WARN.*OFF_PERMISSIVE.*ON_PERMISSIVE.*gtid_mode to ON.*binlog_row_metadata to FULL.*account qazyna@localhost.*clone plugin/,
     );
     expect((await stat(passwordFile)).mode & 0o777).toBe(0o600);
     const password = (await readFile(passwordFile, 'utf8')).trim();
@@ -108,7 +109,7 @@ describe('doctor', () => {
     const bad = join(dir, 'bad');
     await writeFile(bad, 'two\nlines\n');
     const account = { user: 'qazyna', passwordFile: bad };
-    await expect(fix({ admin: lab.endpoint, account, say: () => {}, signal })).rejects.toMatchObject({
+    await expect(fix({ admin: lab.endpoint, clone: true, account, say: () => {}, signal })).rejects.toMatchObject({
       code: 'QZ2138',
     });
   }, 120_000);
@@ -146,6 +147,7 @@ describe('doctor', () => {
     ]);
     await fix({
       admin: lab.endpoint,
+      clone: true,
       account: { user: 'qazyna', passwordFile },
       semiSync: true,
       say: () => {},
