@@ -13,7 +13,8 @@ export function accountPrivileges(mysqld: Pick<Mysqld, 'isAtLeast'>): string[] {
     // Replication, promotion and fencing.
     ...['RELOAD', 'REPLICATION_SLAVE_ADMIN', 'SYSTEM_VARIABLES_ADMIN', 'CONNECTION_ADMIN'],
     // A promoted server runs the events of its source again: each under its own definer, who may be a system user or gone.
-    ...['EVENT', 'SYSTEM_USER'],
+    'EVENT',
+    ...(mysqld.isAtLeast(8, 0, 16) ? ['SYSTEM_USER'] : []),
     ...(mysqld.isAtLeast(8, 2, 0) ? ['SET_ANY_DEFINER', 'ALLOW_NONEXISTENT_DEFINER'] : ['SET_USER_ID']),
   ];
 }

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { replaceFile } from '../core/bytes/durable-file.ts';
 import { transientError } from '../core/errors/error.ts';
+import { optionsOf } from '../core/mysql/former-names.ts';
 import { greets, type Mysqld, type MysqldOptions, osAccount } from '../core/mysql/mysqld.ts';
 import { standbyAccount } from '../core/restore/own-accounts.ts';
 import { optionFileText } from '../core/restore/server-options.ts';
@@ -61,7 +62,7 @@ export async function startBySystemd(start: SystemdStart): Promise<void> {
   }
 }
 
-async function writeFiles({ paths, osUser, bind, options, initSql, password }: SystemdStart): Promise<void> {
+async function writeFiles({ mysqld, paths, osUser, bind, options, initSql, password }: SystemdStart): Promise<void> {
   const { into, dataDir, socket, errorLog, optionFile } = paths;
   const accountFile = join(into, 'account.sql');
   const places = {
@@ -76,7 +77,8 @@ async function writeFiles({ paths, osUser, bind, options, initSql, password }: S
     'secure-file-priv': 'NULL',
   };
   await mkdir(into, { recursive: true });
-  await replaceFile(optionFile, optionFileText(options, places, 'Written by qazyna standby before each start.'), 0o644);
+  const known = optionsOf(mysqld.version, options);
+  await replaceFile(optionFile, optionFileText(known, places, 'Written by qazyna standby before each start.'), 0o644);
   const client = `[client]\nuser = ${standbyAccount}\npassword = "${password}"\nsocket = "${socket}"\n`;
   const account = osUser === undefined ? null : await osAccount(osUser);
   for (const [file, text] of [

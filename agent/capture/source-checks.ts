@@ -6,6 +6,7 @@ import { hostname } from 'node:os';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { configurationError, integrityError, transientError } from '../../core/errors/error.ts';
 import type { MysqlConnection, MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { statementOf } from '../../core/mysql/former-names.ts';
 import { type BinlogFile, binlogStatus, readSourceFacts, type SourceFacts } from '../../core/mysql/source-facts.ts';
 import { readFileHead, readOpenTransaction, type SourceFileHead } from './file-head.ts';
 import { compareFiles } from './file-name.ts';
@@ -259,10 +260,7 @@ export async function checkNoSecondAgent(
   identity: ReplicaIdentity,
   { isFenced }: { isFenced: boolean },
 ): Promise<void> {
-  const { serverVersion } = connection;
-  const old = /^8\.0\.(\d+)/.exec(serverVersion);
-  const statement = old && Number(old[1]) < 22 ? 'SHOW SLAVE HOSTS' : 'SHOW REPLICAS';
-  for (const row of await connection.query(statement)) {
+  for (const row of await connection.query(statementOf(connection.serverVersion, 'SHOW REPLICAS'))) {
     const uuid = String(row.Replica_UUID ?? row.Slave_UUID ?? '').toLowerCase();
     const host = String(row.Host ?? '');
     if (uuid !== identity.uuid || host === identity.host || isDeadNeighbour(host)) continue;

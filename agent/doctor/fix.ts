@@ -5,6 +5,7 @@ import { open, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { configurationError, transientError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
+import { statementOf } from '../../core/mysql/former-names.ts';
 import { globalVariables, isOn, readSourceFacts } from '../../core/mysql/source-facts.ts';
 import { setSemiSync } from '../semi-sync/settings.ts';
 import { hasClone } from './examine.ts';
@@ -99,9 +100,8 @@ async function turnGtidsOn(connection: MysqlConnection, step: Step, signal: Abor
 }
 
 async function refuseInTopology(connection: MysqlConnection): Promise<void> {
-  const recent = !/^8\.0\.(\d|1\d|2[01])\b/.test(connection.serverVersion);
-  const replicas = await connection.query(recent ? 'SHOW REPLICAS' : 'SHOW SLAVE HOSTS');
-  const sources = await connection.query(recent ? 'SHOW REPLICA STATUS' : 'SHOW SLAVE STATUS');
+  const replicas = await connection.query(statementOf(connection.serverVersion, 'SHOW REPLICAS'));
+  const sources = await connection.query(statementOf(connection.serverVersion, 'SHOW REPLICA STATUS'));
   if (replicas.length === 0 && sources.length === 0) return;
   throw configurationError(
     'QZ2137',

@@ -5,7 +5,7 @@
  */
 import { configurationError } from '../../core/errors/error.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
-import { globalVariables, isOn } from '../../core/mysql/source-facts.ts';
+import { globalVariables, isOn, versionNumber } from '../../core/mysql/source-facts.ts';
 
 /** The largest value that the server takes, in ms: 49 days. */
 const timeoutMs = 4_294_967_295;
@@ -111,7 +111,8 @@ export async function requireSemiSync(connection: MysqlConnection): Promise<void
 export async function setSemiSync(connection: MysqlConnection, { persist }: { persist: boolean }): Promise<string[]> {
   const done: string[] = [];
   if ((await readSemiSync(connection)).enabled === null) {
-    await connection.query("INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'");
+    const name = versionNumber(connection.serverVersion) < 80_026 ? 'master' : 'source';
+    await connection.query(`INSTALL PLUGIN rpl_semi_sync_${name} SONAME 'semisync_${name}.so'`);
     done.push('loaded the semi-sync source plugin');
   }
   const names = namesIn(await prefixOf(connection));

@@ -1,4 +1,4 @@
-/** What a manifest says about the server it was taken from, asked in plain SQL (MySQL 8.0.17 and later). */
+/** What a manifest says about the server it was taken from, asked in plain SQL (MySQL 8.0.15 and later). */
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 

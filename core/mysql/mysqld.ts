@@ -9,6 +9,7 @@ import { createConnection, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { configurationError, QazynaError, transientError } from '../errors/error.ts';
+import { type MysqldOptions, optionsOf } from './former-names.ts';
 import { reasonInErrorLog } from './mysqld-log.ts';
 import { findMysqlProgram } from './program.ts';
 
@@ -22,8 +23,7 @@ const socketPathMaxBytes = 107;
 /** First byte of the greeting: protocol version 10 (MySQL Internals, "Protocol::HandshakeV10"). */
 const handshakeV10 = 0x0a;
 
-/** Server options without the leading `--`; true and false become ON and OFF. */
-export type MysqldOptions = Record<string, string | number | boolean>;
+export type { MysqldOptions };
 
 export interface InitializeMysqld {
   /** Made by mysqld; must be missing or empty. */
@@ -123,7 +123,7 @@ export class Mysqld {
   /** A new data folder whose root has no password. Errors: QZ2814, QZ4811, QZ4812. */
   async initialize(wanted: InitializeMysqld): Promise<void> {
     const osUser = wanted.osUser ?? (await defaultOsUser());
-    const args = ['--initialize-insecure', `--datadir=${wanted.dataDir}`, ...serverArgs(osUser, wanted.options)];
+    const args = ['--initialize-insecure', `--datadir=${wanted.dataDir}`, ...serverArgs(osUser, this.#known(wanted))];
     const process = await this.#spawn(args, wanted);
     const deadline = AbortSignal.timeout(initializeTimeoutMs);
     const outcome = await Promise.race([process.exited, aborted(deadline), aborted(wanted.signal)]);
@@ -170,7 +170,7 @@ export class Mysqld {
       `--pid-file=${wanted.socket}.pid`,
       ...(port === null ? ['--skip-networking'] : [`--port=${port}`, '--bind-address=127.0.0.1']),
       ...(initFile ? [`--init-file=${initFile}`] : []),
-      ...serverArgs(osUser, wanted.options),
+      ...serverArgs(osUser, this.#known(wanted)),
     ];
     const process = await this.#spawn(args, wanted);
     const timeoutMs = wanted.readyTimeoutMs ?? startTimeoutMs;
@@ -196,6 +196,10 @@ export class Mysqld {
       kill: () => process.kill(),
       release: () => process.release(),
     };
+  }
+
+  #known({ options = {} }: InitializeMysqld): MysqldOptions {
+    return optionsOf(this.version, options);
   }
 
   async #spawn(args: string[], { errorLog, signal, onSpawn }: InitializeMysqld): Promise<ServerProcess> {
@@ -316,7 +320,7 @@ function environmentOfServer(): NodeJS.ProcessEnv {
   return environment;
 }
 
-function serverArgs(osUser: string | undefined, options: MysqldOptions = {}): string[] {
+function serverArgs(osUser: string | undefined, options: MysqldOptions): string[] {
   const own: MysqldOptions = { 'loose-mysqlx': false, 'secure-file-priv': 'NULL', ...options };
   return [
     ...(osUser === undefined ? [] : [`--user=${osUser}`]),

@@ -11,8 +11,8 @@ const run = promisify(execFile);
 /** Servers are often installed outside the PATH of ordinary users (Filesystem Hierarchy Standard, /usr/sbin). */
 const serverFolders = ['/usr/sbin', '/usr/local/sbin', '/usr/local/mysql/bin', '/usr/libexec'];
 const versionTimeoutMs = 20_000;
-/** The first release with the clone plugin (MySQL Reference Manual, "The Clone Plugin"). */
-export const oldestMysqld: ProgramVersion = { major: 8, minor: 0, patch: 17 };
+/** The oldest that is tried (test/integration/old-mysql.test.ts). */
+export const oldestMysqld: ProgramVersion = { major: 8, minor: 0, patch: 15 };
 
 export interface ProgramVersion {
   major: number;
@@ -43,7 +43,7 @@ export async function programsOnPath(name: string, env: NodeJS.ProcessEnv = proc
   return found;
 }
 
-/** Null when the file is not Oracle's MySQL (MariaDB's programs share the names) or is older than 8.0.17. */
+/** Null when the file is not Oracle's MySQL (MariaDB's programs share the names) or is older than 8.0.15. */
 export async function mysqlVersion(path: string): Promise<string | null> {
   // mysqld alone demands --no-defaults first, and a broken my.cnf must not hide a good program.
   const { stdout } = await run(path, ['--no-defaults', '--version'], { timeout: versionTimeoutMs }).catch(() => ({
@@ -57,7 +57,7 @@ export async function mysqlVersion(path: string): Promise<string | null> {
 }
 
 /**
- * A program of MySQL ≥ 8.0.17: `given` when set (and nothing else then), else on PATH, else from set-up's cache.
+ * A program of MySQL ≥ 8.0.15: `given` when set (and nothing else then), else on PATH, else from set-up's cache.
  * Errors: QZ2810 when the given one does not fit, QZ2811 when none is found.
  */
 export async function findMysqlProgram(
@@ -69,7 +69,7 @@ export async function findMysqlProgram(
     if (version !== null) return { path: options.given, version };
     throw configurationError(
       'QZ2810',
-      `${options.given} is not a ${name} of MySQL 8.0.17 or later.`,
+      `${options.given} is not a ${name} of MySQL 8.0.15 or later.`,
       'Name the program of an installed MySQL server, e.g. /usr/sbin/mysqld.',
     );
   }
@@ -79,7 +79,7 @@ export async function findMysqlProgram(
   }
   throw configurationError(
     'QZ2811',
-    `No ${name} of MySQL 8.0.17 or later was found on PATH.`,
+    `No ${name} of MySQL 8.0.15 or later was found on PATH.`,
     `Install mysql-server-core and mysql-client-core, or name the program (${name === 'mysqld' ? '--mysqld PATH' : 'on PATH'}).`,
   );
 }

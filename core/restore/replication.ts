@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import type { MysqlConnection, MysqlRow } from '../mysql/connection.ts';
+import { statementOf } from '../mysql/former-names.ts';
 
 export interface ReplicationFacts {
   executed: GtidSet;
@@ -29,7 +30,7 @@ export interface ReplicationFacts {
 const stoppedByAnother = 3030;
 
 export async function replicationFacts(connection: MysqlConnection): Promise<ReplicationFacts> {
-  const [status = {}] = await connection.query('SHOW REPLICA STATUS');
+  const status = await replicaStatus(connection);
   const [server = {}] = await connection.query(
     `SELECT @@GLOBAL.gtid_executed AS executed,
             (SELECT CAST(UNIX_TIMESTAMP(MAX(last_applied_transaction_original_commit_timestamp)) * 1000000 AS UNSIGNED)
@@ -52,6 +53,17 @@ export async function replicationFacts(connection: MysqlConnection): Promise<Rep
     progress: `${executed.count} ${status.Read_Source_Log_Pos} ${status.Exec_Source_Log_Pos}`,
     applierState: String(status.Replica_SQL_Running_State ?? ''),
   };
+}
+
+/** By the names since 8.0.22; {} where it is nobody's replica. */
+async function replicaStatus(connection: MysqlConnection): Promise<MysqlRow> {
+  const [row = {}] = await connection.query(statementOf(connection.serverVersion, 'SHOW REPLICA STATUS'));
+  const renamed = Object.entries(row).map(([name, value]) => [presentName(name), value] as const);
+  return Object.fromEntries(renamed);
+}
+
+function presentName(column: string): string {
+  return column.replace(/^Slave_/, 'Replica_').replace('Master_', 'Source_');
 }
 
 async function failedTransaction(connection: MysqlConnection): Promise<MysqlRow | undefined> {
@@ -79,6 +91,10 @@ const halfTransactionMs = 5000;
 /** ER_DISK_FULL, ER_ERROR_ON_WRITE, ER_RECORD_FILE_FULL (share/messages_to_clients.txt): the applier has no room. */
 export const noRoomErrors: ReadonlySet<number> = new Set([1021, 1026, 1114]);
 
+async function run(connection: MysqlConnection, sql: string, values: readonly unknown[] = []): Promise<void> {
+  await connection.query(statementOf(connection.serverVersion, sql), values, statementTimeoutMs);
+}
+
 /**
  * From here on it follows that source, whatever it followed before; by GTIDs, so nothing is applied twice. The login is given
  * to the running threads alone: what CHANGE REPLICATION SOURCE is told stands in a table, and so in every copy of the server.
@@ -90,26 +106,26 @@ export async function startReplica(
   filter: string | null = null,
 ): Promise<void> {
   await forgetSource(connection);
-  await connection.query(
+  await run(
+    connection,
     `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_SSL = 1, SOURCE_AUTO_POSITION = 1,
      SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, SOURCE_HEARTBEAT_PERIOD = 1`,
     [source.host, source.port],
-    statementTimeoutMs,
   );
   // A filter is the running server's own: each start begins without one.
-  if (filter !== null) await connection.query(`CHANGE REPLICATION FILTER ${filter}`, [], statementTimeoutMs);
+  if (filter !== null) await run(connection, `CHANGE REPLICATION FILTER ${filter}`);
   await startReceiver(connection, source);
   await startApplier(connection);
 }
 
 /** A receiver that stopped by itself. */
 export async function startReceiver(connection: MysqlConnection, { user, password }: ReplicaSource): Promise<void> {
-  await connection.query('START REPLICA IO_THREAD USER = ? PASSWORD = ?', [user, password], statementTimeoutMs);
+  await run(connection, 'START REPLICA IO_THREAD USER = ? PASSWORD = ?', [user, password]);
 }
 
 /** An applier that stopped by itself. */
 export async function startApplier(connection: MysqlConnection): Promise<void> {
-  await connection.query('START REPLICA SQL_THREAD', [], statementTimeoutMs);
+  await run(connection, 'START REPLICA SQL_THREAD');
 }
 
 /**
@@ -118,14 +134,14 @@ export async function startApplier(connection: MysqlConnection): Promise<void> {
  */
 export async function forgetSource(connection: MysqlConnection, source: ReplicaSource | null = null): Promise<void> {
   if (source !== null && (await isApplying(connection))) {
-    await connection.query('STOP REPLICA IO_THREAD', [], statementTimeoutMs);
+    await run(connection, 'STOP REPLICA IO_THREAD');
     const place = 'CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_SSL = 1';
-    await connection.query(place, [source.host, source.port], statementTimeoutMs);
+    await run(connection, place, [source.host, source.port]);
     await startReceiver(connection, source);
   }
   await untilNothingIsApplied(connection);
-  await connection.query('STOP REPLICA', [], statementTimeoutMs);
-  await connection.query('RESET REPLICA ALL', [], statementTimeoutMs);
+  await run(connection, 'STOP REPLICA');
+  await run(connection, 'RESET REPLICA ALL');
 }
 
 /**

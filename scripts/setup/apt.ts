@@ -208,7 +208,7 @@ async function apt(config: string, program: string, args: string[], cwd: string)
       throw configurationError(
         'QZ2805',
         `${program} was not found, so nothing can be fetched here.`,
-        'Set-up needs Debian or Ubuntu; elsewhere install MySQL 8.0.17 or later so that mysqld is on PATH.',
+        'Set-up needs Debian or Ubuntu; elsewhere install MySQL 8.0.15 or later so that mysqld is on PATH.',
         { cause: error },
       );
     }

@@ -14,7 +14,7 @@ import { freePort } from '../../core/mysql/mysqld.ts';
 import { openFilesSource } from '../../core/stream/files-source.ts';
 import { startStreamServer } from '../../core/stream/server.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
-import { hasOldMysql, OldMysql } from '../lab/old-mysql.ts';
+import { hasOldMysql, OldMysql, oldMysqld } from '../lab/old-mysql.ts';
 import { connected, endServer, executedSet, RunningDaemon, verb } from '../lab/running.ts';
 
 const plain = [
@@ -22,6 +22,8 @@ const plain = [
   `CREATE TABLE app.item (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(64) UNIQUE, j JSON, d DECIMAL(10,3) DEFAULT (RAND()),
      b BIT(5), e ENUM('a','b'), t TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6), g INT AS (CHAR_LENGTH(v)), w LONGBLOB)`,
   `INSERT INTO app.item (v, j, b, e, w) VALUES ('one', '{"a": 1, "b": [1, 2]}', 5, 'a', REPEAT('z', 2000000)), ('two', '{}', 1, 'b', '')`,
+  'CREATE TABLE app.kind (id INT PRIMARY KEY, code INT, KEY (code))',
+  'CREATE TABLE app.of_kind (id INT PRIMARY KEY, code INT, FOREIGN KEY (code) REFERENCES app.kind (code))',
   "CREATE USER bob IDENTIFIED WITH caching_sha2_password BY 'secret'",
   'GRANT SELECT ON app.* TO bob',
 ];
@@ -132,6 +134,19 @@ const later = [
       expect(await sha256(copy)).toBe(await sha256(join(source.dataDir, name)));
     }
     expect(closed.length).toBeGreaterThanOrEqual(2);
+  }, 120_000);
+
+  test('is restored by its own version, which calls options and statements of replication otherwise', async () => {
+    const args = ['--from', join(dir, 'archive'), '--mysqld', await oldMysqld(), '--json'];
+    const result = await verb(['restore', '--to', 'latest', '--into', join(dir, 'same'), ...args]);
+    expect({ code: result.code, stderr: result.code === 0 ? '' : result.stderr }).toEqual({ code: 0, stderr: '' });
+    const { restore } = JSON.parse(result.stdout) as { restore: { pid: number; socket: string; transactions: number } };
+    servers.push(restore.pid);
+    expect(restore.transactions).toBeGreaterThanOrEqual(later.length - 8);
+    const server = await connected({ ...source.root, socketPath: restore.socket });
+    expect((await executedSet(server)).toString()).toBe((await executedSet(source.connection)).toString());
+    expect(await facts(server)).toEqual(await facts(source.connection));
+    await server.close();
   }, 120_000);
 
   test('follows the stream server as a stock replica, through idle times', async () => {

@@ -1,4 +1,4 @@
-/** A MySQL of 2019 as it was shipped: too old for a server of ours (core/mysql/program.ts), but a source and a replica all the same. */
+/** A MySQL of 2019 as it was shipped, without any plugin: a source, a replica, and the oldest server that we restore by. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
@@ -15,6 +15,11 @@ const pollMs = 50;
 
 /** Its programs exist for x86-64 alone. */
 export const hasOldMysql = process.arch === 'x64';
+
+/** Path of its mysqld. */
+export async function oldMysqld(): Promise<string> {
+  return (await ensureTools(['mysqld-8.0'])).paths['mysqld-8.0'] ?? '';
+}
 
 export class OldMysql implements AsyncDisposable {
   readonly dataDir: string;
@@ -33,7 +38,7 @@ export class OldMysql implements AsyncDisposable {
 
   /** Made anew in `dir`; root has no password. */
   static async start(dir: string, serverId: number, options: readonly string[] = []): Promise<OldMysql> {
-    const program = (await ensureTools(['mysqld-8.0'])).paths['mysqld-8.0'] ?? '';
+    const program = await oldMysqld();
     await rm(dir, { recursive: true, force: true });
     await mkdir(dir, { recursive: true });
     const user = process.getuid?.() === 0 ? ['--user=root'] : [];

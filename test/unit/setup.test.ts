@@ -118,8 +118,8 @@ describe('what counts as MySQL', () => {
   test.each([
     ['mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian))', '9.7.4'],
     ['/usr/sbin/mysqld  Ver 8.0.36-0ubuntu0.22.04.1 for Linux on x86_64 ((Ubuntu))', '8.0.36'],
-    ['mysqld  Ver 8.0.16 for Linux on x86_64 (MySQL Community Server - GPL)', null],
-    ['mysqld  Ver 8.0.17 for Linux on x86_64 (MySQL Community Server - GPL)', '8.0.17'],
+    ['mysqld  Ver 8.0.14 for Linux on x86_64 (MySQL Community Server - GPL)', null],
+    ['mysqld  Ver 8.0.15 for Linux on x86_64 (MySQL Community Server - GPL)', '8.0.15'],
     ['mysqld  Ver 10.11.6-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)', null],
     ['mysqldump  Ver 10.13 Distrib 5.7.44, for Linux (x86_64)', null],
     ['something else entirely', null],
