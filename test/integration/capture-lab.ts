@@ -13,6 +13,7 @@ import type { BinlogRange, ChainState, Entry } from '../../core/chain/types.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort, Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
+import { makeEmptyData } from '../lab/empty-data.ts';
 
 const defaults: MysqldOptions = {
   'log-bin': 'binlog',
@@ -48,7 +49,7 @@ export class CaptureLab implements AsyncDisposable {
   static async start(more: MysqldOptions = {}): Promise<CaptureLab> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-capture-'));
     const lab = new CaptureLab(dir, await Mysqld.find(), await freePort(), { ...defaults, ...more });
-    await lab.#mysqld.initialize({ dataDir: lab.dataDir, errorLog: join(dir, 'log'), osUser, options: lab.#options });
+    await makeEmptyData(lab.#mysqld, lab.dataDir);
     await lab.up();
     return lab;
   }

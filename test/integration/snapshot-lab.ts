@@ -10,6 +10,7 @@ import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../co
 import { Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
 import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
+import { makeEmptyData } from '../lab/empty-data.ts';
 
 const options: MysqldOptions = {
   'gtid-mode': true,
@@ -50,7 +51,7 @@ export class SnapshotLab implements AsyncDisposable {
   async start(name: string, dataDir?: string, more: MysqldOptions = {}): Promise<MysqlEndpoint> {
     const place = { dataDir: dataDir ?? join(this.dir, name), errorLog: join(this.dir, `${name}.err`), osUser };
     const all = { ...options, ...more };
-    if (dataDir === undefined) await this.mysqld.initialize({ ...place, options: all });
+    if (dataDir === undefined) await makeEmptyData(this.mysqld, place.dataDir);
     const socket = join(this.dir, `${name}.sock`);
     const server = await this.mysqld.start({ ...place, options: all, socket, port: 'free' });
     this.#servers.push(server);

@@ -193,6 +193,8 @@ describe('logical', () => {
       const target = await lab.start('r-logical');
       await load(dir, target.socketPath ?? '');
       const restored = await lab.connect(target);
+      // As the next start would: until then the accounts are those of the empty server.
+      await restored.query('FLUSH NO_WRITE_TO_BINLOG PRIVILEGES');
       // A dump names character sets that were defaults, so definitions read differently and mean the same.
       const plain = (lines: string[]) => lines.map((line) => line.replace(/ CHARACTER SET utf8mb4/g, ''));
       expect(plain(await fingerprint(restored))).toEqual(plain(await fingerprint(connection)));

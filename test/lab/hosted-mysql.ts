@@ -7,6 +7,7 @@ import { neededPrivileges } from '../../agent/doctor/grants.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
 import { freePort, Mysqld } from '../../core/mysql/mysqld.ts';
 import { cacheFolder } from '../../core/mysql/program.ts';
+import { makeEmptyData } from './empty-data.ts';
 import { Host } from './host.ts';
 
 /** Of every account of such a server. */
@@ -42,7 +43,7 @@ export class HostedMysql {
       osUser: 'root',
       options: this.#options(options),
     };
-    await program.initialize(place);
+    await makeEmptyData(program, place.dataDir);
     const server = await program.start({ ...place, socket: this.at('init.sock'), port: null, initSql: sql });
     await server.stop();
     mkdirSync(this.at('run'));

@@ -1,9 +1,10 @@
 /** A real mysqld as the source to protect: binlog in ROW format, GTIDs on; or with `stock`, as it is shipped. */
 import { existsSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { neededPrivileges } from '../../agent/doctor/grants.ts';
 import { Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
+import { makeEmptyData } from './empty-data.ts';
 import type { LabService, ServiceContext, ServiceFacts } from './service.ts';
 
 export interface MysqlServiceOptions {
@@ -50,17 +51,8 @@ export class MysqlService implements LabService {
     const osUser = process.getuid?.() === 0 ? 'root' : undefined;
     const place = { dataDir, osUser, options, signal: context.signal };
     await mkdir(context.dir, { recursive: true });
-    const complete = join(dataDir, 'mysql.ibd');
-    const isNew = !existsSync(complete);
-    if (isNew) {
-      // What an initialization left that was killed half-way is of no use.
-      await rm(dataDir, { recursive: true, force: true });
-      await mysqld.initialize({
-        ...place,
-        errorLog: join(context.dir, 'initialize.log'),
-        onSpawn: (pid) => context.onProcess('mysqld --initialize', pid),
-      });
-    }
+    const isNew = !existsSync(dataDir);
+    if (isNew) await makeEmptyData(mysqld, dataDir);
     this.handle = await mysqld.start({
       ...place,
       socket,

@@ -22,10 +22,9 @@ export interface LabState {
   services: Record<string, ServiceState>;
 }
 
-/** A broker may have been started again and again. What only prepares a server is none. */
+/** A broker may have been started again and again. */
 export function lastOfEach(processes: readonly RecordedProcess[]): RecordedProcess[] {
-  const last = new Map(processes.map((process) => [process.what, process]));
-  return [...last.values()].filter(({ what }) => !what.includes('--initialize'));
+  return [...new Map(processes.map((process) => [process.what, process])).values()];
 }
 
 export function readState(dir: string): LabState | null {
