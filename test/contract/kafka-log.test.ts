@@ -10,6 +10,7 @@ import { KafkaLog } from '../../core/log/kafka/log.ts';
 import { ThreadBrokers } from '../../core/log/kafka/thread-brokers.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { KafkaLab } from '../lab/kafka.ts';
+import { knowsOnlyVersions } from '../made/ancient-broker.ts';
 import { EntryMaker } from '../made/entries.ts';
 import { alterTopic, createTopic, deleteRecords, writeForeign } from '../made/kafka-admin.ts';
 import {
@@ -118,6 +119,17 @@ describe('Kafka log: reaching the brokers', () => {
       await expect(openKafkaLog(place)).rejects.toMatchObject(expected);
       await new Promise((resolve) => silent.close(resolve));
       await expect(openKafkaLog(place)).rejects.toMatchObject(expected);
+    });
+  });
+
+  test('who knows too little of the protocol, as brokers of long ago, is refused by the request that is missing', async () => {
+    await using old = await knowsOnlyVersions();
+    await withTopic([`127.0.0.1:${old.port}`], async (place) => {
+      await expect(openKafkaLog(place)).rejects.toMatchObject({
+        kind: 'configuration',
+        code: 'QZ2319',
+        message: expect.stringMatching(/^The Kafka brokers at 127\.0\.0\.1:\d+ do not offer .*: Metadata\)\.$/),
+      });
     });
   });
 

@@ -70,6 +70,8 @@ describe('a topic that is there already', () => {
     ['retention.ms', String(dayMs)],
     ['min.insync.replicas', '1'],
     ['min.insync.replicas', '4'],
+    ['message.format.version', '0.9.0'],
+    ['message.format.version', '0.10.2-IV0'],
   ])('with %s=%s is refused by name, value and command', (name, value) => {
     const text = refusal(facts(3, { settings: { [name]: value } }));
     expect(text).toContain(`QZ2311 ${name} of the Kafka topic qazyna.agama is ${value}, but must be `);
@@ -78,6 +80,27 @@ describe('a topic that is there already', () => {
         `kafka-configs.sh --bootstrap-server k1:9092 --alter .* --entity-name qazyna.agama --add-config ${name}=`,
       ),
     );
+  });
+
+  test('whose brokers write as 0.11 did or later is fine', () => {
+    for (const version of ['0.11.0-IV2', '1.0', '2.8-IV1', '3.0-IV1'])
+      expect(refusal(facts(3, { settings: { 'message.format.version': version } }))).toBe('');
+  });
+
+  test.each([
+    'cleanup.policy',
+    'unclean.leader.election.enable',
+    'max.message.bytes',
+    'retention.ms',
+    'min.insync.replicas',
+  ])('whose brokers do not tell %s is refused for that', (name) => {
+    for (const brokers of [1, 3]) {
+      const found = facts(brokers);
+      delete found.settings[name];
+      expect(refusal(found)).toMatch(
+        new RegExp(`^QZ2316 The brokers at .* do not tell ${name} of the Kafka topic qazyna.agama, which must be `),
+      );
+    }
   });
 
   test('with several partitions or too few replicas is refused', () => {
@@ -127,6 +150,7 @@ describe('a client’s fault', () => {
     ['out-of-range', 'transient', 'QZ4311'],
     ['foreign', 'integrity', 'QZ3323'],
     ['refused-topic', 'configuration', 'QZ2318'],
+    ['unsupported', 'configuration', 'QZ2319'],
     ['other', 'transient', 'QZ4311'],
   ])('%s is %s, %s, in one sentence', (reason, kind, code) => {
     const error = brokerError(wishes, 'read', new BrokerFault(reason, 'so it\n  went.'));
@@ -134,8 +158,8 @@ describe('a client’s fault', () => {
     expect((error as Error).message).toMatch(/^[A-Z][^\n]*\.$/);
   });
 
-  test('a login, certificate or right that is refused later on is a passing one: it worked before', () => {
-    for (const reason of ['login', 'tls', 'denied'] as const)
+  test('a login, certificate, right or request that is refused later on is a passing one: it worked before', () => {
+    for (const reason of ['login', 'tls', 'denied', 'unsupported'] as const)
       expect(brokerError(wishes, 'read', new BrokerFault(reason, 'x'), true)).toMatchObject({ code: 'QZ4311' });
   });
 

@@ -24,6 +24,8 @@ export type FaultReason =
   | 'foreign'
   /** The brokers do not want such a topic: a policy, a name, more replicas than brokers. */
   | 'refused-topic'
+  /** A request that they do not know: brokers of long ago, or what speaks only a part of Kafka's protocol. */
+  | 'unsupported'
   | 'other';
 
 export class BrokerFault extends Error {

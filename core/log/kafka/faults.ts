@@ -8,7 +8,7 @@ export interface TopicPlace {
 }
 
 /** Said before anything starts; later, a broker whose certificate or rights are being changed is no reason to give up. */
-const onlyAtStart: readonly FaultReason[] = ['login', 'tls', 'denied'];
+const onlyAtStart: readonly FaultReason[] = ['login', 'tls', 'denied', 'unsupported'];
 
 /** `action` as in "could not read". Anything but a BrokerFault is passed on as it is. `isOpen`: it worked before. */
 export function brokerError(place: TopicPlace, action: string, error: unknown, isOpen = false): unknown {
@@ -92,6 +92,13 @@ const errors: Record<FaultReason, Make> = {
       'QZ2318',
       `The Kafka brokers at ${at} refuse to make the topic ${topic} (${text}).`,
       'Choose another log.kafka.topic or replication_factor (not more than there are brokers), or let the brokers’ keeper make it.',
+      options,
+    ),
+  unsupported: ({ at, text }, options) =>
+    configurationError(
+      'QZ2319',
+      `The Kafka brokers at ${at} do not offer what qazyna needs of Kafka’s protocol (${text}).`,
+      'Kafka before 0.11 cannot hold a log, nor can what speaks only a part of its protocol: let log.kafka.brokers name later brokers. ops/README.md says which were tried.',
       options,
     ),
   'timed-out': passing,

@@ -271,6 +271,7 @@ const reasons: [RegExp, FaultReason][] = [
   [/^(?:KafkaJSOffsetOutOfRange|OFFSET_OUT_OF_RANGE)$/, 'out-of-range'],
   [/^(?:KafkaJSNotImplemented|KafkaJSUnsupportedMagicByteInMessageSet)$/, 'foreign'],
   [/^(?:INVALID_REPLICATION_FACTOR|POLICY_VIOLATION|INVALID_CONFIG|INVALID_TOPIC_EXCEPTION)$/, 'refused-topic'],
+  [/^(?:KafkaJSServerDoesNotSupportApiKey|UNSUPPORTED_VERSION)$/, 'unsupported'],
   [/^(?:LEADER_NOT_AVAILABLE|NOT_LEADER_FOR_PARTITION|REPLICA_NOT_AVAILABLE|FENCED_LEADER_EPOCH)$/, 'no-leader'],
   [/^(?:KafkaJSRequestTimeoutError|REQUEST_TIMED_OUT|KafkaJSTimeout|KafkaJSLockTimeout)$/, 'timed-out'],
   [
@@ -295,7 +296,8 @@ function* marksOf(error: unknown, depth: number): Generator<string> {
 }
 
 function textOf(error: unknown): string {
-  const { message, errors } = (error ?? {}) as { message?: unknown; errors?: unknown };
+  const { message, errors, apiName } = (error ?? {}) as { message?: unknown; errors?: unknown; apiName?: unknown };
   const inner = Array.isArray(errors) && errors.length > 0 ? `: ${textOf(errors[0])}` : '';
-  return `${typeof message === 'string' ? message : String(error)}${inner}`;
+  const request = typeof apiName === 'string' ? `: ${apiName}` : '';
+  return `${typeof message === 'string' ? message : String(error)}${request}${inner}`;
 }

@@ -88,7 +88,7 @@ export class KafkaLog implements ChainLog {
   }
 
   /**
-   * Makes the topic or checks it. Throws QZ2310 to QZ2318 for what has to be set right first, QZ3320 when it lost what it held,
+   * Makes the topic or checks it. Throws QZ2310 to QZ2319 for what has to be set right first, QZ3320 when it lost what it held,
    * QZ431x when the brokers cannot be reached: try again.
    */
   static async open(options: KafkaLogOptions): Promise<KafkaLog> {

@@ -14,6 +14,8 @@ export interface TopicWishes {
 }
 
 const replicasUsual = 3;
+/** Of records as brokers keep them. */
+const formatLeast = '0.11.0';
 const messageBytes = 20 * 1024 * 1024;
 /** An entry's body, its header and GTID sets of any likely size, the batch around it. */
 const messageBytesLeast = entryBodyMax + 1024 * 1024;
@@ -36,7 +38,7 @@ export function topicPlan(wishes: TopicWishes, brokers: number): TopicPlan {
   return { replicas, settings: { ...settings, ...synced } };
 }
 
-/** Throws QZ2311 or QZ2315 for the first thing that could lose or hide entries; returns what is worth a warning. */
+/** Throws QZ2311, QZ2315 or QZ2316 for the first thing that could lose or hide entries; returns what is worth a warning. */
 export function checkTopic(wishes: TopicWishes, facts: TopicFacts): string[] {
   const { topic, replicationFactor } = wishes;
   if (facts.partitions !== 1)
@@ -48,8 +50,9 @@ export function checkTopic(wishes: TopicWishes, facts: TopicFacts): string[] {
     );
   if (replicationFactor !== null && facts.replicas < replicationFactor)
     throw refused(wishes, 'the replication factor', String(facts.replicas), `at least ${replicationFactor}`, null);
-  for (const { name, isFine, must, set } of demands(wishes, facts)) {
-    const value = facts.settings[name] ?? '';
+  for (const { name, isFine, must, set } of [...demands(wishes, facts), ...formatDemand(facts)]) {
+    const value = facts.settings[name];
+    if (value === undefined) throw untold(wishes, name, must);
     if (!isFine(value)) throw refused(wishes, name, value, must, set);
   }
   return warnings(facts);
@@ -100,6 +103,18 @@ function demands(wishes: TopicWishes, { replicas, settings }: TopicFacts): Deman
   return [...found, { ...exactly('flush.messages', '1'), must: why }];
 }
 
+/**
+ * Brokers before 4.0 may be told to write as older ones did. Before 0.11 records name no leader's epoch, so that replicas
+ * may cut off what was acknowledged when the leader changes (KIP-101); before 0.10 they have no time, and retention none to
+ * go by.
+ */
+function formatDemand({ settings }: TopicFacts): Demand[] {
+  const name = 'message.format.version';
+  if (settings[name] === undefined) return [];
+  const isOld = (value: string) => /^0\.(?:\d|10)(?:[.-]|$)/.test(value);
+  return [{ name, isFine: (value) => !isOld(value), must: `${formatLeast} or later`, set: formatLeast }];
+}
+
 function exactly(name: string, wanted: string): Demand {
   return { name, isFine: (value) => value === wanted, must: wanted, set: wanted };
 }
@@ -126,6 +141,16 @@ function refused(wishes: TopicWishes, name: string, value: string, must: string,
     {
       details: { topic, setting: name, value, must },
     },
+  );
+}
+
+/** What cannot be seen is not trusted. */
+function untold({ topic, brokers }: TopicWishes, name: string, must: string): QazynaError {
+  return configurationError(
+    'QZ2316',
+    `The brokers at ${brokers.join(', ')} do not tell ${name} of the Kafka topic ${topic}, which must be ${must}.`,
+    'Those of Apache Kafka tell it; what speaks only a part of its protocol cannot be trusted with a log.',
+    { details: { topic, setting: name, must } },
   );
 }
 
