@@ -76,6 +76,21 @@ describe('Kafka log: its topic', () => {
       expect({ magic, producerId }).toEqual({ magic: 2, producerId: -1n });
     }));
 
+  test('of which not every broker has heard yet, because it was just made, is waited for', () =>
+    withTopic(cluster.bootstrap, async (place) => {
+      const client = threadBrokers(place);
+      const real = client.bounds.bind(client);
+      let behind = 2;
+      client.bounds = async (topic) => {
+        behind -= 1;
+        if (behind >= 0) throw new BrokerFault('no-topic', 'the test says so');
+        return await real(topic);
+      };
+      const log = await openKafkaLog(place, { client });
+      expect(await log.append(made(1))).toEqual({ base: 0 });
+      await log.close();
+    }));
+
   test('that could lose entries is refused by what it is set to', () =>
     withTopic(cluster.bootstrap, async (place) => {
       await createTopic(place.brokers, place.topic, { 'cleanup.policy': 'compact', 'max.message.bytes': '20971520' });

@@ -21,7 +21,8 @@ export async function createTopic(
 ): Promise<void> {
   const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }));
   const wanted = { topic, numPartitions: partitions, replicationFactor: replicas, configEntries };
-  await withAdmin(brokers, (admin) => admin.createTopics({ topics: [wanted] }));
+  // Its own waiting gives up at a broker that has not heard of the topic yet; who opens a log there waits by himself.
+  await withAdmin(brokers, (admin) => admin.createTopics({ waitForLeaders: false, topics: [wanted] }));
 }
 
 export async function alterTopic(

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { encodeEntry, entryFixedBytes, packBody } from '../../chain/entry.ts';
 import type { ChainState, Entry, LandedEntry, PackedBody } from '../../chain/types.ts';
 import { crashPoint } from '../../errors/crash-points.ts';
-import { integrityError, transientError } from '../../errors/error.ts';
+import { integrityError, isKind, transientError } from '../../errors/error.ts';
 import type { Logger } from '../../logging/logger.ts';
 import type { AppendOutcome, ChainLog, Headroom, ReadOptions } from '../types.ts';
 import { BrokerFault, type Brokers, type BrokersOptions } from './brokers.ts';
@@ -127,9 +127,22 @@ export class KafkaLog implements ChainLog {
     }
     for (const warning of checkTopic(wishes, facts)) logger.warn(`${this.name}: ${warning}`);
     this.#settings = { atMs: performance.now(), values: facts.settings };
-    await this.#view.bounds();
+    await this.#reach(untilMs);
     await this.#view.save();
     this.#view.isOpen = true;
+  }
+
+  /** One broker has told of the topic; others, and its leader among them, may hear of it a moment later. */
+  async #reach(untilMs: number): Promise<void> {
+    for (;;) {
+      try {
+        await this.#view.bounds();
+        return;
+      } catch (error) {
+        if (!isUnknownTopic(error) || performance.now() > untilMs) throw error;
+        await sleep(usablePollMs, undefined, { signal: this.#options.signal });
+      }
+    }
   }
 
   async #make(brokers: number): Promise<void> {
@@ -340,6 +353,10 @@ async function someEncoded(entries: readonly Entry[], from: number): Promise<Uin
     await turns.yield();
   }
   return values;
+}
+
+function isUnknownTopic(error: unknown): boolean {
+  return isKind(error, 'transient') && error.code === 'QZ4314';
 }
 
 function limitOf(setting: string | undefined): number | null {
