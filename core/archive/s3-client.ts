@@ -96,7 +96,7 @@ export class S3Requests {
       ...this.#bodyInput(body),
       Metadata: metadata,
       ContentType: 'application/octet-stream',
-      ...this.#lock(key),
+      ...this.#lock(!isReplacedKey(key)),
     });
     command.middlewareStack.add(signedContent(body), { step: 'build' });
     const { ETag } = await this.#send(body.sizeBytes, (client, abortSignal) => client.send(command, { abortSignal }));
@@ -166,13 +166,13 @@ export class S3Requests {
   }
 
   /** Resolves with the upload's id. */
-  async beginUpload(key: string, metadata: Record<string, string>): Promise<string> {
+  async beginUpload(key: string, metadata: Record<string, string>, locked = !isReplacedKey(key)): Promise<string> {
     const command = new CreateMultipartUploadCommand({
       ...this.#at(key),
       ...(this.#checksums ? { ChecksumAlgorithm: 'SHA256' as const } : {}),
       Metadata: metadata,
       ContentType: 'application/octet-stream',
-      ...this.#lock(key),
+      ...this.#lock(locked),
     });
     const { UploadId } = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
     return required(UploadId, 'UploadId');
@@ -272,9 +272,9 @@ export class S3Requests {
   }
 
   /** What is put once is locked; what is replaced again and again would only fill the bucket. */
-  #lock(key: string) {
+  #lock(locked: boolean) {
     const { lock } = this.place;
-    if (lock === null || isReplacedKey(key)) return {};
+    if (lock === null || !locked) return {};
     const ObjectLockMode: ObjectLockMode = lock.mode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE';
     return { ObjectLockMode, ObjectLockRetainUntilDate: new Date(Date.now() + lock.forMs) };
   }

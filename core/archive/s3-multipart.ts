@@ -11,22 +11,26 @@ const partBytesMin = 8 * 1024 * 1024;
 const partsMax = 10_000;
 const partsAtOnce = 2;
 
+export interface Upload {
+  key: string;
+  body: S3Body;
+  metadata: Record<string, string>;
+  condition: Condition;
+  /** Asked to be locked as what is put once is, whatever its key says. */
+  locked?: true;
+}
+
 /** Resolves with the etag. On any failure the upload is given up, so that nothing of it can land later; rejects with the first failure. */
-export async function putInParts(
-  requests: S3Requests,
-  key: string,
-  body: S3Body,
-  metadata: Record<string, string>,
-  condition: Condition,
-): Promise<string> {
-  const uploadId = await requests.beginUpload(key, metadata);
+export async function putInParts(requests: S3Requests, upload: Upload): Promise<string> {
+  const { key, body, metadata, condition, locked } = upload;
+  const uploadId = await requests.beginUpload(key, metadata, locked);
   try {
     const parts = await sendParts(requests, key, uploadId, body);
     const etag = await requests.endUpload(key, uploadId, parts, condition, body.sizeBytes);
     crashPoint('s3:after-upload');
     return etag;
   } catch (error) {
-    // Only bytes without a name stay where this fails too; ops/s3/README.md has the lifecycle rule that removes them.
+    // Only bytes without a name stay where this fails too: retention gives them up after a day (s3-leftovers.ts).
     await requests.abortUpload(key, uploadId).catch(() => undefined);
     throw error;
   }

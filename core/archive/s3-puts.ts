@@ -18,6 +18,8 @@ import type { ObjectInfo } from './store.ts';
 export const shaName = 'qazyna-sha256';
 const markName = 'qazyna-put';
 const doubtsMax = 256;
+/** One object for ever: the probe needs no right to delete. */
+export const probeKey = 'probe/conditional-writes';
 
 interface Put {
   key: string;
@@ -30,9 +32,42 @@ export class S3Puts {
   readonly #calls: S3Calls;
   /** Puts that may have landed, or may yet; put again with the same content, they keep their mark. By key. */
   readonly #doubts = new Map<string, { sha256: Buffer; mark: string }>();
+  /** Whether the service honours the condition of an upload in parts; null until it was asked. */
+  #areParts: Promise<boolean> | null = null;
 
   constructor(calls: S3Calls) {
     this.#calls = calls;
+  }
+
+  /**
+   * Services learnt conditions on puts earlier than on uploads in parts (Ceph 16 takes the header and replaces the object), so
+   * it is asked once, before the first of them; where they are ignored, large objects are put in one piece. It is asked with a
+   * lock where there are to be some, so that what cannot be locked shows: where nothing comes of it, nothing is locked by it.
+   */
+  async probeParts(): Promise<boolean> {
+    this.#areParts ??= this.#askParts().catch((error: unknown) => {
+      this.#areParts = null;
+      throw error;
+    });
+    return await this.#areParts;
+  }
+
+  async #askParts(): Promise<boolean> {
+    const body = await bodyOf([randomBytes(16)]);
+    await this.put(probeKey, body.parts, { ifNoneMatch: '*' });
+    const mark = randomBytes(16).toString('hex');
+    try {
+      const { requests } = this.#calls;
+      const metadata = { [markName]: mark };
+      await putInParts(requests, { key: probeKey, body, metadata, condition: { ifNoneMatch: '*' }, locked: true });
+      return false;
+    } catch (error) {
+      if (!(error instanceof S3Failure)) throw error;
+      if (error.status === 412 || error.status === 409) return true;
+      const found = await this.#calls.run('s3:GetObject', probeKey, () => this.#calls.requests.head(probeKey));
+      if (found?.metadata[markName] === mark) return false;
+      throw this.#calls.error(error, 's3:PutObject', probeKey);
+    }
   }
 
   /** `declined`: the condition does not hold. Rejects with a transient error when nothing of it is there yet. */
@@ -79,7 +114,8 @@ export class S3Puts {
       return await requests.put(key, body, metadata, condition);
     }
     if ((await requests.head(key)) !== null) return null;
-    return await putInParts(requests, key, body, metadata, condition);
+    if (!(await this.probeParts())) return await requests.put(key, body, metadata, condition);
+    return await putInParts(requests, { key, body, metadata, condition });
   }
 
   /** `failure`: why the outcome is not known; null when something is known to be there. */

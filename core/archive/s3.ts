@@ -9,13 +9,11 @@ import { S3Calls } from './s3-calls.ts';
 import { type S3Deadlines, S3Requests } from './s3-client.ts';
 import { S3Failure } from './s3-errors.ts';
 import { isPrivateWay, parseS3Place } from './s3-place.ts';
-import { S3Puts, shaName } from './s3-puts.ts';
+import { probeKey, S3Puts, shaName } from './s3-puts.ts';
 import type { S3Bytes } from './s3-types.ts';
 import { earlierVersions } from './s3-versions.ts';
 import type { ObjectInfo, ObjectStore } from './store.ts';
 
-/** One object for ever: the probe needs no right to delete. */
-export const probeKey = 'probe/conditional-writes';
 const probeAttempts = 5;
 
 export interface S3StoreOptions {
@@ -50,6 +48,7 @@ export class S3Store implements ObjectStore {
     await this.putIfAbsent(probeKey, [randomBytes(16)]);
     const second = await this.putIfAbsent(probeKey, [randomBytes(16)]);
     if (second !== 'exists') throw this.#unconditional('a put with If-None-Match replaced an object');
+    await this.#puts.probeParts();
     for (let attempt = 0; attempt < probeAttempts; attempt += 1) {
       const info = await this.head(probeKey);
       if (info === null) continue;

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { openStore } from '../../core/archive/open.ts';
 import { openS3Store } from '../../core/archive/s3.ts';
+import { probeKey } from '../../core/archive/s3-puts.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { selfSignedCertificate } from '../../core/stream/certificate.ts';
 import { writeS3Credentials } from '../lab/s3.ts';
@@ -114,6 +115,7 @@ describe('s3: a put whose answer is lost or wrong', () => {
     '%s',
     async (_name, at, fault, outcome) => {
       const { store, straight } = await stores();
+      await store.probe();
       const body = [Buffer.alloc(9 << 20, 1), Buffer.alloc(8 << 20, 2)];
       let number = 0;
       proxy.misbehave = ({ method }) => {
@@ -133,6 +135,22 @@ describe('s3: a put whose answer is lost or wrong', () => {
     },
     20_000,
   );
+});
+
+describe('s3: a service that honours conditions on puts, and ignores them where an upload in parts ends', () => {
+  test('gets large objects in one piece: of two that race, one wins, and keeps what it put', async () => {
+    const { store, straight } = await stores();
+    proxy.misbehave = ({ method, headers }) =>
+      method === 'POST' && headers['if-none-match'] !== undefined ? { kind: 'unconditional' } : { kind: 'pass' };
+    const bodies = [1, 2].map((value) => Buffer.alloc(17 << 20, value));
+    const from = proxy.seen.length;
+    const outcomes = await Promise.all(bodies.map((body) => store.putIfAbsent('big', [body])));
+    expect([...outcomes].sort()).toEqual(['created', 'exists']);
+    expect((await straight.get('big'))?.equals(bodies[outcomes.indexOf('created')] ?? Buffer.alloc(0))).toBe(true);
+    const begun = proxy.seen.slice(from).filter(({ method, url }) => method === 'POST' && url.includes('uploads'));
+    // One, to find out.
+    expect(begun.map(({ url }) => url.split('?')[0]?.split('/').slice(-2).join('/'))).toEqual([probeKey]);
+  }, 20_000);
 });
 
 describe('s3: reading over a bad way', () => {
