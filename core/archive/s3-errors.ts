@@ -188,7 +188,7 @@ function permissionError(failure: S3Failure, { place, action, key, workedBefore 
   if ((status !== 403 && status !== 401) || passing.has(code)) return null;
   const sentence = `${place.name} does not allow ${action} of ${key} (${code}).`;
   const hint =
-    'ops/s3/ has the policies. Without s3:ListBucket on the prefix, S3 says the same of an object that does not exist.';
+    'ops/s3/ has the policies. Check bucket and prefix, too: of a bucket that is not there, or without s3:ListBucket of an object, services say the same.';
   if (workedBefore) return transientError('QZ4413', sentence, `It did before. ${hint}`, options);
   return configurationError('QZ2417', sentence, hint, options);
 }

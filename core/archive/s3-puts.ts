@@ -64,6 +64,8 @@ export class S3Puts {
     } catch (error) {
       if (!(error instanceof S3Failure)) throw error;
       if (error.status === 412 || error.status === 409) return true;
+      // Done, and answered as Ceph 16 does when it has replaced an object: without an ETag.
+      if (error.code === 'NoHeader') return false;
       const found = await this.#calls.run('s3:GetObject', probeKey, () => this.#calls.requests.head(probeKey));
       if (found?.metadata[markName] === mark) return false;
       throw this.#calls.error(error, 's3:PutObject', probeKey);
@@ -130,14 +132,21 @@ export class S3Puts {
     if (isOthers) return 'declined';
     if (failure === null || failure.status === 412 || failure.status === 404) {
       if (condition.ifMatch !== undefined && found === null) return 'declined';
-      throw transientError(
-        'QZ4409',
-        `${this.#calls.requests.place.name} declined to put ${key} because of an object that is no longer there.`,
-        'Somebody else is changing it at this moment, and it is tried again; if it stays so, the service keeps a name without an object (after a crash): delete it there.',
-        { details: { key }, ...(failure === null ? {} : { cause: failure }) },
-      );
+      throw this.#declinedFor(key, found !== null, failure);
     }
     return failure;
+  }
+
+  /** Declined, and not by what is there now. */
+  #declinedFor(key: string, isThere: boolean, failure: S3Failure | null) {
+    const why = isThere ? 'though it is still what was to be put over' : 'because of an object that is no longer there';
+    const hint = isThere
+      ? 'Somebody else is changing it at this moment, and it is tried again.'
+      : 'Somebody else is changing it at this moment, and it is tried again; if it stays so, the service keeps a name without an object (after a crash): delete it there.';
+    return transientError('QZ4409', `${this.#calls.requests.place.name} declined to put ${key}, ${why}.`, hint, {
+      details: { key },
+      ...(failure === null ? {} : { cause: failure }),
+    });
   }
 
   #doubt({ key, body, mark }: Put): void {

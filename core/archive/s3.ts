@@ -3,7 +3,7 @@
  * Whoever calls retries passing faults; listings are told as they are, never taken for the truth.
  */
 import { randomBytes } from 'node:crypto';
-import { configurationError, integrityError, type QazynaError } from '../errors/error.ts';
+import { configurationError, integrityError, QazynaError } from '../errors/error.ts';
 import { checkKey, checkPrefix, isKey } from './key.ts';
 import { S3Calls } from './s3-calls.ts';
 import { type S3Deadlines, S3Requests } from './s3-client.ts';
@@ -54,7 +54,9 @@ export class S3Store implements ObjectStore {
       if (info === null) continue;
       const stale = await this.putIfMatch(probeKey, [randomBytes(16)], `"${randomBytes(16).toString('hex')}"`);
       if (stale !== 'changed') throw this.#unconditional('a put with the If-Match of another object replaced this one');
-      const race = await Promise.all([1, 2].map(() => this.putIfMatch(probeKey, [randomBytes(16)], info.etag)));
+      const race = await Promise.all(
+        [1, 2].map(() => this.putIfMatch(probeKey, [randomBytes(16)], info.etag).catch(lostRace)),
+      );
       const won = race.filter((outcome) => outcome !== 'changed').length;
       if (won === 1) return;
       if (won === 2) throw this.#unconditional('two puts with the same If-Match both replaced an object');
@@ -166,6 +168,12 @@ export class S3Store implements ObjectStore {
       'Use a general purpose bucket; directory buckets (S3 Express) list in no order.',
     );
   }
+}
+
+/** Ceph declines the loser before the winner's object can be seen. */
+function lostRace(error: unknown): 'changed' {
+  if (error instanceof QazynaError && error.code === 'QZ4409') return 'changed';
+  throw error;
 }
 
 /** Ranges, and objects that came here without our metadata, are for those above to verify. */

@@ -99,6 +99,33 @@ describe('s3: a put whose answer is lost or wrong', () => {
     expect(String(await straight.get('a'))).toBe('one');
   });
 
+  test('a service that declines to replace what is still there, as while another put is under way: transient', async () => {
+    const { store } = await stores();
+    await store.putIfAbsent('a', text('one'));
+    const info = await store.head('a');
+    first('PUT', { kind: 'status', status: 412, code: 'PreconditionFailed' });
+    await expect(store.putIfMatch('a', text('two'), info?.etag ?? '')).rejects.toMatchObject({
+      kind: 'transient',
+      code: 'QZ4409',
+      message: expect.stringContaining('still what was to be put over'),
+    });
+    expect(await store.putIfMatch('a', text('two'), info?.etag ?? '')).toMatchObject({ key: 'a' });
+  });
+
+  test('nor does it make the probe fail, where only losers of a race are answered so', async () => {
+    const { store } = await stores();
+    await store.probe();
+    let swaps = 0;
+    proxy.misbehave = ({ method, headers }) => {
+      if (method === 'PUT' && headers['if-match'] !== undefined) swaps += 1;
+      // The first is the one with another etag; these two race.
+      const isRace = method === 'PUT' && (swaps === 2 || swaps === 3);
+      return isRace ? { kind: 'status', status: 412, code: 'PreconditionFailed' } : { kind: 'pass' };
+    };
+    await store.probe();
+    expect(swaps).toBeGreaterThan(3);
+  });
+
   test('what somebody else put meanwhile is theirs, with the very same bytes too', async () => {
     const { store, straight } = await stores();
     expect(await straight.putIfAbsent('a', text('one'))).toBe('created');

@@ -7,7 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { holdLease } from '../../core/archive/lease.ts';
 import type { Leftovers } from '../../core/archive/leftovers.ts';
-import { openArchive, openLeftovers } from '../../core/archive/open.ts';
+import { openArchive, openLeftovers, openStore } from '../../core/archive/open.ts';
+import { probeKey } from '../../core/archive/s3-puts.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import type { KeepRules } from '../../core/config/types.ts';
 import { planCut } from '../../core/history/plan.ts';
@@ -180,5 +181,13 @@ describe(`retention in a bucket (seed ${seed})`, () => {
     const prefix = world.newPrefix();
     const query = { object_lock: 'compliance-60s' };
     await expect(open(await world.url(prefix, { query }), true)).rejects.toMatchObject({ code: 'QZ2440' });
+    // In one that is there already, the doctor and every start find it out; where locks can be had, asking leaves none.
+    await open(await world.url(prefix), true);
+    const later = await openStore(await world.url(prefix, { query }), { create: false });
+    await expect(later.probe()).rejects.toMatchObject({ code: 'QZ2440' });
+    const able = await openStore(await world.url(prefix, { query, bucket: locking }), { create: true });
+    await able.probe();
+    const path = `/${locking}/${prefix}/${probeKey}`;
+    expect((await world.raw({ method: 'HEAD', path })).headers['x-amz-object-lock-mode']).toBeUndefined();
   });
 });
