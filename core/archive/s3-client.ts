@@ -271,6 +271,13 @@ export class S3Requests {
     }
   }
 
+  /** Until when a version is locked; 0 where nobody says that it is. */
+  async lockedUntilMs(key: string, version: string): Promise<number> {
+    const command = new HeadObjectCommand({ ...this.#at(key), VersionId: version });
+    const found = await this.#send(0, (client, abortSignal) => client.send(command, { abortSignal }));
+    return found.ObjectLockRetainUntilDate?.getTime() ?? 0;
+  }
+
   /** What is put once is locked; what is replaced again and again would only fill the bucket. */
   #lock(locked: boolean) {
     const { lock } = this.place;

@@ -127,7 +127,7 @@ export function s3Error(failure: S3Failure, request: FailedRequest): QazynaError
 type Options = { cause: S3Failure; details: Record<string, unknown> };
 
 /** The bucket, its region, the way to it. */
-function placeError({ code, status, region, message }: S3Failure, { place }: FailedRequest, options: Options) {
+function placeError({ code, status, region, message }: S3Failure, { place, action }: FailedRequest, options: Options) {
   const host = place.endpoint?.host ?? 'AWS';
   if (code === 'NoSuchBucket') {
     const hint = 'Make the bucket, or check its name and the endpoint; qazyna never makes buckets.';
@@ -135,8 +135,10 @@ function placeError({ code, status, region, message }: S3Failure, { place }: Fai
   }
   // A HEAD has no body that says more than 400.
   const isOther = status === 400 && region !== null && place.region !== null && region !== place.region;
-  // Amazon S3 User Guide, "Locking objects with Object Lock"; versitygw, s3err.
-  if (/^Invalid(Request|BucketObjectLockConfiguration)$/.test(code) && /object ?lock/i.test(message)) {
+  // Amazon S3 User Guide, "Locking objects with Object Lock"; versitygw, s3err. SeaweedFS and Ceph say no more than the code.
+  const isSilent =
+    place.lock !== null && action === 's3:PutObject' && /^(UnknownError|Invalid ?Request)?$/i.test(message);
+  if (/^Invalid(Request|BucketObjectLockConfiguration)$/.test(code) && (isSilent || /object ?lock/i.test(message))) {
     const hint = 'Switch Object Lock on in the bucket, or remove object_lock from the configuration of the archive.';
     return configurationError('QZ2440', `The bucket ${place.bucket} at ${host} cannot lock objects.`, hint, options);
   }

@@ -19,6 +19,7 @@ import { AgingArchive, contentOf } from '../made/aging-archive.ts';
 import { madeSource, never, openHistory } from '../made/archive.ts';
 import { seed } from '../made/drawn.ts';
 import { S3World } from '../made/s3.ts';
+import { S3Proxy } from '../made/s3-proxy.ts';
 
 const dayMs = 86_400_000;
 const logger = silentLogger();
@@ -175,6 +176,30 @@ describe(`retention in a bucket (seed ${seed})`, () => {
       last = await sweep();
     }
     expect(last).toMatchObject({ deleted: 2, locked: 0 });
+  });
+
+  test('a deletion that is refused as for a lack of rights is one of a locked version where that says so', async () => {
+    await using proxy = await S3Proxy.start(world.endpoint, world.root);
+    const until = { 'x-amz-object-lock-retain-until-date': new Date(Date.now() + dayMs).toISOString() };
+    const prefix = world.newPrefix();
+    const place = { bucket: versioned, endpoint: proxy.endpoint };
+    const store = await openStore(await world.url(prefix, place), { create: true });
+    await store.putIfAbsent('packs/aa/gone', [Buffer.from('gone')]);
+    await store.remove('packs/aa/gone');
+    const leftovers = await sweeper(await world.url(prefix, place));
+    const later = Date.now() + dayMs;
+    const sweep = () =>
+      leftovers.sweepVersions({ deletedBeforeMs: later, replacedBeforeMs: later, tellSinceMs: 0 }, never);
+    // As SeaweedFS 4.53 says both; versitygw does not say of an earlier version that it is locked.
+    let isLocked = true;
+    proxy.misbehave = ({ method, url }) => {
+      if (!url.includes('versionId=')) return { kind: 'pass' };
+      if (method === 'DELETE') return { kind: 'status', status: 403, code: 'AccessDenied' };
+      return isLocked ? { kind: 'status', status: 200, headers: until } : { kind: 'pass' };
+    };
+    expect(await sweep()).toEqual({ deleted: 0, locked: 1, overwritten: [] });
+    isLocked = false;
+    await expect(sweep()).rejects.toMatchObject({ code: 'QZ2417' });
   });
 
   test('a bucket without Object Lock is refused where locks are asked for', async () => {

@@ -186,6 +186,14 @@ describe('failures of S3 requests', () => {
     }
   });
 
+  test('a put with a lock that is refused without a word is refused for its lock', () => {
+    const locking = { ...request, place: place('s3://bucket/p?object_lock=compliance-60s') };
+    for (const words of ['UnknownError', 'Invalid Request', ''])
+      expect(s3Error(new S3Failure('InvalidRequest', 400, words), locking).code).toBe('QZ2440');
+    expect(s3Error(new S3Failure('InvalidRequest', 400, 'The metadata is too long'), locking).code).toBe('QZ2422');
+    expect(s3Error(new S3Failure('InvalidRequest', 400, 'UnknownError'), request).code).toBe('QZ2422');
+  });
+
   test('a reset that the SDK calls a time-out is a reset', () => {
     const reset = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', name: 'TimeoutError' });
     expect(failureOf(reset, false)).toMatchObject({ code: 'ECONNRESET', isCertain: false });
