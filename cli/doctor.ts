@@ -24,6 +24,8 @@ interface DoctorOptions {
 const marks = { ok: 'ok  ', warn: 'WARN', fail: 'FAIL' } as const;
 /** What only the clone engine minds. */
 const cloneOnly = new Set(['QZ2134', 'QZ2135']);
+/** What only dumps mind. */
+const dumpOnly = new Set(['QZ2144']);
 
 export function addDoctor(program: Command, frame: Frame): void {
   addVerb<DoctorOptions>(program, frame, {
@@ -88,7 +90,8 @@ async function examineSource(context: Context, config: Config): Promise<Finding[
   try {
     const endpoint = await mysqlEndpointOf(mysqlOf(config), { warn, environment: context.environment });
     const found = await examine(endpoint, context.signal, { semiSync: isAcknowledged(config) });
-    const minded = found.filter(({ code }) => config.snapshots.engine === 'clone' || !cloneOnly.has(code));
+    const isForOthers = config.snapshots.engine === 'clone' ? dumpOnly : cloneOnly;
+    const minded = found.filter(({ code }) => !isForOthers.has(code));
     return [...warnings, ...minded];
   } catch (error) {
     return [...warnings, findingOf(error, error instanceof QazynaError && error.code === 'QZ2017')];

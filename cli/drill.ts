@@ -105,7 +105,7 @@ function lines({ name, source }: OpenedNamedArchive, outcome: DrillOutcome): str
   const compared =
     rows === null
       ? 'not compared: the source’s rows were not counted up at this instant (drill.rows_every)'
-      : `${formatCount(rows.tables)} tables compared with the source, ${rows.different.length === 0 ? 'all the same' : `different: ${rows.different.join(', ')}`}`;
+      : `${formatCount(rows.tables)} tables compared with the source, ${rows.different.length === 0 ? 'all the same' : `different: ${rows.different.join(', ')}`}${rows.unsure.length === 0 ? '' : `; beside them ${rows.unsure.join(', ')}: servers of two versions add rows up differently, so their other sums say nothing (a mysqld of the source’s version would tell)`}`;
   return [
     good ? `The drill is good: ${source} was restored to ${to} from ${name}.` : `THE DRILL FAILED: ${problem}.`,
     `  up to     ${formatInstantTwice(lastCommitMicros)}`,

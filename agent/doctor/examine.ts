@@ -54,6 +54,7 @@ async function examineConnected(connection: MysqlConnection): Promise<Finding[]>
   const facts = await readSourceFacts(connection);
   return [
     ...grants,
+    ...(grants.every(({ severity }) => severity === 'ok') ? [await examineLogin(connection)] : []),
     ...examineSettings(facts, connection.name),
     examineDurability(facts, connection.name),
     examineExpiry(facts, connection.name),
@@ -126,6 +127,22 @@ async function examineGrants(connection: MysqlConnection): Promise<Finding[]> {
       fixable: true,
     },
   ];
+}
+
+/** Our own connections know it; mysqldump and mydumper may be of a version that does not. */
+async function examineLogin(connection: MysqlConnection): Promise<Finding> {
+  const [row] = await connection.query(
+    "SELECT plugin AS plugin FROM mysql.user WHERE CONCAT(user, '@', host) = CURRENT_USER()",
+  );
+  if (row?.plugin !== 'mysql_native_password')
+    return ok('QZ2144', 'Client programs of every version can log in as it.');
+  return {
+    code: 'QZ2144',
+    severity: 'warn',
+    sentence: `User ${connection.user} logs in to ${connection.name} by mysql_native_password, which MySQL’s client programs no longer know since 9.0: a mysqldump of that version makes no snapshots.`,
+    hint: "ALTER USER that account IDENTIFIED WITH caching_sha2_password BY '…'; or `qazyna doctor --fix`.",
+    fixable: true,
+  };
 }
 
 /** The same judgement as at the agent's start, one setting at a time: each is put right in turn to find the next. */

@@ -150,8 +150,10 @@ async function makeAccount(connection: MysqlConnection, options: FixOptions, ste
   if (isNew) options.say(`a new password was written to ${passwordFile}`);
   for (const host of options.account.host ? [options.account.host] : await hostsOfThisClient(connection)) {
     await step(`make the account ${user}@${host} with the privileges that capture and snapshots need`, async () => {
-      await connection.query('CREATE USER IF NOT EXISTS ?@? IDENTIFIED BY ?', [user, host, password]);
-      await connection.query('ALTER USER ?@? IDENTIFIED BY ?', [user, host, password]);
+      // Said, because an old server may still make accounts by mysql_native_password, which client programs since 9.0 lack.
+      const login = '?@? IDENTIFIED WITH caching_sha2_password BY ?';
+      await connection.query(`CREATE USER IF NOT EXISTS ${login}`, [user, host, password]);
+      await connection.query(`ALTER USER ${login}`, [user, host, password]);
       await connection.query(`GRANT ${privileges} ON *.* TO ?@?`, [user, host]);
     });
   }

@@ -77,6 +77,12 @@ function dumpError(name: string, code: number | null, stderr: string): QazynaErr
     const hint = 'Grant SELECT, SHOW VIEW, TRIGGER, EVENT, PROCESS, RELOAD, REPLICATION CLIENT (doctor --fix does).';
     return configurationError('QZ2512', sentence, hint);
   }
+  // CR_AUTH_PLUGIN_CANNOT_LOAD (include/errmsg.h).
+  if (/error: 2059\b/.test(text)) {
+    const hint =
+      "Client programs of MySQL 9 do not know mysql_native_password: ALTER USER the agent's account IDENTIFIED WITH caching_sha2_password BY … (doctor --fix does).";
+    return configurationError('QZ2512', sentence, hint);
+  }
   return transientError('QZ4506', sentence, 'It is tried again by itself; see the error log of the source.');
 }
 

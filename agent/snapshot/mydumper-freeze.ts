@@ -224,18 +224,19 @@ export class Freezer {
   }
 
   /**
-   * Until the program has ended. Throws QZ4513 when it lives on without a connection: 0.10 can wait for its own threads for
-   * ever, and definitions would wait with it.
+   * Until the program has ended. Throws QZ4513 when it lives on without a connection that reads: 0.10 can wait for its own
+   * threads for ever, with or without its first connection, and definitions would wait with it.
    */
-  async watch({ role, hasEnded, ...rest }: ReaderGroup, signal: AbortSignal): Promise<void> {
-    const seats = this.#seatsOf({ role, hasEnded, ...rest });
+  async watch(group: ReaderGroup, signal: AbortSignal): Promise<void> {
+    const { role, hasLeader, hasEnded } = group;
+    const seats = this.#seatsOf(group).slice(hasLeader ? 1 : 0);
     for (let desertedMs = 0; desertedMs < desertedMaxMs; ) {
       await sleep(desertedEveryMs, undefined, { signal }).catch(() => undefined);
       if (hasEnded() || signal.aborted) return;
       const { size } = await this.#holdersOf(seats);
       desertedMs = size === 0 ? desertedMs + desertedEveryMs : 0;
     }
-    const sentence = `${role} has no connection any more, and does not end.`;
+    const sentence = `${role} reads nothing any more, and does not end.`;
     throw transientError('QZ4513', sentence, 'mysqldump is used in its place.');
   }
 

@@ -5,6 +5,7 @@ import type { MysqlConnection, MysqlRow } from './connection.ts';
 
 /** It waits for LOCK_log, which a commit of gigabytes holds while it writes them to the binlog. */
 const binlogStatusMs = 600_000;
+const daySeconds = 86_400;
 
 export interface BinlogFile {
   name: string;
@@ -56,6 +57,7 @@ const settings = [
   'sync_binlog',
   'innodb_flush_log_at_trx_commit',
   'binlog_expire_logs_seconds',
+  'expire_logs_days',
   'max_allowed_packet',
   'version',
 ] as const;
@@ -94,9 +96,15 @@ export async function readSourceFacts(connection: MysqlConnection): Promise<Sour
     files: logBin && !mariaDb ? await binlogFiles(connection) : [],
     syncBinlog: Number(values.get('sync_binlog') ?? 0),
     innodbFlushLogAtTrxCommit: Number(values.get('innodb_flush_log_at_trx_commit') ?? 0),
-    binlogExpireLogsSeconds: Number(values.get('binlog_expire_logs_seconds') ?? 0),
+    binlogExpireLogsSeconds: expirySeconds(values),
     maxAllowedPacketBytes: Number(values.get('max_allowed_packet') ?? 0),
   };
+}
+
+/** At most one of the two is not 0; the older one is gone since 8.4 (manual of 8.0, "binlog_expire_logs_seconds"). */
+function expirySeconds(values: ReadonlyMap<string, string>): number {
+  const days = Number(values.get('expire_logs_days') ?? 0);
+  return Number(values.get('binlog_expire_logs_seconds') ?? 0) || days * daySeconds;
 }
 
 /** Those of the named global variables that the server has, as text. */

@@ -61,7 +61,8 @@ export async function loadDump(options: LoadOptions): Promise<void> {
  * them. https://dev.mysql.com/doc/refman/9.7/en/server-options.html#option_mysqld_upgrade
  */
 async function upgradeSystemTables(options: LoadOptions): Promise<void> {
-  const server = await startScratchServer({ ...options, options: { ...options.options, upgrade: 'FORCE' } });
+  // The option came with 8.0.16.
+  const server = await startScratchServer({ ...options, options: { ...options.options, 'loose-upgrade': 'FORCE' } });
   await server.stop();
 }
 

@@ -50,7 +50,14 @@ const schemas = {
     restoreMs: count,
     seconds: z.record(z.string(), z.number()),
     assertions: z.array(z.strictObject({ sql: z.string(), held: z.boolean(), answer: z.string() })),
-    rows: z.strictObject({ record: z.string(), tables: count, different: z.array(z.string()) }).nullable(),
+    rows: z
+      .strictObject({
+        record: z.string(),
+        tables: count,
+        different: z.array(z.string()),
+        unsure: z.array(z.string()).default([]),
+      })
+      .nullable(),
   }),
   rows: z.strictObject({
     ...common,

@@ -595,7 +595,9 @@ def write_options(into, settings):
     lines = ['[mysqld]', *(f'{name} = "{value}"' for name, value in options.items()),
              '# Until it is replayed and looked at; then take these away.',
              'skip-networking = ON', 'mysqlx = OFF', 'event-scheduler = OFF', 'disable-log-bin = ON',
-             'secure-file-priv = NULL']
+             'secure-file-priv = NULL',
+             # A dump of a server before 8.4 may hold foreign keys that a later one would refuse.
+             'loose-restrict-fk-on-non-standard-key = OFF']
     with open(os.path.join(into, 'my.cnf'), 'w') as file:
         file.write('\n'.join(lines) + '\n')
 
@@ -649,7 +651,7 @@ def recover(archive, source, arguments):
         loads = 'dump.sql' if 'dump.sql' in os.listdir(target) else 'schema.sql data/*.sql after.sql'
         print(f'  {server} --initialize-insecure\n  {server} &')
         print(f'  (cd {target} && cat {loads}) | {client} --max-allowed-packet=1G --default-character-set=utf8mb4')
-        print(f'  {client} -e SHUTDOWN; wait\n  {server} --upgrade=FORCE &')
+        print(f'  {client} -e SHUTDOWN; wait\n  {server} --loose-upgrade=FORCE &')
     print(f'  sh {into}/replay.sh --socket={into}/mysqld.sock --user=root --password\n')
     print(f'The server then has executed {reached or "nothing"}: {instant(min(micros, run.through))}.')
 

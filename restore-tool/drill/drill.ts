@@ -20,6 +20,7 @@ import { listRecords, type RowsRecord } from '../../core/verify/record.ts';
 import { restore } from '../restore/restore.ts';
 import type { RestoreReport } from '../restore/types.ts';
 import { chooseInstant } from './choose.ts';
+import { compareSums } from './compare-rows.ts';
 import type { DrillOutcome, DrillRequest } from './types.ts';
 
 const assertionMs = 600_000;
@@ -48,6 +49,8 @@ export async function drill(request: DrillRequest): Promise<{ outcome: DrillOutc
 class Drill {
   readonly #request: DrillRequest;
   readonly #into: string;
+  /** Of the server that the snapshot was taken from. */
+  #sourceVersion = '';
   readonly found: Omit<DrillOutcome, 'startedMicros' | 'finishedMicros' | 'good' | 'problem'>;
 
   constructor(request: DrillRequest) {
@@ -132,7 +135,8 @@ class Drill {
   /** By the options that it was handed over with, but for its events; reached by its socket alone. */
   async #start(report: RestoreReport): Promise<ScratchServer> {
     const { store, mysqldPath, osUser, signal } = this.#request;
-    const { settings } = await readManifest(store, report.snapshot);
+    const { settings, serverVersion } = await readManifest(store, report.snapshot);
+    this.#sourceVersion = serverVersion;
     return await startScratchServer({
       mysqld: await Mysqld.find(mysqldPath),
       paths: pathsIn(this.#into),
@@ -170,12 +174,12 @@ class Drill {
     const restored = GtidSet.parse(report.gtids);
     const record = counted.findLast(({ gtids }) => GtidSet.parse(gtids).equals(restored));
     if (record === undefined) return;
-    const names = Object.keys(record.tables);
-    const different: string[] = [];
-    for (const name of names) {
+    const sums: Record<string, number | null> = {};
+    for (const name of Object.keys(record.tables)) {
       this.#request.signal.throwIfAborted();
-      if ((await tableSum(connection, name)) !== record.tables[name]) different.push(name);
+      sums[name] = await tableSum(connection, name);
     }
-    this.found.rows = { record: record.id, tables: names.length, different };
+    const versions = { source: this.#sourceVersion, server: connection.serverVersion };
+    this.found.rows = { record: record.id, ...compareSums(record.tables, sums, versions) };
   }
 }

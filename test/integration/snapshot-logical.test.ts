@@ -250,8 +250,8 @@ describe('by mydumper', () => {
 async function withMydumper<T>(script: string, work: () => Promise<T>): Promise<T> {
   const folder = await servers.folder();
   const path = process.env.PATH ?? '';
-  const { paths } = await ensureTools(['mydumper']);
-  const text = script.replaceAll('REAL', paths.mydumper ?? '');
+  const { paths } = await ensureTools(['mydumper', 'mysql']);
+  const text = script.replaceAll('REAL', paths.mydumper ?? '').replaceAll('CLIENT', paths.mysql ?? '');
   await writeFile(join(folder, 'mydumper'), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
   process.env.PATH = `${folder}:${path}`;
   try {
@@ -263,6 +263,8 @@ async function withMydumper<T>(script: string, work: () => Promise<T>): Promise<
 
 const asksOnly = 'case "$*" in *--version*|*--help*) exec REAL "$@";; esac';
 const findOutput = 'for a in "$@"; do case "$a" in --outputdir=*) out=$(echo "$a" | cut -d= -f2-);; esac; done';
+
+const findSeat = 'seat=$(grep -o \'qz[.][^.]*[.]0[.]mydumper[.]0\' "$(echo "$1" | cut -d= -f2-)" | head -1)';
 
 describe('mysqldump makes the snapshot instead', () => {
   test.each([
@@ -284,7 +286,11 @@ describe('mysqldump makes the snapshot instead', () => {
       `${asksOnly}; ${findOutput}; REAL "$@" && rm "$out/plain.blobs.sql"`,
       /0 of 3 rows of plain.blobs/,
     ],
-    ['does not end', `${asksOnly}; REAL "$@"; exec sleep 100`, /no connection any more, and does not end/],
+    [
+      'does not end, and keeps its first connection',
+      `${asksOnly}; ${findSeat}; REAL "$@"; exec CLIENT "$1" --init-command="DO GET_LOCK('$seat', 0)" -e 'DO SLEEP(100)'`,
+      /reads nothing any more, and does not end/,
+    ],
     ['opens more connections than known', `${asksOnly}; exec REAL "$@" --threads=3`, /NO_SEAT_IS_FREE/],
   ])(
     'when mydumper %s',
