@@ -211,14 +211,19 @@ export class ChainWriter {
     const { onTrouble } = this.#options;
     const packed = await Promise.all(batch.map((each) => each.packed));
     let done = 0;
+    let isProven = true;
     const attempt = async (): Promise<void> => {
       for (let races = 0; ; races += 1) {
-        done += await this.#settle();
+        const readBack = await this.#settle();
+        if (done < batch.length) done += readBack;
+        if (readBack > 0 && this.#log.showsEarly === true) isProven = false;
         this.#refuseWhenFenced();
-        if (done === batch.length) break;
+        if (done === batch.length && isProven) break;
         if (races === racesMax) throw this.#outrun();
-        const entries = batch.slice(done).map(({ draft }, index) => this.#number(draft, packed[done + index], index));
-        if (await this.#send(entries)) done = batch.length;
+        const rest = batch.slice(done).map(({ draft }, index) => this.#number(draft, packed[done + index], index));
+        if (!(await this.#send(done < batch.length ? rest : [this.#proof()]))) continue;
+        done = batch.length;
+        isProven = true;
       }
       onTrouble?.(null);
     };
@@ -234,6 +239,14 @@ export class ChainWriter {
     }
     this.#waiting.splice(0, batch.length);
     for (const wake of this.#room.splice(0)) wake();
+  }
+
+  /** What says nothing new, to be answered for: then so is all before it. */
+  #proof(): Entry {
+    const { state } = this;
+    // Also while the claim itself is what was read back.
+    if (state.writer !== this.writer) throw claimedByAnother(this.#log.name, state);
+    return this.#number(claimDraft(state, this.#options), undefined, 0);
   }
 
   /** True when all of them are accepted by the answer itself; else the doubt is noted, to be settled before anything else. */

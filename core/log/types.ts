@@ -29,6 +29,9 @@ export interface ChainLog {
   /** For messages: `local log /var/lib/qazyna/log`. */
   readonly name: string;
 
+  /** Whether what it shows may be less durable than what it has answered for (core/chain/store.ts). */
+  readonly showsEarly?: boolean;
+
   /**
    * Append entries that carry consecutive numbers, as one durable batch (fsync'd / acks=all when the promise resolves).
    * Resolves with another base when somebody else was first: then nothing of this batch counts; read on and fold again.

@@ -33,6 +33,7 @@ export abstract class World {
   protected readonly broken: Broken;
   protected messages: Message[] = [];
   protected reads: PendingRead[] = [];
+  protected readonly showsEarly: boolean = false;
   /** How many faults may still happen; then all that is under way arrives, so that every run ends. */
   faults: number;
 
@@ -50,6 +51,7 @@ export abstract class World {
   chainOf(who: string): AppendableChain {
     return {
       name: 'world',
+      showsEarly: this.showsEarly,
       append: (entries) =>
         new Promise((resolve, reject) => this.messages.push({ who, entries, waiting: { resolve, reject } })),
       read: (from) => this.#read(who, from),
@@ -122,6 +124,7 @@ export abstract class World {
 
 /** Like a Kafka partition. */
 export class PartitionWorld extends World {
+  protected override readonly showsEarly = true;
   readonly #log: Entry[] = [];
 
   landed() {

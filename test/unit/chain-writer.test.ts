@@ -15,6 +15,7 @@ const otherUuid = '99999999-2222-3333-4444-555555555555';
 /** An obedient chain, whose next append or read a test may replace. */
 class Chain implements AppendableChain {
   readonly name = 'chain under test';
+  showsEarly = false;
   readonly entries: Entry[] = [];
   readonly batches: number[] = [];
   gate: Promise<void> = Promise.resolve();
@@ -123,17 +124,21 @@ describe('opening', () => {
     });
   });
 
-  test('a claim that was read back, with a later one behind it, is no claim', async () => {
-    const chain = new Chain();
-    const later = () => open(chain);
-    chain.next = async (entries) => {
-      chain.land(entries);
-      await chain.behind(later);
-      throw lost();
-    };
-    await expect(open(chain)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3311' });
-    expect(chain.entries.map(({ kind }) => kind)).toEqual(['claim', 'claim']);
-  });
+  test.each([false, true])(
+    'a claim that was read back, with a later one behind it, is no claim (shown early: %s)',
+    async (early) => {
+      const chain = new Chain();
+      chain.showsEarly = early;
+      const later = () => open(chain);
+      chain.next = async (entries) => {
+        chain.land(entries);
+        await chain.behind(later);
+        throw lost();
+      };
+      await expect(open(chain)).rejects.toMatchObject({ kind: 'integrity', code: 'QZ3311' });
+      expect(chain.entries.map(({ kind }) => kind)).toEqual(['claim', 'claim']);
+    },
+  );
 });
 
 describe('appending', () => {
@@ -200,6 +205,32 @@ describe('appending', () => {
     };
     await writer.append([beat(7)]);
     expect([chain.entries.length, writer.state.completeThroughMicros]).toEqual([2, 7]);
+  });
+
+  test('read back from what shows early: accepted once a claim behind it was answered for, and not before', async () => {
+    const chain = new Chain();
+    chain.showsEarly = true;
+    const writer = await open(chain);
+    let isAccepted = false;
+    let refused = 0;
+    const refuse = async () => {
+      expect(isAccepted).toBe(false);
+      refused += 1;
+      if (refused < 3) chain.next = refuse;
+      throw lost();
+    };
+    chain.next = async (entries) => {
+      chain.land(entries);
+      chain.next = refuse;
+      throw lost();
+    };
+    await writer.append([beat(7)]).then(() => {
+      isAccepted = true;
+    });
+    expect(refused).toBe(3);
+    expect(chain.entries.map(({ kind }) => kind)).toEqual(['claim', 'heartbeat', 'claim']);
+    await writer.append([beat(8)]);
+    expect(writer.state).toMatchObject({ next: 4, completeThroughMicros: 8, writer: writer.writer });
   });
 
   test('an append that failed: sent again, and the trouble told', async () => {

@@ -62,6 +62,7 @@ export interface KafkaLogOptions {
 
 export class KafkaLog implements ChainLog {
   readonly name: string;
+  readonly showsEarly = true;
   readonly #options: KafkaLogOptions;
   readonly #client: Brokers;
   readonly #view: TopicView;
