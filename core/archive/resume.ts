@@ -144,7 +144,7 @@ function tailLost(store: ObjectStore, source: string, last: DecodedHeader | null
   return integrityError(
     'QZ3406',
     `The archive ${store.url} has lost segments ${end + 1} to ${tip} of ${source}: its chain ends at ${end}, its tip says ${tip}.`,
-    'Restore the missing objects, or move this archive away and let a new one be made; `windows` shows what is left.',
+    '`qazyna verify --repair` brings them back from another archive that reaches as far. Where none does, see "an archive is damaged" in ops/README.md; `windows` shows what is left.',
     { details: { firstSequence: end + 1, lastSequence: tip } },
   );
 }

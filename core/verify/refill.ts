@@ -1,6 +1,7 @@
 /**
  * What a chain lacks, out of another archive of the same source. Where the lost header is known, the very object comes back; else
- * compacted objects stand in the gap, which need no header of before: their links are those that the neighbours still say.
+ * compacted objects stand in the gap, which need no header of before: their links are those that the neighbours still say. Of a
+ * lost end only the tip is left: what comes back reaches at least as far as that says.
  */
 import { hash } from 'node:crypto';
 import { linkProblem, readSegmentHeader, stateAfter } from '../archive/chain.ts';
@@ -18,12 +19,14 @@ import {
   sealBody,
 } from '../archive/segment.ts';
 import { openIndex } from '../archive/segment-index.ts';
+import { readTip, type Tip } from '../archive/tip.ts';
 import type { ChainState } from '../chain/types.ts';
 import { crashPoint } from '../errors/crash-points.ts';
 import { integrityError, isKind, type QazynaError } from '../errors/error.ts';
 import { findFile, readFileBytes } from '../history/bytes.ts';
 import type { ArchiveHistory } from '../history/open.ts';
 import { type PartEnd, partBefore, partBehind, type SegmentPart } from '../history/part.ts';
+import type { HistoryGap, HistoryItem } from '../history/timelines.ts';
 import type { Suspect } from './finding.ts';
 
 /** Raw bytes of one object that is put into a gap. */
@@ -122,9 +125,12 @@ async function bytesOf(
   }
 }
 
+/** What a gap ends at: the segment behind it, or where nothing is there any more the tip. */
+type GapEnd = { after: DecodedHeader; tip: null } | { after: null; tip: Tip };
+
 /**
- * Compacted objects for everything between the neighbours of a gap, in order; to be put one after the other. Throws QZ3425 where
- * the other archive does not hold it, QZ3405 and others where it is damaged there.
+ * Compacted objects for everything between the neighbours of a gap, or from the one before it to the tip; in order, to be put one
+ * after the other. Throws QZ3425 where the other archive does not hold it, QZ3405 and others where it is damaged there.
  */
 export async function* refillGap(options: RefillOptions): AsyncIterable<Refill> {
   const { history, from, suspect } = options;
@@ -138,12 +144,33 @@ export async function* refillGap(options: RefillOptions): AsyncIterable<Refill> 
       item.lastSequence >= sequences.last,
   );
   const [gap, before, after] = [history.items[at], history.items[at - 1], history.items[at + 1]];
-  if (gap?.type !== 'gap' || after?.type !== 'segment')
-    throw cannot(options, 'nothing behind it says what it was linked by; the shipper brings the end of a chain itself');
+  if (gap?.type !== 'gap') throw cannot(options, 'it is in no gap');
   const base = before?.type === 'segment' ? before.decoded : null;
-  if (base === null && gap.firstSequence !== 0) throw cannot(options, 'nothing before it is known');
-  const last = { first: gap.firstSequence, last: gap.lastSequence, after: after.decoded };
-  yield* sealPieces(pieces(options, from, base, after.decoded), base, last, options);
+  const end = after?.type === 'segment' ? { after: after.decoded, tip: null } : await endAtTip(history, gap, after);
+  if (end === null) throw cannot(options, 'nothing behind it says what it was linked by');
+  if (base === null && (gap.firstSequence !== 0 || end.after === null))
+    throw cannot(options, 'nothing before it is known');
+  const place = { first: gap.firstSequence, last: gap.lastSequence, end };
+  yield* sealPieces(pieces(options, from, base, end), base, place, options);
+}
+
+/** Null where something stands behind the gap, or the tip says nothing of it. */
+async function endAtTip(
+  { store, sourceName }: ArchiveHistory,
+  { lastSequence }: HistoryGap,
+  behind: HistoryItem | undefined,
+): Promise<GapEnd | null> {
+  const tip = behind === undefined ? await readTip(store, sourceName) : null;
+  return tip?.sequence === lastSequence ? { after: null, tip } : null;
+}
+
+function reaches(state: ChainState, tip: Tip): boolean {
+  return (
+    state.generation >= tip.generation &&
+    state.next > tip.lastLogNumber &&
+    state.lastCommitMicros >= tip.chainLastCommitMicros &&
+    state.completeThroughMicros >= tip.completeThroughMicros
+  );
 }
 
 interface Piece {
@@ -155,10 +182,12 @@ async function* pieces(
   options: RefillOptions,
   from: ArchiveHistory,
   base: DecodedHeader | null,
-  after: DecodedHeader,
+  end: GapEnd,
 ): AsyncIterable<Piece> {
   let piece: SegmentPart[] = [];
-  for await (const part of partsBetween(options, from, base, after)) {
+  const parts =
+    end.after === null ? partsToTip(options, from, base, end.tip) : partsBetween(options, from, base, end.after);
+  for await (const part of parts) {
     const [last] = piece.slice(-1);
     const bytes = piece.reduce((sum, { raw }) => sum + raw.length, 0) + part.raw.length;
     if (last !== undefined && (!mayMerge(asDecoded(last), asDecoded(part)) || bytes > pieceBytesMax)) {
@@ -184,26 +213,60 @@ async function* partsBetween(
   options: RefillOptions,
   from: ArchiveHistory,
   base: DecodedHeader | null,
-  after: DecodedHeader,
+  { header: next }: DecodedHeader,
 ): AsyncIterable<SegmentPart> {
-  const { signal } = options;
-  let at: ChainState | null = base === null ? null : stateAfter(base.header);
-  const { header: next } = after;
   const end: PartEnd | null =
-    at === null || next.logChainId === at.chainId
+    base === null || next.logChainId === base.header.logChainId
       ? { logNumber: next.firstLogNumber, file: next.file, position: next.start }
       : null;
+  const isThere = (_at: ChainState | null, begins: number | null) =>
+    end !== null && begins !== null && begins >= end.logNumber;
   const logChainId = base?.header.logChainId ?? next.logChainId;
+  const at = yield* partsFrom(options, from, base, { logChainId, end, isThere });
+  if (at === null || (end !== null && at.next !== end.logNumber)) throw cannot(options, 'it does not hold that');
+}
+
+/** Whole segments of the other archive, until what the tip says is there. */
+async function* partsToTip(
+  options: RefillOptions,
+  from: ArchiveHistory,
+  base: DecodedHeader | null,
+  tip: Tip,
+): AsyncIterable<SegmentPart> {
+  const isThere = (at: ChainState | null) => at !== null && reaches(at, tip);
+  const { logChainId = '' } = base?.header ?? {};
+  const at = yield* partsFrom(options, from, base, { logChainId, end: null, isThere });
+  if (!isThere(at)) throw cannot(options, 'it does not reach as far');
+}
+
+interface PartsWanted {
+  logChainId: string;
+  /** Where the last one ends, if not with its segment. */
+  end: PartEnd | null;
+  /** Whether nothing is wanted behind `at`; `begins`: with which log number the next segment does, null for a gap. */
+  isThere(at: ChainState | null, begins: number | null): boolean;
+}
+
+/** Returns the state behind the last one. */
+async function* partsFrom(
+  options: RefillOptions,
+  from: ArchiveHistory,
+  base: DecodedHeader | null,
+  { logChainId, end, isThere }: PartsWanted,
+): AsyncGenerator<SegmentPart, ChainState | null> {
+  const { signal } = options;
+  let at: ChainState | null = base === null ? null : stateAfter(base.header);
   const foreign = (why: string) => cannot(options, why);
   for (const item of from.items) {
     signal.throwIfAborted();
     if (item.type === 'gap') {
+      if (isThere(at, null)) break;
       if (at !== null && liesWithin(from, item.firstSequence, at, end)) throw foreign('it lacks that, too');
       continue;
     }
     const { header } = item.decoded;
     if (header.logChainId !== logChainId) continue;
-    if (end !== null && header.firstLogNumber >= end.logNumber) break;
+    if (isThere(at, header.firstLogNumber)) break;
     const whole = await partBehind(from, item.decoded, at, { signal, foreign });
     if (whole === null) continue;
     const part = end === null ? whole : await partBefore(from, item.decoded, whole, end, at, signal);
@@ -211,7 +274,7 @@ async function* partsBetween(
     yield part;
     at = stateAfter(part.header);
   }
-  if (at === null || (end !== null && at.next !== end.logNumber)) throw foreign('it does not hold that');
+  return at;
 }
 
 /** Whether a gap of the other archive lies where something is wanted: behind the state, and before the end. */
@@ -228,13 +291,14 @@ function liesWithin(from: ArchiveHistory, sequence: number, at: ChainState, end:
 async function* sealPieces(
   found: AsyncIterable<Piece>,
   base: DecodedHeader | null,
-  place: { first: number; last: number; after: DecodedHeader },
+  place: { first: number; last: number; end: GapEnd },
   options: RefillOptions,
 ): AsyncIterable<Refill> {
   let previous = base;
   let next = place.first;
   let held: Piece | null = null;
-  const { archiveChainId, previousSha256 } = place.after.header;
+  const { after, tip } = place.end;
+  const archiveChainId = after === null ? tip.archiveChainId : after.header.archiveChainId;
   const seal = async (piece: Piece, isLast: boolean): Promise<Refill> => {
     const last = isLast ? place.last : next;
     if (last > place.last || (!isLast && last === place.last))
@@ -247,9 +311,10 @@ async function* sealPieces(
       sequence: last,
       previousSha256: previous?.sha256 ?? Buffer.alloc(32),
     };
-    const sha256 = isLast ? previousSha256 : hash('sha256', encodeSegmentHeader(header), 'buffer');
+    const isLinked = isLast && after !== null;
+    const sha256 = isLinked ? after.header.previousSha256 : hash('sha256', encodeSegmentHeader(header), 'buffer');
     const sealed = sealCompacted(header, body.stored, next, { header, sha256, bytes: sha256, compactedFrom: next });
-    const problem = linkProblem(previous, sealed.decoded) ?? (isLast ? linkProblem(sealed.decoded, place.after) : null);
+    const problem = linkProblem(previous, sealed.decoded) ?? (isLinked ? linkProblem(sealed.decoded, after) : null);
     if (problem !== null) throw cannot(options, problem);
     previous = sealed.decoded;
     next = last + 1;

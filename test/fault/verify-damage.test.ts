@@ -69,6 +69,12 @@ async function expectWhole({ one, other, sample, snapshots }: Given): Promise<vo
   expect((await verifyOne({ one, other })).findings).toEqual([]);
 }
 
+/** Through which instant the sample's history is complete. */
+function sampleEnd({ sample }: Given): number {
+  const { lastCommitMicros = 0, completeThroughMicros = 0 } = sample.chain.state ?? {};
+  return Math.max(lastCommitMicros, completeThroughMicros);
+}
+
 /** The one pack of a snapshot. */
 async function packOf(store: ObjectStore, id = ''): Promise<string> {
   const [pack = ''] = packsOf(await readManifest(store, id));
@@ -236,6 +242,36 @@ describe.each(places)('in %s:', (place, { within, isEncrypted, isCompacted }) =>
       await expectWhole(two);
     }));
 
+  test.each([1, 5])('of a lost end (%i of its segments) the tip tells how far it went; it goes on behind it', (count) =>
+    given(async (two) => {
+      const lost = (await keysBelow(two.one, chainPrefix(madeSource))).slice(-count);
+      for (const key of lost) await two.raw.remove(key);
+      await expect(findChainEnd(two.one, madeSource, never)).rejects.toMatchObject({ code: 'QZ3406' });
+      const found = await verifyOne(two);
+      expect(found.findings).toMatchObject([{ object: lost[0], lastObject: lost.at(-1), isMissing: true }]);
+      expect(found.findings).toMatchObject([{ healableBy: ['other'], throughMicros: sampleEnd(two) }]);
+      expect(await verifyOne(two, { repair: true })).toMatchObject({ findings: [{ healedBy: 'other' }] });
+      await expectWhole(two);
+      two.sample.chain.heartbeat(sampleBase + 700_000);
+      await archive(two.one, two.sample.chain.folded, 900);
+      await expectWhole(two);
+    }),
+  );
+
+  test('an archive that does not reach as far as the tip heals no lost end', () =>
+    given(async (two) => {
+      two.sample.chain.heartbeat(sampleBase + 700_000);
+      await archive(two.one, two.sample.chain.folded, 900);
+      const [lost = ''] = (await keysBelow(two.one, chainPrefix(madeSource))).slice(-1);
+      await two.raw.remove(lost);
+      const { findings } = await verifyOne(two, { repair: true });
+      expect(findings).toMatchObject([{ object: lost, healableBy: [], healedBy: '' }]);
+      expect(findings[0]?.not.join()).toContain('it does not reach as far');
+      await archive(two.other, two.sample.chain.folded, 2100);
+      expect(await verifyOne(two, { repair: true })).toMatchObject({ findings: [{ healedBy: 'other' }] });
+      await expectWhole(two);
+    }));
+
   test('tip, floor and index come from the rest of the archive', () =>
     given(async (two) => {
       const { one, raw } = two;
@@ -278,7 +314,7 @@ test('cut off at any of its steps, a repair is ended by the next one', async () 
       withStore(async (other) => {
         const two = { ...(await fillTwo(one, other, false)), raw: one };
         const keys = await keysBelow(one, chainPrefix(madeSource));
-        for (const key of keys.slice(4, 9)) await one.remove(key);
+        for (const key of [...keys.slice(4, 9), ...keys.slice(-3)]) await one.remove(key);
         await damage(
           one,
           keys[30] ?? '',
