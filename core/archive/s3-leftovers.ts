@@ -10,6 +10,8 @@ import { parseS3Place } from './s3-place.ts';
 import type { S3Version } from './s3-types.ts';
 
 const deletesAtOnce = 8;
+/** A lock may have ended since, and S3 lets clocks differ by so much. */
+const lockMarginMs = 15 * 60_000;
 /** Named in a report; more are counted. */
 const overwrittenMax = 100;
 
@@ -122,7 +124,7 @@ export class S3Leftovers implements Leftovers {
   async #hasLock({ cause }: QazynaError, key: string, versionId: string): Promise<boolean> {
     if (!(cause instanceof S3Failure) || cause.status !== 403) return false;
     try {
-      return (await this.#calls.requests.lockedUntilMs(key, versionId)) > Date.now();
+      return (await this.#calls.requests.lockedUntilMs(key, versionId)) > Date.now() - lockMarginMs;
     } catch (error) {
       if (error instanceof S3Failure) return false;
       throw error;
