@@ -2,6 +2,7 @@
 import { randomInt } from 'node:crypto';
 import { totalmem } from 'node:os';
 import type { MysqldOptions } from '../mysql/mysqld.ts';
+import { versionNumber } from '../mysql/source-facts.ts';
 
 /** Base name of the replay's relay logs, in the data folder. */
 export const relayLogName = 'qazyna-relay';
@@ -30,6 +31,9 @@ const handedOver: Record<string, string> = {
   sql_require_primary_key: 'sql-require-primary-key',
 };
 
+/** Always there before 8.4, off by default in it, and gone since 9.0. Where it is off, no account can be made by it. */
+const nativePassword: MysqldOptions = { 'loose-mysql-native-password': true };
+
 /** Options a data folder needs to be opened at all; for `--initialize` too. */
 export function layoutOptions(settings: Readonly<Record<string, string>>): MysqldOptions {
   const options = pick(settings, fromManifest);
@@ -54,6 +58,7 @@ export function replayOptions(settings: Readonly<Record<string, string>>, server
     'event-scheduler': 'OFF',
     // Servers before 8.4 let a foreign key refer to what is not unique; from then on a dump of one would be refused.
     'loose-restrict-fk-on-non-standard-key': false,
+    ...nativePassword,
     'innodb-flush-log-at-trx-commit': 0,
     'innodb-redo-log-capacity': 1024 * mebibyte,
     'innodb-buffer-pool-size': bufferPoolBytes(),
@@ -76,6 +81,7 @@ export function finalOptions(settings: Readonly<Record<string, string>>, serverI
   return {
     ...layoutOptions(settings),
     ...loose(pick(settings, handedOver)),
+    ...(versionNumber(settings.version ?? '') < 80_400 ? nativePassword : {}),
     'server-id': serverId,
     'gtid-mode': 'ON',
     'enforce-gtid-consistency': 'ON',
@@ -106,6 +112,7 @@ export function standbyOptions(
     'log-replica-updates': false,
     // `history` and `undo` need the names of columns, of what it writes once it is the primary.
     'binlog-row-metadata': 'FULL',
+    ...nativePassword,
     'read-only': true,
     'super-read-only': true,
     'event-scheduler': 'OFF',

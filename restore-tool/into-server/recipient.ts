@@ -4,7 +4,8 @@ import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import type { Mysqld } from '../../core/mysql/mysqld.ts';
 
 const shownMax = 20;
-const oldestGroup = /^8\.0\.|^9\.[0-6]\./;
+/** Before 8.0.37, and the innovation releases. */
+const onlyItself = /^8\.0\.(?:\d|[12]\d|3[0-6])$|^8\.[1-3]\.|^9\.[0-6]\./;
 
 /** Throws QZ2630 (it holds something), QZ2631 (it cannot clone from this mysqld), QZ2632 (it is a replica). */
 export async function requireRecipient(connection: MysqlConnection, mysqld: Mysqld): Promise<void> {
@@ -50,13 +51,17 @@ async function requireNoReplica(connection: MysqlConnection): Promise<void> {
 
 /**
  * The same series, and before 8.0.37 the same release (manual, "Cloning Remote Data", and the release notes of 8.0.37);
- * innovation releases must be equal.
+ * innovation releases must be equal. Both as `8.0.37`.
  */
+export function canClone(recipient: string, donor: string): boolean {
+  if (onlyItself.test(recipient) || onlyItself.test(donor)) return recipient === donor;
+  const series = (version: string) => version.split('.').slice(0, 2).join('.');
+  return series(recipient) === series(donor);
+}
+
 function requireSameVersion(connection: MysqlConnection, mysqld: Mysqld): void {
   const theirs = /^\d+\.\d+\.\d+/.exec(connection.serverVersion)?.[0] ?? '';
-  const series = (version: string) => version.split('.').slice(0, 2).join('.');
-  const isFit = oldestGroup.test(theirs) ? theirs === mysqld.version : series(theirs) === series(mysqld.version);
-  if (isFit && !/mariadb/i.test(connection.serverVersion)) return;
+  if (canClone(theirs, mysqld.version) && !/mariadb/i.test(connection.serverVersion)) return;
   throw configurationError(
     'QZ2631',
     `${connection.name} is version ${connection.serverVersion}, and can clone only from its own: this mysqld is ${mysqld.version}.`,

@@ -15,6 +15,7 @@ import { finalOptions, optionFileText, relayLogName } from '../../core/restore/s
 import { giveTo } from '../../core/restore/target.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
 import { isDone, type RestoreState, wholeServer } from './journal.ts';
+import { lockedOut } from './logins.ts';
 import { bytesOf, type Planned, RestoreSteps } from './steps.ts';
 import type { RestoreReport, RestoreRequest } from './types.ts';
 
@@ -83,6 +84,8 @@ class RestoreRun {
           logger,
         });
       }
+      const out = await lockedOut(connection);
+      if (out !== null) logger.warn(out);
       await server.dropAccounts();
       requireEqual(await server.executed(), planned.cut.gtids);
       await rm(join(paths.dataDir, journalName), { force: true });

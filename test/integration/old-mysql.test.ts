@@ -26,6 +26,7 @@ const plain = [
   'CREATE TABLE app.of_kind (id INT PRIMARY KEY, code INT, FOREIGN KEY (code) REFERENCES app.kind (code))',
   "CREATE USER bob IDENTIFIED WITH caching_sha2_password BY 'secret'",
   'GRANT SELECT ON app.* TO bob',
+  "CREATE USER elder IDENTIFIED WITH mysql_native_password BY 'secret'",
 ];
 const later = [
   'CREATE TABLE app.part (id INT PRIMARY KEY, p POINT NOT NULL SRID 4326, SPATIAL INDEX (p))',
@@ -136,6 +137,7 @@ interface Found {
     const args = ['--from', join(dir, 'archive'), '--json'];
     const result = await verb(['restore', '--to', 'latest', '--into', join(dir, 'restored'), ...args]);
     expect({ code: result.code, stderr: result.code === 0 ? '' : result.stderr }).toEqual({ code: 0, stderr: '' });
+    expect(result.stderr).toContain('elder@% (mysql_native_password)');
     const { restore } = JSON.parse(result.stdout) as { restore: { pid: number; socket: string } };
     servers.push(restore.pid);
     const server = await connected({ ...source.root, socketPath: restore.socket });
@@ -162,6 +164,7 @@ interface Found {
     expect({ code: result.code, stderr: result.code === 0 ? '' : result.stderr }).toEqual({ code: 0, stderr: '' });
     const { restore } = JSON.parse(result.stdout) as { restore: { pid: number; socket: string; transactions: number } };
     servers.push(restore.pid);
+    expect(result.stderr).not.toContain('elder');
     expect(restore.transactions).toBeGreaterThanOrEqual(later.length - 8);
     const server = await connected({ ...source.root, socketPath: restore.socket });
     expect((await executedSet(server)).toString()).toBe((await executedSet(source.connection)).toString());
