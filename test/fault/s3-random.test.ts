@@ -10,6 +10,7 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { openStore } from '../../core/archive/open.ts';
 import { openS3Store } from '../../core/archive/s3.ts';
+import { probeKey } from '../../core/archive/s3-puts.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import type { CrashPoint } from '../../core/errors/crash-points.ts';
 import { isKind } from '../../core/errors/error.ts';
@@ -173,12 +174,14 @@ describe('s3: kill -9 of a writer', () => {
   `;
   const body = Buffer.concat([Buffer.alloc(9 << 20, 1), Buffer.alloc(9 << 20, 2)]);
 
+  // The first put and the first part are of the probe, which goes before a first upload in parts.
   test.each<[CrashPoint, string, boolean]>([
     ['s3:before-put', '#1', false],
     ['s3:after-part', '#1', false],
-    ['s3:after-part', '#3', false],
+    ['s3:after-part', '#2', false],
+    ['s3:after-part', '#4', false],
     ['s3:after-upload', '#1', true],
-    ['s3:after-put', '#1', true],
+    ['s3:after-put', '#2', true],
   ])(
     'at %s%s of an upload in parts: the whole object or none',
     async (point, nth, isThere) => {
@@ -189,7 +192,7 @@ describe('s3: kill -9 of a writer', () => {
       });
       expect((await once(child, 'exit'))[1]).toBe('SIGKILL');
       const store = await openStore(url, { create: true });
-      expect(await listed(store)).toEqual(isThere ? ['big'] : []);
+      expect((await listed(store)).filter((key) => key !== probeKey)).toEqual(isThere ? ['big'] : []);
       expect(await store.putIfAbsent('big', [body])).toBe(isThere ? 'exists' : 'created');
       expect((await store.get('big'))?.equals(body)).toBe(true);
     },
