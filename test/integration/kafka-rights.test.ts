@@ -66,6 +66,13 @@ async function count(log: KafkaLog): Promise<number> {
 }
 
 describe('a topic whose brokers ask for rights', () => {
+  test('without DescribeConfigs no topic is made that would be refused then', async () => {
+    await grant(agentRights.filter((right) => right !== 'DescribeConfigs'));
+    expect(await codeOf(open())).toBe('QZ2314');
+    await grant(agentRights);
+    expect(await codeOf(open({ create: false }))).toBe('QZ2310');
+  }, 120_000);
+
   test("the agent's: it makes the topic, appends and reads", async () => {
     await grant(agentRights);
     const log = await open();

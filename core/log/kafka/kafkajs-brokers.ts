@@ -112,12 +112,13 @@ export class KafkajsBrokers implements Brokers {
     return await this.#administer(async (admin) => {
       const { brokers } = await admin.describeCluster();
       try {
-        const { topics } = await admin.fetchTopicMetadata({ topics: [topic] });
-        const partitions = topics[0]?.partitions ?? [];
+        // First: brokers that cannot tell settings, or may not, are to be known before a topic is made there.
         const { resources } = await admin.describeConfigs({
           includeSynonyms: false,
           resources: [{ type: ConfigResourceTypes.TOPIC, name: topic }],
         });
+        const { topics } = await admin.fetchTopicMetadata({ topics: [topic] });
+        const partitions = topics[0]?.partitions ?? [];
         const entries = resources[0]?.configEntries ?? [];
         const first = partitions.find(({ partitionId }) => partitionId === 0);
         const facts = {
