@@ -74,6 +74,7 @@ export interface CloneOver {
 
 /** Returns when the recipient has taken everything and ends or restarts. Throws QZ4630. */
 export async function cloneOver({ admin, connect, donor, secret, signal, onProgress }: CloneOver): Promise<void> {
+  await endEarlierClone(admin, signal);
   // No application and no event may write before everything was compared, whatever its my.cnf says.
   await admin.query('SET PERSIST_ONLY offline_mode = ON');
   await admin.query('SET PERSIST_ONLY event_scheduler = OFF');
@@ -98,6 +99,21 @@ export async function cloneOver({ admin, connect, donor, secret, signal, onProgr
   } finally {
     watch.abort();
     await watching;
+  }
+}
+
+/**
+ * What a killed run had begun: its donor is gone by now, for which the server waits five minutes (clone_donor_timeout_after_network_failure)
+ * and begins no other. performance_schema.clone_status: manual, "Monitoring Cloning Operations".
+ */
+async function endEarlierClone(admin: MysqlConnection, signal: AbortSignal): Promise<void> {
+  for (const deadline = Date.now() + lookMs; Date.now() < deadline; ) {
+    const sql = "SELECT pid AS pid FROM performance_schema.clone_status WHERE state = 'In Progress'";
+    const running = await admin.query(sql);
+    if (running.length === 0) return;
+    // It may have ended since.
+    for (const { pid } of running) await admin.query('KILL ?', [Number(pid)]).catch(() => undefined);
+    await sleep(pollMs, undefined, { signal });
   }
 }
 

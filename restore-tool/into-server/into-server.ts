@@ -130,16 +130,11 @@ class IntoServerRun {
     const { into } = this.#steps.paths;
     const { recipient, signal, logger } = this.#request;
     const secret = await readOrMakeSecret(into);
-    const patient = { signal, logger, patient: true };
     const isLast = state.isCompared === true;
     let cloned = isLast
-      ? await connectCloned(recipient, secret, { ...patient, patient: false })
-      : await lookAgain(recipient, secret, patient);
-    if (cloned === null && !isLast) {
-      await this.#clone(plan, state, secret);
-      this.#steps.progress({ step: 'waiting for the server to come back', unit: 'bytes', done: 0, total: null });
-      cloned = await connectCloned(recipient, secret, patient);
-    }
+      ? await connectCloned(recipient, secret, { signal, logger, patient: false })
+      : await lookAgain(recipient, secret, { signal, logger });
+    if (cloned === null && !isLast) cloned = await this.#getCloned(plan, state, secret);
     const facts = cloned === null ? unknownServer(recipient) : await this.#finish(cloned, plan, state);
     await this.#steps.reach({ ...state, isCompared: true }, 'handed over');
     await forgetSecret(into);
@@ -147,6 +142,20 @@ class IntoServerRun {
     await stopOrphan(this.#steps.paths);
     await atPlace(into, () => rm(this.#steps.paths.dataDir, { recursive: true, force: true }));
     return facts;
+  }
+
+  async #getCloned(plan: Planned, state: RestoreState, secret: string): Promise<MysqlConnection | null> {
+    const { recipient, signal, logger } = this.#request;
+    try {
+      await this.#clone(plan, state, secret);
+    } catch (error) {
+      // What a killed run had the server begin may have come to its end since it was looked for: nobody else gets in then.
+      const cloned = await lookAgain(recipient, secret, { signal, logger });
+      if (cloned === null) throw error;
+      return cloned;
+    }
+    this.#steps.progress({ step: 'waiting for the server to come back', unit: 'bytes', done: 0, total: null });
+    return await connectCloned(recipient, secret, { signal, logger, patient: true });
   }
 
   async #clone(plan: Planned, state: RestoreState, secret: string): Promise<void> {

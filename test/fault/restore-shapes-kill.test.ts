@@ -115,9 +115,10 @@ describe.each(kinds)('from a %s, a restore into a running server, killed at each
     const shape = { kind, into: join(await servers.folder(), 'into'), port: server.endpoint.port };
     for (const halt of halved(kind, [...common, 'cloning into the server']))
       expect([halt, await run(shape, halt)]).toEqual([halt, 'killed']);
-    // The server copies on without whoever asked it to: the next run may find it done.
+    // The server copies on without whoever asked it to: the next run may find it done, or still at it (QZ4630).
     const last = kind === 'folder' ? 'waiting for the server to come back' : 'nowhere';
-    if ((await run(shape, last)) === 'killed') expect(await run(shape, 'nowhere')).toBe('done');
+    for (let runs = 1, how = await run(shape, last); how !== 'done'; runs += 1, how = await run(shape, 'nowhere'))
+      expect(runs).toBeLessThan(3);
     expect(await mysqldsOn(shape.into)).toEqual([]);
     const connection = await server.connect();
     const sql = 'CHECKSUM TABLE d.t, d.u, d.other';

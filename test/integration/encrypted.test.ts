@@ -4,6 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { hash } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -298,7 +299,7 @@ async function recovered(args: string[], name: string): Promise<string[]> {
   const socket = join(into, 'mysqld.sock');
   const commands = stdout
     .split('\n')
-    .filter((line) => /^ {2}(mysqld|\(cd|sh) /.test(line))
+    .filter((line) => /^ {2}(mysqld|mysql|\(cd|sh) /.test(line))
     .map((line) =>
       line
         .trim()
@@ -319,6 +320,9 @@ async function recovered(args: string[], name: string): Promise<string[]> {
     }
     const { code: exitCode, stdout: out, stderr: err } = await result;
     if (exitCode !== 0) throw new Error(`${command}: ${out}${err}`);
+    // The shell's `wait`, for a server that is not this shell's.
+    const last = command.includes('SHUTDOWN') ? children.pop() : undefined;
+    if (last?.exitCode === null) await once(last, 'exit');
     if (command.startsWith('sh ')) expect(out).toBe('All is replayed.\n');
   }
   const server = await connected({ ...lab.mysql.root, socketPath: socket });
