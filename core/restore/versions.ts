@@ -34,7 +34,7 @@ function fits(have: Version, need: Version, engine: SnapshotEngine): boolean {
   const order = have[0] - need[0] || have[1] - need[1];
   if (order === 0) return have[2] >= need[2] || engine === 'logical' || ltsSeries.has(`${need[0]}.${need[1]}`);
   if (order < 0) return false;
-  // A dump is text: any later server reads it. Files are upgraded in place, one LTS at a time.
+  // A dump is text: any later server reads it, and load-dump.ts brings the schema `mysql` up to it. Files are upgraded in place, one LTS at a time.
   if (engine === 'logical' || have[0] === need[0]) return true;
   return need[0] === 8 && need[1] === 4 && have[0] === 9;
 }

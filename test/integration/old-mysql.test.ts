@@ -70,8 +70,11 @@ interface Found {
 
   beforeAll(async () => {
     dir = await mkdtemp(join(tmpdir(), 'qazyna-old-'));
-    const options = ['--default-authentication-plugin=mysql_native_password', '--expire-logs-days=1'];
-    source = await OldMysql.start(join(dir, 'source'), 7, options);
+    source = await OldMysql.start(join(dir, 'source'), {
+      'server-id': 7,
+      'default-authentication-plugin': 'mysql_native_password',
+      'expire-logs-days': 1,
+    });
     await source.sql(...plain);
     place = { configFile: join(dir, 'qazyna.yaml'), httpPort: await freePort() };
     await configure('clone');
@@ -90,7 +93,7 @@ interface Found {
       '  name: old',
       '  mysql:',
       '    host: 127.0.0.1',
-      `    port: ${source.port}`,
+      `    port: ${source.handle.port}`,
       '    user: qazyna',
       `    password_file: ${join(dir, 'password')}`,
       '    tls: { mode: required }',
@@ -117,7 +120,7 @@ interface Found {
     // By the login that it was made with no dump of a later version could be taken.
     expect(await codes('warn')).toEqual(['QZ2144', 'QZ2131', 'QZ2140']);
     await configure('clone');
-    const fixed = await doctor('--fix', '--admin-socket', source.socket);
+    const fixed = await doctor('--fix', '--admin-socket', source.handle.socket);
     const wrong = fixed.findings.filter(({ severity }) => severity !== 'ok');
     expect(wrong).toEqual([
       expect.objectContaining({ code: 'QZ2131', severity: 'warn', sentence: expect.stringContaining('24.0 hours') }),
@@ -178,8 +181,12 @@ interface Found {
     const credentials = { user: 'repl', password: 'secret' };
     const files = await openFilesSource({ folder: source.dataDir, names });
     const stream = await startStreamServer({ source: files, credentials, logger: silentLogger(), identity: 'old' });
-    const options = ['--gtid-mode=ON', '--enforce-gtid-consistency=ON', '--log-slave-updates=OFF'];
-    await using replica = await OldMysql.start(join(dir, 'replica'), 8, options);
+    await using replica = await OldMysql.start(join(dir, 'replica'), {
+      'server-id': 8,
+      'gtid-mode': true,
+      'enforce-gtid-consistency': true,
+      'log-replica-updates': false,
+    });
     try {
       // What was done before gtid_mode was on bears no GTID, and no replica by GTIDs is given it.
       await replica.sql(
