@@ -53,6 +53,7 @@ export class Agent {
   #scheduler: SnapshotScheduler | null = null;
   #rpo: RpoWatch | null = null;
   #fencing: Promise<void> | null = null;
+  #promotion: Promise<QazynaError | null> | null = null;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -114,7 +115,7 @@ export class Agent {
     } catch (error) {
       if (signal.aborted && !(error instanceof QazynaError)) return;
       await this.#fenceWhen(error);
-      throw error;
+      throw (await this.#promotionBehind(error)) ?? error;
     } finally {
       stop.abort();
       this.#attachments.end();
@@ -129,19 +130,23 @@ export class Agent {
   }
 
   async #fence(error: unknown): Promise<void> {
-    const { onFenced, alarms, signal } = this.#options;
+    const { onFenced, alarms } = this.#options;
     if (onFenced === undefined || !isKind(error, 'integrity')) return;
     const attached = this.#capture.state === 'running' || this.#capture.state === 'paused';
-    const writer = this.#writer;
-    const isReplaced = error.code === 'QZ3310' || (error.code === 'QZ3311' && writer !== null);
+    const why = error.code === 'QZ3310' ? error : await this.#promotionBehind(error);
     // One that only begins must not shut a server that has nothing to do with this chain.
-    if (!isReplaced || (writer === null && error.details.isFormerSource !== true)) return;
-    const why = error.code === 'QZ3310' || writer === null ? error : await replacementOf(writer, signal);
-    if (why === null) return;
+    if (why === null || (this.#writer === null && why.details.isFormerSource !== true)) return;
     alarms.raise('fence', why);
     this.#capture.state = 'fenced';
     this.#attachments.end();
     await onFenced(attached);
+  }
+
+  /** A promotion claims the chain first, and that may be all that was seen of it: QZ3310 where one follows the claim, else null. */
+  async #promotionBehind(error: unknown): Promise<QazynaError | null> {
+    if (this.#writer === null || !isKind(error, 'integrity') || error.code !== 'QZ3311') return null;
+    this.#promotion ??= replacementOf(this.#writer, this.#options.signal);
+    return await this.#promotion;
   }
 
   /** Which server stands there; waits for one that is not up yet. */

@@ -3,9 +3,9 @@
  * durable. `node bench/capture-child.ts PORT DIR FILE POSITION [BROKER,…]`: the log is in DIR, or with brokers in a topic of
  * its own. Prints one JSON object. Without arguments it only loads.
  */
-import { readFileSync } from 'node:fs';
 import { captureEntries } from '../agent/capture/capture.ts';
 import { compareFiles } from '../agent/capture/file-name.ts';
+import { peakRssBytes } from '../test/lab/processes.ts';
 import { openBenchChain } from './bench-chain.ts';
 import { StallMeter } from './stall-meter.ts';
 
@@ -32,7 +32,7 @@ async function main(
 ): Promise<CaptureOutcome> {
   const { signal } = new AbortController();
   const { endpoint, log, writer, logger } = await openBenchChain({ port, dir, brokers, signal });
-  const idleRssBytes = peakRss();
+  const idleRssBytes = peakRssBytes();
   const stall = new StallMeter();
   const warm = setTimeout(() => stall.reset(), warmUpMs);
   let bytes = 0;
@@ -54,12 +54,7 @@ async function main(
   stall.stop();
   await log.close();
   const { ownMs, wallMs } = stall;
-  return { bytes, entries, peakRssBytes: peakRss(), idleRssBytes, ownStallMs: ownMs, stallMs: wallMs };
-}
-
-function peakRss(): number {
-  const line = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'));
-  return Number(line?.[1] ?? 0) * 1024;
+  return { bytes, entries, peakRssBytes: peakRssBytes(), idleRssBytes, ownStallMs: ownMs, stallMs: wallMs };
 }
 
 const [port, dir = '', file = '', position = '', brokers = ''] = process.argv.slice(2);

@@ -1,16 +1,20 @@
 /**
  * Overhead: what clients of a durable server feel of the agent beside it. The offered load is half of the best that this
  * machine does without an agent; rounds with and without one follow each other, so that both see the same machine. The
- * agent is the daemon as installed: capture, shippers of two archives, all on the disk that the server writes to.
+ * agent is the daemon as installed: capture, shippers of two archives, all on the disk that the server writes to. Beside both,
+ * what any reader of the binlog costs: `mysqlbinlog --raw --stop-never`, which flushes nothing and ships nothing.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { connectMysql } from '../core/mysql/connection.ts';
+import { findMysqlProgram } from '../core/mysql/program.ts';
+import { binlogStatus } from '../core/mysql/source-facts.ts';
 import { Lab } from '../test/lab/lab.ts';
-import { atMostTimes, type BenchContext, type Figure, median } from './figure.ts';
+import { atMostTimes, type BenchContext, beside, type Figure, median } from './figure.ts';
 import type { LoadOutcome } from './load-child.ts';
 import { CompiledChild, settle } from './peers.ts';
 
@@ -54,21 +58,59 @@ export async function run({ workDir, log, signal }: BenchContext): Promise<Figur
   }
   const offered = Math.floor(median(best) / 2);
   log(`${Math.round(median(best))} commits/s at best, so ${offered} are offered`);
-  const [alone, beside]: [number[], number[]] = [[], []];
+  const p99s: Record<Company, number[]> = { nobody: [], reader: [], agent: [] };
   for (let round = 0; round < rounds; round++) {
-    // Which of the two comes first changes: what one leaves behind on the disk must not fall to the other alone.
-    const order = round % 2 === 0 ? [false, true] : [true, false];
-    for (const withAgent of order) {
-      const agent = withAgent ? await startAgent(lab, signal) : null;
+    // Which of them comes first changes: what one leaves behind on the disk must not fall to another alone.
+    for (const company of companies.map((_, index) => companies[(index + round) % companies.length] ?? 'nobody')) {
+      const companion = await start[company](lab, workDir, signal);
       await settle(signal);
       const { p50Ms, p99Ms } = await load(offered);
-      if (agent !== null) await stopAgent(agent);
-      (withAgent ? beside : alone).push(p99Ms);
-      log(`${withAgent ? 'with   ' : 'without'} the agent: p50 ${p50Ms.toFixed(2)} ms, p99 ${p99Ms.toFixed(2)} ms`);
+      if (companion !== null) await stop(companion);
+      p99s[company].push(p99Ms);
+      log(`${company.padEnd(6)} beside: p50 ${p50Ms.toFixed(2)} ms, p99 ${p99Ms.toFixed(2)} ms`);
     }
   }
+  const { agent, reader, nobody } = p99s;
   const what = `client latency p99 with the agent, ${offered} commits/s offered (half of the best), sync_binlog=1`;
-  return [atMostTimes('without', what, 'ms', beside, alone, 1.1)];
+  return [
+    atMostTimes('without', what, 'ms', agent, nobody, 1.1),
+    beside('mysqlbinlog --raw --stop-never instead', what, 'ms', agent, reader),
+  ];
+}
+
+type Company = 'nobody' | 'reader' | 'agent';
+const companies: readonly Company[] = ['nobody', 'reader', 'agent'];
+const start: Record<Company, (lab: Lab, workDir: string, signal: AbortSignal) => Promise<ChildProcess | null>> = {
+  nobody: async () => null,
+  reader: startReader,
+  agent: (lab, _, signal) => startAgent(lab, signal),
+};
+
+/** Resolves once it follows: from here on, so that it has nothing to catch up. */
+async function startReader({ mysql: { root } }: Lab, workDir: string, signal: AbortSignal): Promise<ChildProcess> {
+  const cwd = await mkdtemp(join(workDir, 'reader-'));
+  const connection = await connectMysql(root, signal);
+  const { file, position } = await binlogStatus(connection);
+  const place = [`--host=${root.host}`, `--port=${root.port}`, '--protocol=tcp', `--user=${root.user}`];
+  const what = ['--read-from-remote-server', '--raw', '--stop-never', `--start-position=${position}`, file];
+  const env = { ...process.env, MYSQL_PWD: root.password };
+  const { path } = await findMysqlProgram('mysqlbinlog');
+  const reader = spawn(path, ['--no-defaults', ...place, ...what], {
+    cwd,
+    env,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  try {
+    const untilMs = performance.now() + readyWithinMs;
+    for (; performance.now() < untilMs && reader.exitCode === null; await sleep(100, undefined, { signal })) {
+      const threads = await connection.query('SHOW PROCESSLIST');
+      if (threads.some(({ Command }) => String(Command).startsWith('Binlog Dump'))) return reader;
+    }
+    reader.kill('SIGKILL');
+    throw new Error('mysqlbinlog did not follow within a minute');
+  } finally {
+    await connection.close();
+  }
 }
 
 /** Resolves once it captures and its first snapshot is done: that one is no part of the everyday load. */
@@ -87,8 +129,8 @@ async function startAgent(lab: Lab, signal: AbortSignal): Promise<ChildProcess> 
   throw new Error('the agent was not well within a minute');
 }
 
-async function stopAgent(agent: ChildProcess): Promise<void> {
-  const ended = once(agent, 'exit');
-  agent.kill('SIGTERM');
+async function stop(companion: ChildProcess): Promise<void> {
+  const ended = once(companion, 'exit');
+  companion.kill('SIGTERM');
   await ended;
 }

@@ -17,11 +17,15 @@ export async function startMetrics(
   if (metrics === null) return;
   const { url, database, bucket, org, user, passwordFile, tokenFile, everyMs } = metrics;
   const read = { warn: (sentence: string) => logger.warn(sentence), environment };
-  const password = passwordFile === null ? '' : await readSecret(passwordFile, read);
-  const token = tokenFile === null ? (user === null ? '' : `${user}:${password}`) : await readSecret(tokenFile, read);
+  const secretOf = async (file: string | null) => (file === null ? '' : await readSecret(file, read));
+  const account = user === null ? '' : `${user}:${await secretOf(passwordFile)}`;
+  const place =
+    database === null
+      ? { url, org: org ?? '', bucket: bucket ?? '', token: await secretOf(tokenFile) }
+      : { url, database, account };
   // Only who sends metrics loads the client.
   const { openSender } = await import('../agent/metrics/influxdb-client.ts');
-  const sender = openSender({ url, org: org ?? '', bucket: bucket ?? database ?? '', token });
+  const sender = openSender(place);
   const push = new MetricsPush({ sender, status: () => teller.status(), everyMs, alarms, logger });
   teller.metricsPush = push;
   const stop = new AbortController();

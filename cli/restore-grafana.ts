@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { placeOfHttpUrl, placeUrlExpected } from '../core/config/keys.ts';
 import { readSecret } from '../core/config/secrets.ts';
 import { configurationError, exitCodes } from '../core/errors/error.ts';
 import { typeNames } from '../core/grafana/objects.ts';
@@ -220,14 +221,23 @@ async function openTargets(context: Context, { plan, orgs, service }: Wanted, op
 async function serverOf(context: Context, name: string, options: Options): Promise<{ url: string; files: string[] }> {
   const needsConfig = options.url === undefined || (options.tokenFile === undefined && options.from === undefined);
   const known = needsConfig ? ((await context.config()).grafana.find((one) => one.name === name) ?? null) : null;
-  const url = options.url ?? known?.url;
+  const url = options.url === undefined ? known?.url : givenUrl(options.url);
   const files = options.tokenFile ?? (url === known?.url ? known?.tokenFiles : undefined) ?? [];
-  if (url !== undefined && URL.canParse(url) && /^https?:/.test(url) && files.length > 0)
-    return { url: new URL(url).origin, files };
+  if (url !== undefined && files.length > 0) return { url, files };
   throw configurationError(
     'QZ2956',
     'restore grafana was not told which server to restore into, and with which token.',
     'Give --url http://HOST:3000 and --token-file FILE; or --to-dir FOLDER to only write files.',
+  );
+}
+
+function givenUrl(text: string): string {
+  const url = placeOfHttpUrl(text);
+  if (url !== null) return url;
+  throw configurationError(
+    'QZ2968',
+    `--url must be ${placeUrlExpected}.`,
+    'Give the root_url of the Grafana; what follows ? or # is no part of it, and the token is given with --token-file.',
   );
 }
 

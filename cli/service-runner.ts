@@ -194,6 +194,7 @@ export class ServiceRunner {
       state: this.#stopped ? 'stopped' : (service?.state ?? 'watched'),
       log: this.#lastLog === null ? null : { ...this.#lastLog, ...howFar },
       archives: await Promise.all(this.#workers.map((worker) => worker.status(howFar))),
+      seenMicros: service === null ? null : service.seenMicros,
       snapshots: service?.snapshots ?? { everyMs: 0, running: false },
       counters: { ...service?.counters },
     };

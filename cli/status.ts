@@ -9,6 +9,7 @@ import {
   type ServiceStatus,
   type StatusReport,
   type StatusSnapshot,
+  seenWithinMs,
 } from '../agent/http/status.ts';
 import { serviceChain } from '../core/archive/layout.ts';
 import type { Config } from '../core/config/config.ts';
@@ -100,7 +101,8 @@ async function readArchives(context: Context, options: ArchiveOptions): Promise<
   const services = await Promise.all(
     (await allServices(config, found)).map(async ({ kind, name }) => {
       const archives = await read({ kind, name });
-      return { kind, name, state: 'watched' as const, log: null, archives, snapshots: noSnapshots, counters: {} };
+      const unknown = { log: null, seenMicros: null, snapshots: noSnapshots, counters: {} };
+      return { kind, name, state: 'watched' as const, archives, ...unknown };
     }),
   );
   const known = config?.source.mysql === null ? [] : await read(null);
@@ -242,9 +244,17 @@ function serviceLines(whole: StatusReport, service: ServiceStatus, width: number
   const numbers = Object.entries(counters).map(([what, value]) => `${what.replaceAll('_', ' ')} ${formatCount(value)}`);
   return [
     `${kind} ${name}${told}${logged}${due}${taking}`,
+    ...seenLine(whole, service),
     ...(numbers.length === 0 ? [] : [`  ${numbers.join(', ')}`]),
     ...archiveTable(whole, service.archives, width),
   ];
+}
+
+function seenLine(whole: StatusReport, { seenMicros }: ServiceStatus): string[] {
+  const age = seenMicros === null ? null : ageMs(whole, seenMicros);
+  if (age === null) return [];
+  const late = age > seenWithinMs ? ': it may take longer than usual until a change is seen' : '';
+  return [`  all of it was looked at within the last ${formatDuration(age)}${late}`];
 }
 
 function upkeepLine(whole: StatusReport, archive: ArchiveUpkeep): string {

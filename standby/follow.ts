@@ -19,6 +19,7 @@ import {
   startReceiver,
   startReplica,
 } from '../core/restore/replication.ts';
+import { requireReplica } from '../core/restore/versions.ts';
 import type { BinlogSource } from '../core/stream/types.ts';
 import { type ServerFacts, type StandbyServer, serverUuidOf } from './server.ts';
 
@@ -31,6 +32,9 @@ const retryWaitMs = 1000;
  * ER_SERVER_SOURCE_FATAL_ERROR_READING_BINLOG, as replicas since 8.0 note it (share/messages_to_error_log.txt).
  */
 const fatalReading = new Set([1236, 13114]);
+
+/** Without it a server that is to make commits wait does not start. */
+const lacksPlugin = /semisync_\w+\.so/;
 
 /** How far the standby is, for status, metrics and the decision to take over. */
 export interface FollowStatus {
@@ -103,6 +107,7 @@ class Follower {
       await connection.query('SET GLOBAL super_read_only = ON');
       await connection.query('SET GLOBAL event_scheduler = OFF');
       await forgetSource(connection, source);
+      requireReplica(connection.serverVersion, history.serverVersion);
       await noteForgotten({ connection, source: history, signal, logger });
       await prepare(connection);
       // It may have been fenced while it was the primary; from here on it may be read.
@@ -113,6 +118,8 @@ class Follower {
         const facts = await replicationFacts(connection);
         onStatus(this.#statusOf(serverUuid, facts));
         await this.#examine(connection, facts);
+        // The primary may have been upgraded meanwhile.
+        requireReplica(connection.serverVersion, history.serverVersion);
         await sleep(pollMs, undefined, { signal });
       }
     } finally {
@@ -127,8 +134,8 @@ class Follower {
       this.#failedStarts = 0;
     } catch (error) {
       signal.throwIfAborted();
-      // What stands beside the copy passes, as somebody on its port: no new copy would help.
-      if (isKind(error, 'transient') || !(error instanceof QazynaError)) throw error;
+      // What stands beside the copy, as somebody on its port or a plugin that is not installed: no new copy would help.
+      if (isKind(error, 'transient') || !(error instanceof QazynaError) || lacksPlugin.test(error.message)) throw error;
       this.#failedStarts += 1;
       if (this.#failedStarts >= triesMax) throw beyondRepair('QZ3722', `its server does not start (${error.message})`);
       throw transientError('QZ4711', `The standby's server did not start: ${error.message}`, 'It is tried again.', {

@@ -13,6 +13,7 @@ import { retrying } from '../core/errors/retry.ts';
 import { EventTracker } from '../core/live/event-tracker.ts';
 import type { MysqlConnection } from '../core/mysql/connection.ts';
 import { recordEvents } from '../core/restore/events.ts';
+import { requireReplica } from '../core/restore/versions.ts';
 import type { EventRecord } from '../core/snapshot/types.ts';
 import { compare, type RejoinAnswer } from './errant.ts';
 import { copyOfNoHistory, holdsMore, notCompared, notCopiedNow, notNow, waitForSnapshot } from './errors.ts';
@@ -144,8 +145,9 @@ export class Pair {
    * QZ3726 names it. With it, what it holds beyond is saved first, and it is filled anew. Resolves with where that was saved.
    */
   async rejoin({ reseed, dryRun }: { reseed: boolean; dryRun: boolean }): Promise<RejoinAnswer> {
-    const { live, config, listChanges, signal } = this.#options;
+    const { live, config, mysqld, listChanges, signal } = this.#options;
     if (this.#role === 'primary' || this.#role === 'promoting' || this.#role === 'starting') throw notNow(this.#role);
+    if (!dryRun) requireReplica(mysqld.version, live.serverVersion);
     const { server } = this;
     const options = { server, history: live.state.gtids, dir: config.dir, list: listChanges, reseed, dryRun, signal };
     const answer = await compare(options);
@@ -217,6 +219,7 @@ export class Pair {
     // Won before a restart: what is missing comes by following.
     const won = promoter.journal.record !== null;
     this.#role = won ? 'promoting' : 'standby';
+    this.#follow = null;
     this.#called = Promise.withResolvers();
     const ended = follow({
       server: this.server,

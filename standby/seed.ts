@@ -4,6 +4,7 @@
  */
 import { chmod, rm } from 'node:fs/promises';
 import type { ObjectStore } from '../core/archive/store.ts';
+import { crashPoint } from '../core/errors/crash-points.ts';
 import { ArchiveHistory } from '../core/history/open.ts';
 import { chooseSnapshot, planCut } from '../core/history/plan.ts';
 import { HistorySource } from '../core/history/source.ts';
@@ -47,8 +48,11 @@ export async function seed(options: SeedOptions): Promise<StandbyState> {
   await server.kill(signal);
   const { state, manifest } = await choose(options, earlier);
   if (earlier?.step !== 'filling' || earlier.snapshot !== state.snapshot) {
-    await writeStandbyState(dir, state);
+    // Killed before all of the old copy is gone, this one has not begun: with a name, what is left would pass for fetched.
+    await writeStandbyState(dir, { ...state, snapshot: '' });
+    crashPoint('standby:before-clear');
     await server.clear();
+    await writeStandbyState(dir, state);
   }
   logger.info(`filling the standby from snapshot ${manifest.id}: ${options.reason}`, { generation: state.generation });
   await fill(options, state, manifest);

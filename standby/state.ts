@@ -14,6 +14,7 @@ const schema = z.strictObject({
   source: z.string(),
   /** `filling`: the data folder is not a server yet. `ready`: it is one, with all that the snapshot holds. */
   step: z.enum(['filling', 'ready']),
+  /** Its id; empty while what was there before is still to be removed. */
   snapshot: z.string(),
   /** Of the timeline that the snapshot was chosen for. */
   generation: z.number().int().positive(),

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { replaceFile } from '../core/bytes/durable-file.ts';
 import { transientError } from '../core/errors/error.ts';
 import { optionsOf } from '../core/mysql/former-names.ts';
-import { greets, type Mysqld, type MysqldOptions, osAccount } from '../core/mysql/mysqld.ts';
+import { greets, type Mysqld, type MysqldOptions, osAccount, removeStaleLock } from '../core/mysql/mysqld.ts';
 import { standbyAccount } from '../core/restore/own-accounts.ts';
 import { optionFileText } from '../core/restore/server-options.ts';
 import type { TargetPaths } from '../core/restore/target.ts';
@@ -41,6 +41,7 @@ export interface SystemdStart {
 export async function startBySystemd(start: SystemdStart): Promise<void> {
   const { mysqld, paths, process, signal } = start;
   await writeFiles(start);
+  if ((await process.find()) === null) await removeStaleLock(paths.socket);
   const logStart = await sizeOf(paths.errorLog);
   const beganMs = performance.now();
   let askedAtMs = Number.NEGATIVE_INFINITY;

@@ -76,7 +76,8 @@ export async function* captureEntries(
 ): AsyncGenerator<CapturedBatch, void, undefined> {
   const maxAheadBytes = options.maxAheadBytes ?? defaults.maxAheadBytes;
   const slabBytes = Math.max(minEntryBytes, options.maxEntryBytes ?? defaults.maxEntryBytes);
-  const slabs = new SlabPool(slabBytes, Math.ceil((2 * maxAheadBytes) / slabBytes));
+  // What is ahead, nearly twice as much that waits for the log (core/chain/writer.ts), and what is in the making.
+  const slabs = new SlabPool(slabBytes, Math.ceil((4 * maxAheadBytes) / slabBytes));
   const stop = new AbortController();
   const queue = new BatchQueue(maxAheadBytes, maxAheadBytes / 2, slabs, (items) => capture.accepted(items));
   const capture = new Capture(options, queue, slabs, AbortSignal.any([signal, stop.signal]));
@@ -188,6 +189,7 @@ class Capture {
       stop.abort(new Error('the session is over'));
       this.#dump = null;
       session.dump.close();
+      session.assembler.builder.close();
       await clock;
       await session.side.close();
     }
@@ -219,7 +221,10 @@ class Capture {
         },
         assembler,
         signal,
-      );
+      ).catch((error: unknown) => {
+        assembler.builder.close();
+        throw error;
+      });
       this.#isFirstSession = false;
       this.#mark = null;
       this.#last = null;

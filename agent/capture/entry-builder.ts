@@ -2,9 +2,9 @@
  * Gathers the bytes of one binlog file into entries of at most one slab, copies them once, checks checksums over whole
  * entries, and keeps account of the GTIDs and commit times of the transactions that end in each.
  */
-import { crc32 } from 'node:zlib';
 import { checksumBytes, eventSize, headerBytes } from '../../core/binlog/events.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { crc32 } from '../../core/bytes/crc32.ts';
 import { integrityError } from '../../core/errors/error.ts';
 import { crcOfRest } from './crc-chain.ts';
 import type { Gathering } from './gathering.ts';
@@ -188,6 +188,11 @@ export class EntryBuilder {
       gathering.fill(this.#slabs.take());
       this.#summed = 0;
     }
+  }
+
+  /** Lets go of the slab in the making, and of what was gathered in it but not cut: nothing may be appended any more. */
+  close(): void {
+    this.#slabs.filled(this.#gathering.slab);
   }
 
   /** An entry without bytes: "everything stamped ≤ this is captured". What is pending must have been cut. */

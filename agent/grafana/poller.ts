@@ -1,7 +1,8 @@
 /**
  * Looks at one organization of a Grafana and journals what changed since the look before. Grafana tells nobody of its
- * changes, and no list of it tells them all: so folders and data sources are read each time, and of each dashboard the
- * number of its newest version.
+ * changes, and no list of it tells them all: so folders and data sources are asked one by one, and of each dashboard the
+ * number of its newest version. All of them in each look, as long as that is done in time (pace.ts); else as many as are,
+ * in turn (turns.ts). What the lists do tell, each look sees: objects that are new, gone, renamed or moved.
  *
  * What a look cannot see is never taken for deleted. An object counts as deleted only when no list shows it, it answers 404
  * by itself, and the look came to its end with the same organization as it began. A look that fails has journaled what it
@@ -16,25 +17,27 @@ import {
   type GrafanaObject,
   keyText,
   type ObjectKey,
+  type ObjectType,
   objectTypes,
   sha256Of,
   typeNames,
 } from '../../core/grafana/objects.ts';
-import { type DashboardVersion, GrafanaReader, type Listed } from '../../core/grafana/reader.ts';
+import { type DashboardVersion, GrafanaReader, type Listed, lacksRules } from '../../core/grafana/reader.ts';
 import type { GrafanaServer, Organization } from '../../core/grafana/server.ts';
 import type { GrafanaState } from '../../core/grafana/state.ts';
 import { frameBodyMax, type JournalItem } from '../../core/journal/frame.ts';
 import type { JournalWriter } from '../../core/journal/writer.ts';
 import type { Logger } from '../../core/logging/logger.ts';
-
-/** Questions under way at once: Grafana has others to serve. */
-const atOnce = 4;
+import { atOnceMax, Pace } from './pace.ts';
+import { type SavedMicros, Turns } from './turns.ts';
 
 export interface PollerOptions {
   journal: Pick<JournalWriter, 'append' | 'room'>;
   /** What the journal holds; kept up with it. */
   state: GrafanaState;
   counters: GrafanaCounters;
+  /** From one look to the next. */
+  everyMs: number;
   logger: Logger;
   signal: AbortSignal;
 }
@@ -49,6 +52,10 @@ export interface GrafanaCounters {
 export interface LookReport {
   /** Objects that no frame can hold. */
   tooLarge: string[];
+  /** This Grafana has alerting, and cannot list its rules: that came with 9.4. */
+  lacksRules: boolean;
+  /** All that was changed before this instant (µs since 1970) was seen; null: not all was asked yet. */
+  seenMicros: number | null;
 }
 
 /** From one look to the next. */
@@ -57,14 +64,17 @@ interface Memory {
   marks: Map<string, string>;
   /** What to call each object that no frame can hold, by its key. */
   tooLarge: Map<string, string>;
+  turns: Turns;
+  pace: Pace;
 }
 
 export class Poller {
   readonly #options: PollerOptions;
-  readonly #memory: Memory = { marks: new Map(), tooLarge: new Map() };
+  readonly #memory: Memory;
 
   constructor(options: PollerOptions) {
     this.#options = options;
+    this.#memory = { marks: new Map(), tooLarge: new Map(), turns: new Turns(), pace: new Pace(options.everyMs) };
   }
 
   /** Throws transient and configuration errors: then this look is not complete. */
@@ -73,7 +83,21 @@ export class Poller {
     const organization = await server.organization(signal);
     await this.#noteOrganization({ ...organization, serverVersion });
     const reader = new GrafanaReader(server, { org: organization.org, version: serverVersion }, signal);
-    return await new Look(this.#options, this.#memory, server, organization, reader).run();
+    const { limited } = server;
+    try {
+      return await new Look(this.#options, this.#memory, server, organization, reader).run();
+    } finally {
+      this.#notePace(server, server.limited > limited);
+    }
+  }
+
+  #notePace(server: GrafanaServer, isLimited: boolean): void {
+    const { pace } = this.#memory;
+    if (isLimited && pace.most === atOnceMax)
+      this.#options.logger.warn(`Grafana at ${server.url} limits how often it may be asked: it is asked more slowly`, {
+        component: 'grafana',
+      });
+    pace.told(isLimited);
   }
 
   async #noteOrganization(meta: Organization & { serverVersion: string }): Promise<void> {
@@ -117,19 +141,54 @@ class Look {
   }
 
   async run(): Promise<LookReport> {
-    const lists = new Map<string, readonly Listed[]>();
-    await eachOf(objectTypes, atOnce, async (type) => {
+    const beganMs = performance.now();
+    const beganMicros = nowMicros();
+    const lists = new Map<ObjectType, readonly Listed[]>();
+    const { turns, tooLarge, pace } = this.#memory;
+    await eachOf(objectTypes, pace.most, async (type) => {
       const listed = await this.#reader.list(type);
       if (listed !== null) lists.set(type, listed);
     });
     lists.set('folder', this.#withReferenced(lists));
-    for (const type of objectTypes) await eachOf(lists.get(type) ?? [], atOnce, (one) => this.#lookAt(one));
+    const rest: Listed[] = [];
+    for (const type of objectTypes) {
+      const listed = lists.get(type) ?? [];
+      const now = listed.filter((one) => !isAskedInTurn(one) || turns.isUrgent(one, this.#savedMicros));
+      await eachOf(now, pace.most, (one) => this.#lookAt(one));
+      const isNow = new Set(now);
+      rest.push(...listed.filter((one) => !isNow.has(one)));
+    }
+    await this.#askInTurn(rest, beganMs);
     const gone = await this.#findGone(lists);
     if (gone.length > 0) await this.#recordGone(gone);
-    const { tooLarge } = this.#memory;
     for (const text of tooLarge.keys()) if (!this.#seen.has(text)) tooLarge.delete(text);
-    return { tooLarge: [...tooLarge.values()] };
+    const seenMicros = turns.seenThrough([...lists.values()].flat().filter(isAskedInTurn));
+    return {
+      tooLarge: [...tooLarge.values()],
+      lacksRules: lacksRules(lists),
+      seenMicros: seenMicros === null ? null : Math.min(seenMicros, beganMicros),
+    };
   }
+
+  /** As many as time allows; the others' turn comes with the next looks. */
+  async #askInTurn(rest: readonly Listed[], beganMs: number): Promise<void> {
+    const { pace, turns } = this.#memory;
+    const atOnce = pace.atOnce(rest.length);
+    const startMs = performance.now();
+    const { limited } = this.#server;
+    const endMs = startMs + pace.leftMs(startMs - beganMs);
+    let asked = 0;
+    await eachOf(turns.inOrder(rest, nowMicros(), this.#savedMicros), atOnce, async (one) => {
+      if (performance.now() < endMs) {
+        asked += 1;
+        await this.#lookAt(one);
+      } else this.#seen.add(keyText(one.key));
+    });
+    // What a limit makes it wait tells nothing of how fast it answers.
+    if (this.#server.limited === limited) pace.measured(asked, atOnce, performance.now() - startMs);
+  }
+
+  readonly #savedMicros: SavedMicros = (key) => this.#options.state.get(key)?.meta.savedMicros ?? null;
 
   /** Folders that the search leaves out, but that something lies in. */
   #withReferenced(lists: ReadonlyMap<string, readonly Listed[]>): Listed[] {
@@ -145,9 +204,14 @@ class Look {
 
   async #lookAt(listed: Listed): Promise<void> {
     this.#options.signal.throwIfAborted();
+    if (isAskedInTurn(listed)) await this.#memory.turns.take(listed, nowMicros(), () => this.#ask(listed));
+    else await this.#ask(listed);
+  }
+
+  async #ask(listed: Listed): Promise<void> {
     const { key, object } = listed;
     if (object !== null) return await this.#consider(object, null);
-    if (key.type === 'dashboard') return await this.#lookAtDashboard(listed);
+    if (key.type === 'dashboard') return await this.#askDashboard(listed);
     if (listed.mark !== null && this.#memory.marks.get(keyText(key)) === listed.mark) {
       this.#seen.add(keyText(key));
       return;
@@ -158,7 +222,7 @@ class Look {
     if (listed.mark !== null) this.#memory.marks.set(keyText(key), listed.mark);
   }
 
-  async #lookAtDashboard({ key, title, folderUid }: Listed): Promise<void> {
+  async #askDashboard({ key, title, folderUid }: Listed): Promise<void> {
     const newest = await this.#reader.newestVersion(key.uid);
     const mark = JSON.stringify([title, folderUid, newest?.version, newest?.savedMicros]);
     if (newest !== null && this.#memory.marks.get(keyText(key)) === mark) {
@@ -219,7 +283,7 @@ class Look {
       const isHere = meta.org === this.#organization.org && lists.has(meta.type);
       return isHere && !this.#seen.has(keyText(meta));
     });
-    const asked = await eachOf(missing, atOnce, async ({ meta: { org, type, uid, title } }) => {
+    const asked = await eachOf(missing, this.#memory.pace.most, async ({ meta: { org, type, uid, title } }) => {
       signal.throwIfAborted();
       const key = { org, type, uid };
       if (await this.#reader.isGone(key, title)) return [{ key, title }];
@@ -242,6 +306,15 @@ class Look {
       logger.info(`${typeNames[key.type]} ${title} (${key.uid}) was deleted`, { component: 'grafana', org });
     }
   }
+}
+
+/** No list tells whether it changed. */
+function isAskedInTurn({ object, mark }: Listed): boolean {
+  return object === null && mark === null;
+}
+
+function nowMicros(): number {
+  return Date.now() * 1000;
 }
 
 function withMessage(object: GrafanaObject, saved: DashboardVersion | null): GrafanaObject {

@@ -11,12 +11,11 @@ import type { CapturedService, ServiceContext } from '../journaled/types.ts';
 import { SnapshotScheduler, snapshotAlarms } from '../snapshot/scheduler.ts';
 import type { NamedStore } from '../snapshot/sides.ts';
 import { loadJournaled } from './load.ts';
+import { pauseMs } from './pace.ts';
 import { type GrafanaCounters, Poller } from './poller.ts';
 import { takeGrafanaSnapshot } from './snapshot.ts';
 
 const snapshotRetryMs = 10_000;
-/** A server that is slow to answer is asked less: after a look, twice as long as it took, up to this. */
-const pauseMaxMs = 60_000;
 
 export interface GrafanaServiceOptions {
   logger: Logger;
@@ -46,8 +45,9 @@ export class GrafanaService implements CapturedService {
     snapshots_total: 0,
   };
   #scheduler: SnapshotScheduler | null = null;
-  /** The last look at each organization was complete. */
+  /** The last look at each organization was complete, and all has been asked since the start. */
   #isSeen = false;
+  #seenMicros = 0;
 
   constructor(config: GrafanaConfig, options: GrafanaServiceOptions) {
     this.id = { kind: config.kind, name: config.name };
@@ -57,6 +57,10 @@ export class GrafanaService implements CapturedService {
 
   get state(): 'connecting' | 'running' {
     return this.#isSeen ? 'running' : 'connecting';
+  }
+
+  get seenMicros(): number {
+    return this.#seenMicros;
   }
 
   get snapshots(): { everyMs: number; running: boolean } {
@@ -87,10 +91,13 @@ export class GrafanaService implements CapturedService {
 
   #doors({ journal, logger, signal }: ServiceContext, state: GrafanaState): Door[] {
     const counters = this.#counters;
-    return this.#config.tokenFiles.map((tokenFile, index) => ({
+    const { tokenFiles, checkEveryMs } = this.#config;
+    // They are looked at one after the other.
+    const everyMs = checkEveryMs / tokenFiles.length;
+    return tokenFiles.map((tokenFile, index) => ({
       tokenFile,
       topic: index === 0 ? 'server' : `server:${basename(tokenFile)}`,
-      poller: new Poller({ journal, state, counters, logger, signal }),
+      poller: new Poller({ journal, state, counters, everyMs, logger, signal }),
       server: null,
       version: '',
     }));
@@ -101,33 +108,35 @@ export class GrafanaService implements CapturedService {
     const { signal, journal } = context;
     while (!signal.aborted) {
       const beganMs = performance.now();
-      const beganMicros = Date.now() * 1000;
-      let isComplete = true;
-      for (const door of doors) isComplete = (await this.#lookThrough(door, context)) && isComplete;
+      let seenMicros: number | null = Number.POSITIVE_INFINITY;
+      for (const door of doors) {
+        const through = await this.#lookThrough(door, context);
+        seenMicros = through === null || seenMicros === null ? null : Math.min(through, seenMicros);
+      }
       if (signal.aborted) return;
-      this.#isSeen = isComplete;
-      // All that was there when it began is in the journal now.
-      if (isComplete) await journal.heartbeat(beganMicros);
-      else await journal.look();
+      this.#isSeen = seenMicros !== null;
+      // All that was there at that instant is in the journal now.
+      if (seenMicros !== null) {
+        await journal.heartbeat(seenMicros);
+        this.#seenMicros = seenMicros;
+      } else await journal.look();
       const tookMs = performance.now() - beganMs;
-      const pauseMs = Math.max(this.#config.checkEveryMs - tookMs, Math.min(2 * tookMs, pauseMaxMs));
-      await sleep(pauseMs, undefined, { signal }).catch(() => undefined);
+      await sleep(pauseMs(this.#config.checkEveryMs, tookMs), undefined, { signal }).catch(() => undefined);
     }
   }
 
-  /** Whether all of it was seen. What befalls one organization is no matter of the others. */
-  async #lookThrough(door: Door, { signal, alarms, logger }: ServiceContext): Promise<boolean> {
+  /** Up to when all of it was seen, null: not yet. What befalls one organization is no matter of the others. */
+  async #lookThrough(door: Door, { signal, alarms, logger }: ServiceContext): Promise<number | null> {
     try {
       door.server ??= await this.#open(door, signal);
-      const { tooLarge } = await door.poller.look(door.server, door.version);
+      const { tooLarge, lacksRules, seenMicros } = await door.poller.look(door.server, door.version);
       this.#counters.looks_total += 1;
       alarms.clear(door.topic);
-      const topic = door.topic.replace('server', 'size');
-      if (tooLarge.length === 0) alarms.clear(topic);
-      else alarms.raise(topic, tooLargeError(tooLarge));
-      return true;
+      alarms.tell(door.topic.replace('server', 'size'), tooLarge.length === 0 ? null : tooLargeError(tooLarge));
+      alarms.tell(door.topic.replace('server', 'rules'), lacksRules ? lacksRulesError(this.#config.name) : null);
+      return seenMicros;
     } catch (error) {
-      if (signal.aborted) return false;
+      if (signal.aborted) return null;
       if (!(error instanceof QazynaError) || error.kind === 'integrity') throw error;
       // The token may have been changed, and the server made another version of.
       door.server?.close();
@@ -135,7 +144,7 @@ export class GrafanaService implements CapturedService {
       this.#counters.failed_looks_total += 1;
       alarms.raise(door.topic, error);
       logger.warn(error.message, { component: 'grafana', code: error.code });
-      return false;
+      return null;
     }
   }
 
@@ -187,5 +196,14 @@ function tooLargeError(objects: readonly string[]) {
     'QZ2962',
     `Grafana has an object that is larger than 8 MiB and is not protected: ${objects[0]}${more}.`,
     'Make it smaller (embedded images are mostly what makes it large); everything else is protected.',
+  );
+}
+
+/** Also said by the doctor. */
+export function lacksRulesError(name: string) {
+  return configurationError(
+    'QZ2967',
+    `Grafana ${name} cannot list its alert rules, and they are not protected.`,
+    'Bring Grafana up to 9.4 or later; everything else is protected.',
   );
 }

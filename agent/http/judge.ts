@@ -5,6 +5,7 @@ import {
   type Attention,
   ageMs,
   attentionLagMs,
+  attentionSeenMs,
   clockToleranceMs,
   type Judgement,
   lagMs,
@@ -72,9 +73,7 @@ function agentAttention(status: StatusSnapshot): Attention[] {
 
 /** A stamp from the future hides every lag until that instant has come: what is behind looks up to date. */
 function clockAttention(status: StatusSnapshot): Attention[] {
-  const copies = status.log === null ? status.archives : [status.log, ...status.archives];
-  const newest = Math.max(0, ...copies.map((copy) => Math.max(copy.completeThroughMicros, copy.lastCommitMicros)));
-  const aheadMs = (newest - status.atMicros) / 1000;
+  const aheadMs = newestAheadMs(status, status);
   if (aheadMs <= clockToleranceMs) return [];
   return [
     {
@@ -83,6 +82,16 @@ function clockAttention(status: StatusSnapshot): Attention[] {
       hint: 'Set the clocks of both hosts by NTP. Restores stay exact: a commit stamped ahead hides those behind it from earlier instants, and `qazyna plan` names them; restore to a GTID instead.',
     },
   ];
+}
+
+/** How far the newest stamp in log and archives is ahead of this host's clock. */
+function newestAheadMs(
+  { atMicros }: StatusSnapshot,
+  { log, archives }: Pick<StatusSnapshot | ServiceStatus, 'log' | 'archives'>,
+): number {
+  const copies = log === null ? archives : [log, ...archives];
+  const newest = Math.max(0, ...copies.map((copy) => Math.max(copy.completeThroughMicros, copy.lastCommitMicros)));
+  return (newest - atMicros) / 1000;
 }
 
 function copyAttention(status: StatusSnapshot): Attention[] {
@@ -98,19 +107,45 @@ function serviceAttention(status: StatusSnapshot, service: ServiceStatus): Atten
   const alarmed = new Set(status.alarms.map(({ topic }) => topic));
   const found = service.archives
     .filter((archive) => !alarmed.has(`${service.kind}.${service.name}:archive:${archive.name}`))
-    .flatMap((archive) => archiveAttention(status, archive, name));
-  if (service.state === 'running' || service.state === 'watched') return found;
+    .flatMap((archive) => archiveAttention(status, archive, name, unseenMs(status, service)));
+  const aheadMs = newestAheadMs(status, service);
+  if (aheadMs > clockToleranceMs)
+    found.push({
+      code: 'QZ4916',
+      sentence: `The history of ${name} is stamped ${formatDuration(aheadMs)} ahead of this host’s clock, which was set back: until then it cannot be restored to an instant since, only to latest.`,
+      hint: 'Keep the clock of this host right by NTP. What comes in is captured all the same.',
+    });
   if (status.alarms.some(({ topic }) => topic.startsWith(`${service.kind}.${service.name}:`))) return found;
+  if (service.state === 'running') return [...seenAttention(status, service), ...found];
+  if (service.state === 'watched') return found;
   const sentence = `The capture of ${name} is ${service.state}, not running.`;
   const hint = 'Just after a start this passes by itself; else the log of the agent says why.';
   return [{ code: 'QZ4912', sentence, hint }, ...found];
+}
+
+/** An archive is not behind by what nobody has seen yet. */
+function unseenMs(status: StatusSnapshot, { seenMicros }: ServiceStatus): number {
+  return seenMicros === null ? 0 : (ageMs(status, seenMicros) ?? 0);
+}
+
+function seenAttention(status: StatusSnapshot, service: ServiceStatus): Attention[] {
+  const age = unseenMs(status, service);
+  if (age <= attentionSeenMs) return [];
+  return [
+    {
+      code: 'QZ4913',
+      sentence: `What was changed in ${serviceName(service)} during the last ${formatDuration(age)} may not have been seen yet.`,
+      hint: 'It holds so much, or answers so slowly, that asking for all of it takes this long (ops/README.md, “How much it asks”); what was seen is archived.',
+    },
+  ];
 }
 
 function serviceName({ kind, name }: { kind: string; name: string }): string {
   return `${kind} ${name}`;
 }
 
-function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus, what: string): Attention[] {
+/** `unseen` (ms): so much of its lag is not the archive's. */
+function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus, what: string, unseen = 0): Attention[] {
   const { name, url } = archive;
   if (archive.state === 'unreachable')
     return [
@@ -129,7 +164,7 @@ function archiveAttention(status: StatusSnapshot, archive: ArchiveStatus, what: 
       },
     ];
   const lag = lagMs(status, archive);
-  if (lag === null || lag <= attentionLagMs) return [];
+  if (lag === null || lag - unseen <= attentionLagMs) return [];
   return [
     {
       code: 'QZ4906',

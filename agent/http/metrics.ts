@@ -201,6 +201,11 @@ function serviceMetrics(status: StatusSnapshot): Metric[] {
       of(({ state }) => Number(state === 'running')),
     ),
     gauge(
+      'service_seen_age_seconds',
+      'All that was changed there longer ago than this was seen; absent where the service itself tells of each change.',
+      of(({ seenMicros }) => (seenMicros === null ? null : seconds(ageMs(status, seenMicros)))),
+    ),
+    gauge(
       'service_log_bytes',
       'Bytes that its log occupies.',
       of(({ log }) => log?.bytes ?? null),

@@ -70,6 +70,8 @@ export interface ServiceStatus {
   state: 'connecting' | 'running' | 'paused' | 'stopped' | 'watched';
   log: LogStatus | null;
   archives: ArchiveStatus[];
+  /** All that was changed there before was seen; 0 when unknown, null where the service itself tells of each change. */
+  seenMicros: number | null;
   /** `everyMs` 0: it takes none. */
   snapshots: { everyMs: number; running: boolean };
   /** Its own numbers since the start. */
@@ -158,6 +160,10 @@ export interface StatusSnapshot {
 
 /** How far a copy may be behind before that is worth attention: heartbeats come each second, segments close within one. */
 export const attentionLagMs = 30_000;
+/** What is looked at for changes is as a rule seen whole at least this often. */
+export const seenWithinMs = 20_000;
+/** Worth attention when it is not for this long. */
+export const attentionSeenMs = 60_000;
 /** How far the source's clock may be ahead of this host's before that is worth attention. */
 export const clockToleranceMs = 5000;
 

@@ -6,13 +6,14 @@ import { QazynaError } from '../../core/errors/error.ts';
 import type { Checked } from '../../core/influxdb/frames.ts';
 import { InfluxdbServer } from '../../core/influxdb/server.ts';
 import type { Logger } from '../../core/logging/logger.ts';
+import type { Alarms } from '../alarms.ts';
 import type { CapturedService, ServiceContext } from '../journaled/types.ts';
 import { SnapshotScheduler, snapshotAlarms } from '../snapshot/scheduler.ts';
 import type { NamedStore } from '../snapshot/sides.ts';
 import { lastChecked } from './checked.ts';
 import { forwardedPath, Ingest } from './ingest.ts';
 import { Positions } from './positions.ts';
-import { takeInfluxdbSnapshot } from './snapshot.ts';
+import { takeInfluxdbSnapshot, unopenedShards } from './snapshot.ts';
 import { Watcher } from './watcher.ts';
 
 /** What made a snapshot fail is mostly over soon, and shards that were stored need not be stored again. */
@@ -44,6 +45,10 @@ export class InfluxdbService implements CapturedService {
 
   get state(): 'connecting' | 'running' {
     return this.#isAway ? 'connecting' : 'running';
+  }
+
+  get seenMicros(): null {
+    return null;
   }
 
   get snapshots(): { everyMs: number; running: boolean } {
@@ -81,11 +86,24 @@ export class InfluxdbService implements CapturedService {
   }
 
   async #server(): Promise<InfluxdbServer> {
-    const { url, user, passwordFile } = this.#config;
+    const { url, user } = this.#config;
+    return new InfluxdbServer({ url, user, password: await this.#password() });
+  }
+
+  async #password(): Promise<string> {
     const { logger, environment } = this.#options;
     const warn = (sentence: string) => logger.warn(sentence);
-    const password = passwordFile === null ? '' : await readSecret(passwordFile, { warn, environment });
-    return new InfluxdbServer({ url, user, password });
+    const { passwordFile } = this.#config;
+    return passwordFile === null ? '' : await readSecret(passwordFile, { warn, environment });
+  }
+
+  async #readPasswordAgain(server: InfluxdbServer, alarms: Alarms): Promise<void> {
+    try {
+      server.changePassword(await this.#password());
+    } catch (error) {
+      if (!(error instanceof QazynaError)) throw error;
+      alarms.raise('server', error);
+    }
   }
 
   #makeWatcher(
@@ -131,10 +149,11 @@ export class InfluxdbService implements CapturedService {
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof QazynaError) || error.kind === 'integrity') throw error;
-        // A wrong account is mended at the server as often as here.
+        // A wrong account is mended at the server as often as here, where its password may have been changed since.
         this.#isAway = true;
         alarms.raise('server', error);
         logger.warn(error.message, { component: 'influxdb', code: error.code });
+        if (error.code === 'QZ2921') await this.#readPasswordAgain(server, alarms);
         await journal.look();
       }
       await sleep(this.#config.checkEveryMs, undefined, { signal }).catch(() => undefined);
@@ -153,7 +172,7 @@ export class InfluxdbService implements CapturedService {
       sourceName: chainName,
       generation: () => 1,
       stores: archives.map(({ name, store }) => ({ name, store })),
-      take: (stores, each) => this.#takeSnapshot(server, chainName, stores, positions, each),
+      take: (stores, each) => this.#takeSnapshot(server, chainName, { stores, positions, alarms }, each),
       onAlarm: snapshotAlarms(alarms),
       retryMs: snapshotRetryMs,
       logger,
@@ -166,8 +185,7 @@ export class InfluxdbService implements CapturedService {
   async #takeSnapshot(
     server: InfluxdbServer,
     sourceName: string,
-    stores: readonly NamedStore[],
-    positions: Positions,
+    { stores, positions, alarms }: { stores: readonly NamedStore[]; positions: Positions; alarms: Alarms },
     signal: AbortSignal,
   ) {
     const beganMs = performance.now();
@@ -178,6 +196,7 @@ export class InfluxdbService implements CapturedService {
       began: positions.earlier,
       stores,
       sourceName,
+      onUnopened: (shards) => alarms.tell('shards', shards.length === 0 ? null : unopenedShards(server, shards)),
       signal,
       logger: this.#options.logger,
     });

@@ -3,6 +3,7 @@
  * the snapshot before is not asked for again; its files are pointed at.
  */
 import { z } from 'zod';
+import { transientError } from '../../core/errors/error.ts';
 import {
   type Definitions,
   type FieldTypes,
@@ -27,6 +28,8 @@ export interface InfluxdbSnapshotRequest extends Omit<SidesRequest, 'engine'> {
   /** null: all databases but _internal. */
   only: readonly string[] | null;
   began: JournalPosition;
+  /** Told at the end: shards that the server does not open. What was known of them stays. */
+  onUnopened: (shards: readonly Shard[]) => void;
 }
 
 /**
@@ -34,6 +37,8 @@ export interface InfluxdbSnapshotRequest extends Omit<SidesRequest, 'engine'> {
  * asked for again after this long; what did not change is not stored again.
  */
 const lookAgainMs = 24 * 3_600_000;
+/** Shards in a message. */
+const namedMax = 10;
 
 /** What was known of a shard just before it was exported: by these a later snapshot sees that it did not change. */
 const shardFacts = z.record(
@@ -51,7 +56,8 @@ export async function takeInfluxdbSnapshot(request: InfluxdbSnapshotRequest): Pr
   const state = await readServerState(server, only, signal);
   const shards = await readShards(server, names, signal);
   const facts: ShardFacts = {};
-  return await takeServiceSnapshot({
+  const unopened: Shard[] = [];
+  const taken = await takeServiceSnapshot({
     ...request,
     kind: 'influxdb',
     serverVersion: request.version,
@@ -62,8 +68,10 @@ export async function takeInfluxdbSnapshot(request: InfluxdbSnapshotRequest): Pr
       places: JSON.stringify(shards.map(shardText)),
       shards: JSON.stringify(facts),
     }),
-    copy: (files) => copyShards({ server, shards, state, facts, files, signal }),
+    copy: (files) => copyShards({ server, shards, state, facts, unopened, files, signal }),
   });
+  request.onUnopened(unopened);
+  return taken;
 }
 
 function shardText({ id, database, policy, startNs, endNs }: Shard) {
@@ -76,11 +84,12 @@ interface Copying {
   state: ServerState;
   /** To be filled. */
   facts: ShardFacts;
+  unopened: Shard[];
   files: SnapshotFiles;
   signal: AbortSignal;
 }
 
-async function copyShards({ server, shards, state, facts, files, signal }: Copying): Promise<void> {
+async function copyShards({ server, shards, state, facts, unopened, files, signal }: Copying): Promise<void> {
   const before = files.previous.map(({ manifest }) => factsOf(manifest));
   const measurements = new Map<string, readonly Buffer[]>();
   const types = new Map<string, FieldTypes>();
@@ -89,11 +98,15 @@ async function copyShards({ server, shards, state, facts, files, signal }: Copyi
     const [pointsOk = 0, diskBytes = 0] = state.shards[String(shard.id)] ?? [];
     const now = { started: state.started, pointsOk, diskBytes, exportedMs: Date.now() };
     const earlier = before[0]?.[String(shard.id)];
-    if (earlier !== undefined && before.every((one) => isSame(one[String(shard.id)], now))) {
+    const isUnopened = earlier !== undefined && earlier.diskBytes > 0 && !(String(shard.id) in state.shards);
+    if (isUnopened) unopened.push(shard);
+    if (earlier !== undefined && (isUnopened || before.every((one) => isSame(one[String(shard.id)], now)))) {
       if (await repeatShard(files, shard)) {
         facts[String(shard.id)] = earlier;
         continue;
       }
+      // To a query it is empty, which would be stored.
+      if (isUnopened) throw unopenedShards(server, [shard]);
     }
     const { database } = shard;
     if (!measurements.has(database)) measurements.set(database, await readMeasurements(server, database, signal));
@@ -107,6 +120,20 @@ async function copyShards({ server, shards, state, facts, files, signal }: Copyi
   }
 }
 
+/**
+ * A shard that the server lists, but has no numbers of, although it had bytes: it could not open it when it started, says so in
+ * its log alone, and answers queries as if it held nothing (tsdb/store.go, "Failed to open shard").
+ */
+export function unopenedShards({ url }: Pick<InfluxdbServer, 'url'>, shards: readonly Shard[]) {
+  const some = shards.slice(0, namedMax).map(({ id, database, policy }) => `${id} of ${database}.${policy}`);
+  const named = [...some, ...(shards.length > namedMax ? [`${shards.length - namedMax} more`] : [])].join(', ');
+  return transientError(
+    'QZ4928',
+    `InfluxDB at ${url} does not open ${shards.length === 1 ? 'shard' : 'shards'} ${named}, and answers as if nothing were there.`,
+    'Its own log says why (“Failed to open shard”). What the archives have of it stays in every snapshot; mend it and restart InfluxDB, or give it up with DROP SHARD.',
+  );
+}
+
 function factsOf(manifest: SnapshotManifest | null): ShardFacts {
   try {
     return shardFacts.parse(JSON.parse(manifest?.settings.shards ?? '{}'));
@@ -117,7 +144,8 @@ function factsOf(manifest: SnapshotManifest | null): ShardFacts {
 }
 
 function isSame(earlier: ShardFacts[string] | undefined, now: ShardFacts[string]): boolean {
-  if (earlier === undefined || now.exportedMs - earlier.exportedMs > lookAgainMs) return false;
+  // Either way: a clock that was ahead must not keep it from being looked at.
+  if (earlier === undefined || Math.abs(now.exportedMs - earlier.exportedMs) > lookAgainMs) return false;
   if (earlier.diskBytes !== now.diskBytes) return false;
   return earlier.started === now.started ? earlier.pointsOk === now.pointsOk : now.pointsOk === 0;
 }

@@ -8,6 +8,7 @@
  */
 import {
   type Definitions,
+  durationMs,
   readDefinitions,
   readFieldTypes,
   readShards,
@@ -54,6 +55,10 @@ const lookCloselyEveryMs = 60_000;
 const checkedEveryMs = 60_000;
 /** What is new here comes in through the journal up to this size, and by a snapshot beyond. */
 const journaledMaxBytes = 64 * 1024 * 1024;
+/** A snapshot replays what came in a while before it began (positions.ts): it waits until that is later than what was dropped. */
+const afterDropMs = 20_000;
+/** Retention goes by the server's clock, and only now and then. */
+const clocksDifferMs = 600_000;
 
 export class Watcher {
   readonly counters = { lost_writes_total: 0, reexported_shards_total: 0, reexported_points_total: 0 };
@@ -67,6 +72,9 @@ export class Watcher {
   #definitionsText = '';
   #schemas = new Map<string, string>();
   #places: readonly Place[] = [];
+  #shards: readonly Shard[] = [];
+  /** When shards were found dropped that no snapshot has seen dropped yet (performance.now()). */
+  #droppedMs: number | null = null;
   #queueMax = 0;
   /** Not before: a server that drops again and again must not be asked for everything all the time. */
   #nextExportMs = 0;
@@ -94,6 +102,9 @@ export class Watcher {
     }
     await this.#noteSchemas(look.state);
     positions.note(journal.position);
+    if (this.#droppedMs === null || performance.now() - this.#droppedMs < afterDropMs) return;
+    this.#droppedMs = null;
+    this.#options.onSnapshotDue();
   }
 
   /** A snapshot is complete that began then (performance.now()). */
@@ -113,17 +124,31 @@ export class Watcher {
     let state = await readServerState(server, only, signal);
     if (state.outline === this.#outline && atMs - this.#lookedCloselyMs < lookCloselyEveryMs)
       return { state, atMs, atMicros, shards: null, newly: [] };
-    const { names, newly } = await this.#subscribe();
+    const { definitions, newly } = await this.#subscribe();
     // Only now all of their writes come in; what changed before must look changed.
     if (newly.length > 0) state = await readServerState(server, only, signal);
+    const names = definitions.databases.map(({ name }) => name);
     const shards = await readShards(server, names, signal);
+    this.#noteDropped(shards, definitions);
     this.#outline = state.outline;
     this.#lookedCloselyMs = atMs;
     return { state, atMs, atMicros, shards, newly };
   }
 
-  /** Databases, definitions and subscriptions as they are now; `newly`: places that were not forwarded until now. */
-  async #subscribe(): Promise<{ names: string[]; newly: Place[] }> {
+  /** A shard that went before its time was dropped, perhaps with its database, which may be there anew: only a snapshot shows that. */
+  #noteDropped(shards: readonly Shard[], definitions: Definitions): void {
+    const before = this.#shards;
+    this.#shards = shards;
+    const present = new Set(shards.map(({ id }) => id));
+    const gone = before.filter((shard) => !present.has(shard.id) && !isExpired(shard, definitions));
+    if (gone.length === 0) return;
+    const { logger } = this.#options;
+    logger.info(`${gone.length} shards were dropped: a snapshot is due`, { component: 'influxdb' });
+    this.#droppedMs = performance.now();
+  }
+
+  /** Definitions and subscriptions as they are now; `newly`: places that were not forwarded until now. */
+  async #subscribe(): Promise<{ definitions: Definitions; newly: Place[] }> {
     const { server, only, subscription, logger, signal } = this.#options;
     const definitions = await readDefinitions(server, only, signal);
     const made = await ensureSubscriptions(definitions, { server, ...subscription, logger, signal });
@@ -137,7 +162,7 @@ export class Watcher {
     const isKnown = ({ database, policy }: Place) => known.some(([db, rp]) => db === database && rp === policy);
     const isMade = (place: Place) => made.some((one) => samePlace(one, place));
     const newly = this.#mark === null ? [] : this.#places.filter((place) => isMade(place) || !isKnown(place));
-    return { names: definitions.databases.map(({ name }) => name), newly };
+    return { definitions, newly };
   }
 
   /** Nothing is known of what came before: a snapshot is to hold it. */
@@ -234,6 +259,13 @@ export class Watcher {
 
 function placesOf({ databases }: Definitions): Place[] {
   return databases.flatMap(({ name, policies }) => policies.map((policy) => ({ database: name, policy: policy.name })));
+}
+
+/** Whether its retention policy, as it is now, has let it go. */
+function isExpired({ database, policy, endNs }: Shard, { databases }: Definitions): boolean {
+  const found = databases.find(({ name }) => name === database)?.policies.find(({ name }) => name === policy);
+  const keptMs = durationMs(found?.duration ?? '');
+  return keptMs > 0 && Number(endNs / 1_000_000n) + keptMs <= Date.now() + clocksDifferMs;
 }
 
 function samePlace(a: Place, b: Place): boolean {

@@ -29,6 +29,11 @@ export interface CapturedService {
   readonly state: 'connecting' | 'running' | 'paused';
   /** Its own numbers since the start, by snake_case names: they stand in status, and in metrics as `qazyna_<kind>_<name>`. */
   readonly counters: Readonly<Record<string, number>>;
+  /**
+   * All that was changed there before this instant (µs since 1970) has been seen; 0: that cannot be said yet. Null where the
+   * service itself tells of each change.
+   */
+  readonly seenMicros: number | null;
   /** How often snapshots are due, and whether one is being taken. `everyMs` 0: it takes none. */
   readonly snapshots: { everyMs: number; running: boolean };
   /**

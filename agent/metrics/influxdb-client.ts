@@ -6,15 +6,11 @@
 import { HttpError, InfluxDB } from '@influxdata/influxdb-client';
 import { transientError } from '../../core/errors/error.ts';
 
-export interface MetricsPlace {
-  url: string;
-  /** 2.x; '' for 1.8. */
-  org: string;
-  /** 2.x: the bucket; 1.8: `database` or `database/policy`. */
-  bucket: string;
-  /** 2.x: the token; 1.8: `user:password`; '' for none. */
-  token: string;
-}
+export type MetricsPlace = { url: string } & (
+  | { org: string; bucket: string; token: string }
+  /** 1.x: `database` or `database/policy`; `account` is `user:password`, '' for none. */
+  | { database: string; account: string }
+);
 
 /** What became of lines that were sent. `refused`: the server will never take them. */
 export type SendOutcome = 'taken' | { refused: string };
@@ -26,8 +22,10 @@ export interface MetricsSender {
 
 const answerMs = 10_000;
 
-export function openSender({ url, org, bucket, token }: MetricsPlace): MetricsSender {
-  const client = new InfluxDB({ url, token, timeout: answerMs });
+export function openSender(place: MetricsPlace): MetricsSender {
+  const { url } = place;
+  const client = new InfluxDB({ url, timeout: answerMs, ...accessTo(place) });
+  const [org, bucket] = 'bucket' in place ? [place.org, place.bucket] : ['', place.database];
   return {
     send: async (lines) => {
       const options = { maxRetries: 0, maxBufferLines: 0, flushInterval: 0, batchSize: lines.length + 1 };
@@ -38,12 +36,25 @@ export function openSender({ url, org, bucket, token }: MetricsPlace): MetricsSe
         return Promise.resolve();
       };
       const api = client.getWriteApi(org, bucket, 'ms', { ...options, writeFailed });
+      if ('database' in place) api.path = pathOf(place.database);
       api.writeRecords([...lines]);
       await api.flush();
       await api.close();
       return failure === null ? 'taken' : outcomeOf(url, failure);
     },
   };
+}
+
+function accessTo(place: MetricsPlace): { token?: string; headers?: Record<string, string> } {
+  if ('bucket' in place) return { token: place.token };
+  if (place.account === '') return {};
+  return { headers: { authorization: `Basic ${Buffer.from(place.account).toString('base64')}` } };
+}
+
+/** The client's own path is unknown to servers before 1.8; every 1.x knows this one. */
+function pathOf(place: string): string {
+  const [, database = place, policy = ''] = /^([^/]*)\/(.*)$/s.exec(place) ?? [];
+  return `/write?${new URLSearchParams({ db: database, rp: policy, precision: 'ms' })}`;
 }
 
 function outcomeOf(url: string, failure: unknown): SendOutcome {

@@ -3,7 +3,7 @@
  * judged, and set. Names have said source and replica since MySQL 8.0.26, master and slave before.
  * Facts: MySQL 8.4 Reference Manual, "Semisynchronous Replication"; plugin/semisync/semisync_source.cc.
  */
-import { configurationError } from '../../core/errors/error.ts';
+import { configurationError, QazynaError } from '../../core/errors/error.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { globalVariables, isOn, versionNumber } from '../../core/mysql/source-facts.ts';
 
@@ -15,7 +15,20 @@ const leastTimeoutMs = 1_000_000_000;
 const prefix = 'rpl_semi_sync_source_';
 const oldPrefix = 'rpl_semi_sync_master_';
 
+/** ER_CANT_OPEN_LIBRARY (share/messages_to_clients.txt). */
+const cannotOpenLibrary = 1126;
+
+/** As the server calls its variables. */
+interface SemiSyncNames {
+  enabled: string;
+  timeout: string;
+  waitPoint: string;
+  waitNoReplica: string;
+  count: string;
+}
+
 export interface SemiSyncSettings {
+  names: SemiSyncNames;
   /** Null: the plugin is not loaded. */
   enabled: boolean | null;
   timeoutMs: number;
@@ -34,7 +47,7 @@ export interface SemiSyncStatus {
   clients: number;
 }
 
-function namesIn(prefixed: string): Record<string, string> {
+function namesIn(prefixed: string): SemiSyncNames {
   const old = prefixed === oldPrefix;
   return {
     enabled: `${prefixed}enabled`,
@@ -54,8 +67,9 @@ export async function readSemiSync(connection: MysqlConnection): Promise<SemiSyn
   const names = namesIn(await prefixOf(connection));
   const durable = ['sync_binlog', 'innodb_flush_log_at_trx_commit'];
   const values = await globalVariables(connection, [...Object.values(names), ...durable]);
-  const value = (name: string) => values.get(names[name] ?? '');
+  const value = (name: keyof SemiSyncNames) => values.get(names[name]);
   return {
+    names,
     enabled: value('enabled') === undefined ? null : isOn(value('enabled')),
     timeoutMs: Number(value('timeout') ?? 0),
     waitPoint: value('waitPoint') ?? '',
@@ -80,15 +94,13 @@ export async function readSemiSyncStatus(connection: MysqlConnection): Promise<S
 /** What is not as it has to be: a clause each; empty when all is well. */
 export function shortcomings(settings: SemiSyncSettings): string[] {
   if (settings.enabled === null) return ['its semi-sync source plugin is not loaded'];
+  const { names } = settings;
   const wrong: [boolean, string][] = [
-    [!settings.enabled, 'rpl_semi_sync_source_enabled is OFF'],
-    [settings.timeoutMs < leastTimeoutMs, `rpl_semi_sync_source_timeout is ${settings.timeoutMs} ms`],
-    [settings.waitPoint !== 'AFTER_SYNC', `rpl_semi_sync_source_wait_point is ${settings.waitPoint}`],
-    [!settings.waitNoReplica, 'rpl_semi_sync_source_wait_no_replica is OFF'],
-    [
-      settings.waitForReplicaCount !== 1,
-      `rpl_semi_sync_source_wait_for_replica_count is ${settings.waitForReplicaCount}`,
-    ],
+    [!settings.enabled, `${names.enabled} is OFF`],
+    [settings.timeoutMs < leastTimeoutMs, `${names.timeout} is ${settings.timeoutMs} ms`],
+    [settings.waitPoint !== 'AFTER_SYNC', `${names.waitPoint} is ${settings.waitPoint}`],
+    [!settings.waitNoReplica, `${names.waitNoReplica} is OFF`],
+    [settings.waitForReplicaCount !== 1, `${names.count} is ${settings.waitForReplicaCount}`],
     [settings.syncBinlog !== 1, `sync_binlog is ${settings.syncBinlog}`],
     [settings.flushAtCommit !== 1, `innodb_flush_log_at_trx_commit is ${settings.flushAtCommit}`],
   ];
@@ -107,17 +119,15 @@ export async function requireSemiSync(connection: MysqlConnection): Promise<void
   );
 }
 
-/** Loads the plugin where it is missing, and sets what is wrong. Returns what was done. */
+/** Loads the plugin where it is missing, and sets what is wrong. Returns what was done. Throws QZ2145. */
 export async function setSemiSync(connection: MysqlConnection, { persist }: { persist: boolean }): Promise<string[]> {
   const done: string[] = [];
   if ((await readSemiSync(connection)).enabled === null) {
-    const name = versionNumber(connection.serverVersion) < 80_026 ? 'master' : 'source';
-    await connection.query(`INSTALL PLUGIN rpl_semi_sync_${name} SONAME 'semisync_${name}.so'`);
+    await loadPlugin(connection);
     done.push('loaded the semi-sync source plugin');
   }
-  const names = namesIn(await prefixOf(connection));
-  const settings = await readSemiSync(connection);
-  const wanted: [boolean, string | undefined, string][] = [
+  const { names, ...settings } = await readSemiSync(connection);
+  const wanted: [boolean, string, string][] = [
     [settings.waitPoint === 'AFTER_SYNC', names.waitPoint, "'AFTER_SYNC'"],
     [settings.waitForReplicaCount === 1, names.count, '1'],
     [settings.timeoutMs >= leastTimeoutMs, names.timeout, String(timeoutMs)],
@@ -128,11 +138,28 @@ export async function setSemiSync(connection: MysqlConnection, { persist }: { pe
     [settings.enabled === true, names.enabled, 'ON'],
   ];
   for (const [isWell, name, value] of wanted) {
-    if (isWell || name === undefined) continue;
+    if (isWell) continue;
     await connection.query(`SET ${persist ? 'PERSIST' : 'GLOBAL'} ${name} = ${value}`);
     done.push(`set ${name} to ${value}`);
   }
   return done;
+}
+
+async function loadPlugin(connection: MysqlConnection): Promise<void> {
+  const { serverVersion } = connection;
+  const name = versionNumber(serverVersion) < 80_026 ? 'master' : 'source';
+  try {
+    await connection.query(`INSTALL PLUGIN rpl_semi_sync_${name} SONAME 'semisync_${name}.so'`);
+  } catch (error) {
+    if (!(error instanceof QazynaError) || error.details.errno !== cannotOpenLibrary) throw error;
+    const [row] = await connection.query('SELECT @@GLOBAL.plugin_dir AS folder');
+    throw configurationError(
+      'QZ2145',
+      `${connection.name} (${serverVersion}) cannot make commits wait: there is no semisync_${name}.so that fits it in its plugin_dir (${row?.folder}).`,
+      'MySQL’s own packages of every version from 8.0.15 on bring it: install that of this version; or set acknowledge_after: none.',
+      { cause: error },
+    );
+  }
 }
 
 /** More replicas than there will ever be. */

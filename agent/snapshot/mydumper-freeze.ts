@@ -224,20 +224,30 @@ export class Freezer {
   }
 
   /**
-   * Until the program has ended. Throws QZ4513 when it lives on without a connection that reads: 0.10 can wait for its own
-   * threads for ever, with or without its first connection, and definitions would wait with it.
+   * Until the program has ended. Throws QZ4513 when it lives on and reads nothing: 0.10 can wait for its own threads for ever,
+   * with or without any of its connections, and definitions would wait with it.
    */
   async watch(group: ReaderGroup, signal: AbortSignal): Promise<void> {
-    const { role, hasLeader, hasEnded } = group;
-    const seats = this.#seatsOf(group).slice(hasLeader ? 1 : 0);
+    const { role, hasEnded } = group;
     for (let desertedMs = 0; desertedMs < desertedMaxMs; ) {
       await sleep(desertedEveryMs, undefined, { signal }).catch(() => undefined);
       if (hasEnded() || signal.aborted) return;
-      const { size } = await this.#holdersOf(seats);
-      desertedMs = size === 0 ? desertedMs + desertedEveryMs : 0;
+      desertedMs = (await this.#isAtWork(group)) ? 0 : desertedMs + desertedEveryMs;
     }
     const sentence = `${role} reads nothing any more, and does not end.`;
     throw transientError('QZ4513', sentence, 'mysqldump is used in its place.');
+  }
+
+  /** One of its readers is there, and one of its connections has run a statement since it was looked at last. */
+  async #isAtWork(group: ReaderGroup): Promise<boolean> {
+    const seats = this.#seatsOf(group);
+    const holders = await this.#holdersOf(seats);
+    if (!seats.slice(group.hasLeader ? 1 : 0).some((seat) => holders.has(seat))) return false;
+    const sessions = await this.#connection.query(
+      `SELECT processlist_command AS command, processlist_time AS seconds FROM performance_schema.threads
+       WHERE processlist_id IN (${[...holders.values()].join(', ')})`,
+    );
+    return sessions.some(({ command, seconds }) => command !== 'Sleep' || Number(seconds) * 1000 <= desertedEveryMs);
   }
 
   /** A killed program's statement can go on in the server, and hold what it holds, until it next writes to its client. */

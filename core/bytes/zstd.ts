@@ -5,6 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { promisify } from 'node:util';
 import { constants, createZstdCompress, type ZstdCompress, zstdDecompress } from 'node:zlib';
+import { BufferPool } from './buffer-pool.ts';
 
 const { ZSTD_c_compressionLevel, ZSTD_c_windowLog, ZSTD_c_hashLog, ZSTD_e_end: wholeFrame } = constants;
 /** As many as the thread pool has threads by default; more would only wait in its queue. */
@@ -25,14 +26,14 @@ const fastHashBits = 12;
  */
 const lentBodyBytes = 1024 * 1024;
 const roomBytes = lentBodyBytes + (lentBodyBytes >> 8) + spareBytes;
-/** As many rooms are kept for the next frames. */
-const idleRooms = 12;
+/** As many rooms are kept for the next frames; a writer that catches up has about ten in use. */
+const idleRooms = 16;
 /** As many of them are made at a time: the thread pool keeps a thread for the write that waits for the first of them. */
 const makingMax = Math.min(availableParallelism(), idlePerLevel - 1);
 
 const idle = new Map<string, Compressor[]>();
 /** Memory for lent frames, the frames that are being made, and who waits for a turn to make one. */
-const rooms: Buffer[] = [];
+const rooms = new BufferPool(roomBytes, idleRooms);
 let making = 0;
 const turns: (() => void)[] = [];
 const decompress = promisify(zstdDecompress);
@@ -52,7 +53,7 @@ export async function zstdFrameParts(body: Buffer, level: number): Promise<Buffe
 export async function zstdFrameLent(body: Buffer, level: number): Promise<{ parts: Buffer[]; release(): void }> {
   if (making < makingMax) making++;
   else await new Promise<void>((resolve) => turns.push(resolve));
-  const room = rooms.pop() ?? Buffer.allocUnsafeSlow(roomBytes);
+  const room = rooms.take();
   const parts = await withCompressor(level, roomBytes, (compressor) => compressor.frame(body, room)).finally(() => {
     const next = turns.shift();
     if (next === undefined) making--;
@@ -60,7 +61,7 @@ export async function zstdFrameLent(body: Buffer, level: number): Promise<{ part
   });
   let isLent = true;
   const release = () => {
-    if (isLent && rooms.length < idleRooms) rooms.push(room);
+    if (isLent) rooms.give(room);
     isLent = false;
   };
   return { parts, release };

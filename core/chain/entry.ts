@@ -2,8 +2,8 @@
  * The log entry's codec. FORMAT.md ("Log entry") is the authority for the bytes: a fixed block, four fields of variable
  * length, the body, and a CRC-32 over everything before it. Little-endian throughout.
  */
-import { crc32 } from 'node:zlib';
 import { GtidSet } from '../binlog/gtid-set.ts';
+import { crc32 } from '../bytes/crc32.ts';
 import { openZstdFrame, zstdFrameLent } from '../bytes/zstd.ts';
 import { integrityError } from '../errors/error.ts';
 import type { Entry, EntryHeader, EntryKind, PackedBody } from './types.ts';

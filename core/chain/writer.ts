@@ -16,8 +16,8 @@ import { claimedByAnother, fencedIn } from './superseded.ts';
 import type { ChainState, Entry, PackedBody } from './types.ts';
 
 /** Bounds of one append, and of what may wait for it. */
-const batchMaxBytes = 2.5 * 1024 * 1024;
-const waitingMaxBytes = 4 * 1024 * 1024;
+const batchMaxBytes = 3.5 * 1024 * 1024;
+const waitingMaxBytes = 7 * 1024 * 1024;
 /** zstd levels. With so much waiting, a source is being caught up with: less compression in a third of the time; compaction does it again. */
 const usualLevel = 1;
 const hurriedLevel = -20;

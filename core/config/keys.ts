@@ -96,6 +96,27 @@ export function endpointUrl() {
   );
 }
 
+/** `https://host/grafana/` → the same without a slash at its end; null where it is none, or holds more than a place. */
+export function placeOfHttpUrl(text: string): string | null {
+  const url = URL.canParse(text) ? new URL(text) : null;
+  if (url === null || !/^https?:$/.test(url.protocol)) return null;
+  if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') return null;
+  return `${url.origin}${url.pathname.replace(/\/+$/, '')}`;
+}
+
+export const placeUrlExpected =
+  'a URL such as http://127.0.0.1:3000 or https://host/grafana, without query and credentials';
+
+/** As `endpointUrl`, of what may also be served under a path. */
+export function placeUrl() {
+  return z.string({ error: placeUrlExpected }).transform((text, context) => {
+    const place = placeOfHttpUrl(text);
+    if (place !== null) return place;
+    context.addIssue({ code: 'custom', message: placeUrlExpected });
+    return z.NEVER;
+  });
+}
+
 export function flag() {
   return z.boolean({ error: 'true or false' });
 }

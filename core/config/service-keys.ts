@@ -1,6 +1,6 @@
 /** The sections `influxdb` and `grafana` of the configuration: services beside MySQL, each with a chain of its own. */
 import { z } from 'zod';
-import { absolutePath, durationMs, endpointUrl, key, listen, mapping, paths, text } from './keys.ts';
+import { absolutePath, durationMs, endpointUrl, key, listen, mapping, paths, placeUrl, text } from './keys.ts';
 
 /** Kinds of services, as they stand in the names of chains, topics and folders. */
 export const serviceKinds = ['influxdb', 'grafana'] as const;
@@ -68,7 +68,11 @@ const influxdb = mapping({
 
 const grafana = mapping({
   name: key(serviceName(), 'Name of this Grafana. Its folder in every archive is called so: choose it once.', 'main'),
-  url: key(endpointUrl(), 'Where Grafana answers.', 'http://127.0.0.1:3000'),
+  url: key(
+    placeUrl(),
+    'Where Grafana answers: its root_url, also with a path (https://host/grafana).',
+    'http://127.0.0.1:3000',
+  ),
   token_file: key(
     absolutePath(),
     'File with the token of a service account whose role is Admin (mode 0600), or a systemd credential of the same file name.',
@@ -81,7 +85,7 @@ const grafana = mapping({
   ).meta({ seldom: true }),
   check_every: key(
     durationMs(200).prefault('10s'),
-    'How often Grafana is looked at. A look that takes long is followed by a longer pause.',
+    'How often Grafana is looked at. Where two thirds of it are too short to ask for all there is, the rest is asked in turn.',
     '10s',
   ).meta({ seldom: true }),
   snapshots_every: key(
@@ -95,22 +99,22 @@ export const influxdbList = listOf(influxdb, 'InfluxDB servers, each with its na
 export const grafanaList = listOf(grafana, 'Grafana servers, each with its name and url');
 
 const metricsInfluxdb = mapping({
-  url: key(endpointUrl(), 'Where that InfluxDB (1.8 or 2.x) answers.', 'http://127.0.0.1:8086'),
+  url: key(endpointUrl(), 'Where that InfluxDB (1.x or 2.x) answers.', 'http://127.0.0.1:8086'),
   database: key(
     text('a database name, with /policy behind it where it is not the default one', /^[^\0]{1,255}$/).optional(),
-    '1.8: the database, which must be there.',
+    '1.x: the database, which must be there.',
     'monitoring',
   ),
   user: key(
     text('a user name of 1 to 255 characters', /^[^\0:]{1,255}$/).optional(),
-    '1.8: account, where it asks for one.',
+    '1.x: account, where it asks for one.',
     'qazyna',
   ).meta({
     seldom: true,
   }),
   password_file: key(
     absolutePath().optional(),
-    '1.8: file with its password (mode 0600).',
+    '1.x: file with its password (mode 0600).',
     '/etc/qazyna/metrics.password',
   ).meta({
     seldom: true,

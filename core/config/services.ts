@@ -30,6 +30,7 @@ export interface InfluxdbConfig extends ServiceId {
 
 export interface GrafanaConfig extends ServiceId {
   kind: 'grafana';
+  /** Perhaps with a path, without a slash at its end. */
   url: string;
   /** One for each organization. */
   tokenFiles: string[];
@@ -77,7 +78,7 @@ export function toGrafana(raw: ConfigFile['grafana'][number]): GrafanaConfig {
   };
 }
 
-/** Where metrics are sent; one of `database` (1.8) and `bucket` (2.x) is there. */
+/** Where metrics are sent; one of `database` (1.x) and `bucket` (2.x) is there. */
 export interface MetricsConfig {
   url: string;
   database: string | null;
@@ -143,7 +144,7 @@ function metricsProblems(metrics: MetricsConfig | null): Problem[] {
   const { database, bucket, org, tokenFile } = metrics;
   const path = ['metrics', 'influxdb'];
   if ((database === null) === (bucket === null)) {
-    const sentence = '`metrics.influxdb` needs either database (1.8) or bucket (2.x)';
+    const sentence = '`metrics.influxdb` needs either database (1.x) or bucket (2.x)';
     return [{ path, sentence, hint: 'Say where the metrics go.' }];
   }
   if (bucket === null || (org !== null && tokenFile !== null)) return [];

@@ -18,12 +18,14 @@ import {
   without,
 } from './json.ts';
 import {
+  contentBytes,
   type GrafanaObject,
   type ObjectKey,
   type ObjectMeta,
   type ObjectType,
   type Provenance,
   ruleGroupOf,
+  sha256Of,
 } from './objects.ts';
 import { readResource } from './resources.ts';
 import { type GrafanaServer, majorOf } from './server.ts';
@@ -93,7 +95,10 @@ export class GrafanaReader {
           this.#listed('datasource', { uid: uid ?? '', title: name ?? '' }, null),
         );
       case 'library-element':
-        return (await this.#libraryElements()).map((element) => whole(this.#libraryElement(element)));
+        // In which folder one lies only itself tells: from 11.6 on the list shows where it was made (grafana/grafana#123242).
+        return (await this.#libraryElements()).map((element) =>
+          this.#listed('library-element', { ...element, title: element.name ?? '' }, markOf(element)),
+        );
       case 'rule-group':
         return await this.#ruleGroups();
       default:
@@ -134,6 +139,9 @@ export class GrafanaReader {
     switch (key.type) {
       case 'policy':
         return false;
+      case 'folder':
+        // Its permissions are asked for by another question, and may be what is missing.
+        return (await this.#find(`/api/folders/${name}`)) === null;
       case 'mute-timing':
         return (await this.#find(`${alerting}/mute-timings/${name}`)) === null;
       case 'template':
@@ -158,10 +166,10 @@ export class GrafanaReader {
     return ((await this.#versionList(uid, versionsMax)) ?? []).sort((a, b) => a.version - b.version);
   }
 
-  /** What an earlier version held; null: Grafana has it no more. */
+  /** What an earlier version held; null: Grafana has it no more, or cannot tell it. */
   async fetchVersion(now: GrafanaObject, { version, ...saved }: DashboardVersion): Promise<GrafanaObject | null> {
     const path = `/api/dashboards/uid/${encodeURIComponent(now.meta.uid)}/versions/${version}`;
-    const found = await this.#find(path);
+    const { body: found } = await this.#server.findIfTold(path, this.#signal);
     if (!isObject(found) || !isObject(found.data)) return null;
     const dashboard = without(found.data, 'id', 'version');
     const title = textOf(dashboard.title);
@@ -227,7 +235,9 @@ export class GrafanaReader {
   }
 
   async #dashboard(uid: string): Promise<GrafanaObject | null> {
-    const found = await this.#find(`/api/dashboards/uid/${encodeURIComponent(uid)}`);
+    const path = `/api/dashboards/uid/${encodeURIComponent(uid)}`;
+    const { isTold, body: found } = await this.#server.findIfTold(path, this.#signal);
+    if (!isTold) return await this.#storedDashboard(uid, path);
     if (!isObject(found)) return null;
     const meta = objectOf(found.meta);
     const model = objectOf(found.dashboard);
@@ -235,8 +245,8 @@ export class GrafanaReader {
     const folderUid = textOf(meta.folderUid);
     const content: JsonObject = { dashboard: without(model, 'id', 'version'), folderUid };
     if (this.#hasResources) {
-      const resource = await readResource(this.#server, this.#org, uid, this.#signal);
-      if (resource !== null) content.resource = resource;
+      const stored = await readResource(this.#server, this.#org, uid, this.#signal);
+      if (stored !== null) content.resource = stored.resource;
     }
     return this.#object('dashboard', { uid, version }, model.title, content, {
       savedMicros: microsOf(meta.updated),
@@ -245,15 +255,34 @@ export class GrafanaReader {
     });
   }
 
-  async #versionList(uid: string, limit: number): Promise<DashboardVersion[] | null> {
-    const found = await this.#find(`/api/dashboards/uid/${encodeURIComponent(uid)}/versions?limit=${limit}`);
-    if (found === null) return null;
-    // A list of them; from 12 on in an object, beside what leads on to more.
-    return objectsOf(isObject(found) ? found.versions : found).flatMap((one) => {
-      const version = numberOf(one.version);
-      const saved = { savedMicros: microsOf(one.created), author: textOf(one.createdBy), message: textOf(one.message) };
-      return version === null ? [] : [{ version, ...saved }];
+  /** Of a dashboard that only the newer API tells. That it is there was said: it is not gone when that has it not. */
+  async #storedDashboard(uid: string, path: string): Promise<GrafanaObject> {
+    const stored = await readResource(this.#server, this.#org, uid, this.#signal);
+    if (stored === null)
+      throw this.#server.unreadable(path, 'it points to the newer API, and that does not have the dashboard');
+    const { resource, model, folderUid, generation, updated, updatedBy } = stored;
+    const content = { dashboard: without(model, 'id', 'version'), folderUid, resource };
+    return this.#object('dashboard', { uid, version: generation }, model.title, content, {
+      savedMicros: microsOf(updated),
+      author: textOf(updatedBy),
     });
+  }
+
+  /** At most so many, newest first; null: there is no such dashboard. */
+  async #versionList(uid: string, limit: number): Promise<DashboardVersion[] | null> {
+    const path = `/api/dashboards/uid/${encodeURIComponent(uid)}/versions?limit=${limit}`;
+    const listed = new Map<number, DashboardVersion>();
+    for (let next = ''; ; ) {
+      const found = await this.#find(`${path}${next}`);
+      if (found === null) return next === '' ? null : [...listed.values()];
+      const before = listed.size;
+      // A list of them; from 11.6 on in an object, beside what leads on to more: of large ones not even 20 come at once
+      // (grafana/grafana#104556, #131881).
+      for (const one of versionsIn(isObject(found) ? found.versions : found)) listed.set(one.version, one);
+      const more = textOf(objectOf(found).continueToken);
+      if (more === '' || listed.size >= limit || listed.size === before) return [...listed.values()];
+      next = `&continueToken=${encodeURIComponent(more)}`;
+    }
   }
 
   #datasource(found: JsonObject): GrafanaObject {
@@ -282,7 +311,7 @@ export class GrafanaReader {
     }
     return [...groups].map(([uid, members]) => {
       const { folderUid, group } = ruleGroupOf(uid);
-      return this.#listed('rule-group', { uid, title: group, folderUid }, canonical(members));
+      return this.#listed('rule-group', { uid, title: group, folderUid }, markOf(members));
     });
   }
 
@@ -322,6 +351,23 @@ export class GrafanaReader {
     const saved = { savedMicros: 0, author: '', message: '', provenance: '' as const, ...more };
     return { meta: { ...key, title: textOf(title), version: numberOf(version), ...saved }, content };
   }
+}
+
+/** From the types that it listed: it has alerting, and cannot list its rules, which came with 9.4. */
+export function lacksRules(listed: { has(type: ObjectType): boolean }): boolean {
+  return !listed.has('rule-group') && listed.has('contact-point');
+}
+
+function markOf(listed: Json): string {
+  return sha256Of(contentBytes(listed));
+}
+
+function versionsIn(list: Json | undefined): DashboardVersion[] {
+  return objectsOf(list).flatMap((one) => {
+    const version = numberOf(one.version);
+    const saved = { savedMicros: microsOf(one.created), author: textOf(one.createdBy), message: textOf(one.message) };
+    return version === null ? [] : [{ version, ...saved }];
+  });
 }
 
 function whole(object: GrafanaObject): Listed {

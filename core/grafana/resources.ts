@@ -1,10 +1,10 @@
 /**
  * Dashboards of the second schema (Grafana 12 and later, `dashboard.grafana.app`): the older API answers them converted
- * down, which loses tabs and conditional rows. So they are kept as they are stored, beside that answer.
+ * down, which loses tabs and conditional rows, or refuses to. So they are kept as they are stored, beside that answer.
  *
  * Shapes: grafana.com/docs/grafana/latest/developers/http_api/apis and …/dashboard (the new dashboard APIs).
  */
-import { isObject, type Json, type JsonObject, objectOf, textOf } from './json.ts';
+import { isObject, type Json, type JsonObject, numberOf, objectOf, textOf } from './json.ts';
 import type { GrafanaServer, Outcome } from './server.ts';
 
 const group = 'dashboard.grafana.app';
@@ -22,28 +22,41 @@ function pathOf(version: string, org: number, uid: string): string {
   return `/apis/${group}/${version}/namespaces/${namespaceOf(org)}/dashboards${uid === '' ? '' : `/${encodeURIComponent(uid)}`}`;
 }
 
-/** `{ apiVersion, spec }` as it is stored; null where the older API tells all of it. */
+/** A dashboard as it is stored, when that is in another schema than the older API knows. */
+export interface StoredDashboard {
+  /** `{ apiVersion, spec }`. */
+  resource: JsonObject;
+  /** As nearly as the older schema can say it. */
+  model: JsonObject;
+  folderUid: string;
+  /** What the older API counts as versions. */
+  generation: number | null;
+  updated: Json;
+  updatedBy: Json;
+}
+
+/** null where the older API tells all of it, and where there is no such dashboard. */
 export async function readResource(
   server: GrafanaServer,
   org: number,
   uid: string,
   signal: AbortSignal,
-): Promise<JsonObject | null> {
-  const stored = await storedVersion(server, org, uid, signal);
-  if (stored === null) return null;
+): Promise<StoredDashboard | null> {
+  const converted = objectOf(await server.find(pathOf(asked, org, uid), signal));
+  const stored = textOf(objectOf(objectOf(converted.status).conversion).storedVersion);
+  if (!/^v[2-9]/.test(stored)) return null;
   const found = objectOf(await server.find(pathOf(stored, org, uid), signal));
-  return isObject(found.spec) ? { apiVersion: `${group}/${stored}`, spec: found.spec } : null;
-}
-
-async function storedVersion(
-  server: GrafanaServer,
-  org: number,
-  uid: string,
-  signal: AbortSignal,
-): Promise<string | null> {
-  const found = objectOf(await server.find(pathOf(asked, org, uid), signal));
-  const stored = textOf(objectOf(objectOf(found.status).conversion).storedVersion);
-  return /^v[2-9]/.test(stored) ? stored : null;
+  if (!isObject(found.spec)) return null;
+  const metadata = objectOf(found.metadata);
+  const annotations = objectOf(metadata.annotations);
+  return {
+    resource: { apiVersion: `${group}/${stored}`, spec: found.spec },
+    model: { ...objectOf(converted.spec), uid, title: found.spec.title ?? '' },
+    folderUid: textOf(annotations[folderAnnotation]),
+    generation: numberOf(metadata.generation),
+    updated: annotations['grafana.app/updatedTimestamp'] ?? metadata.creationTimestamp ?? '',
+    updatedBy: annotations['grafana.app/updatedBy'] ?? '',
+  };
 }
 
 /** Makes or replaces one; refused with 409 when somebody changed it since `present` was read. */

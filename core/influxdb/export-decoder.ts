@@ -17,6 +17,8 @@ type Step = 'answer' | 'result' | 'resultKey' | 'series' | 'seriesKey' | 'row';
 export interface ExportDecoderOptions {
   /** Whether a field holds unsigned integers: small ones look like others. Left out: none does. */
   isUnsigned?: (measurement: Buffer, field: Buffer) => boolean;
+  /** How many were asked, each of which is answered. Default 1. */
+  statements?: number;
 }
 
 export class ExportDecoder {
@@ -30,8 +32,9 @@ export class ExportDecoder {
   #seriesLeft = 0;
   #seriesKeysLeft = 0;
   #rowsLeft = 0;
-  /** Of the answer's object read last: more follows. */
-  #isPartial = false;
+  /** Of the answer's object read last: which statement it answers, and whether more follows. */
+  #statement = -1;
+  #isPartial = true;
   #measurement: Buffer = Buffer.alloc(0);
   #tags: [Buffer, Buffer][] = [];
   #columns: Buffer[] = [];
@@ -69,7 +72,8 @@ export class ExportDecoder {
 
   /** What is left, after the last byte. Throws QZ4922 when the answer is not all there. */
   end(): Buffer[] {
-    if (this.#step !== 'answer' || !this.#reader.isEmpty || this.#isPartial) throw cutShort();
+    const isLast = this.#statement + 1 === (this.#options.statements ?? 1);
+    if (this.#step !== 'answer' || !this.#reader.isEmpty || this.#isPartial || !isLast) throw cutShort();
     return this.#filled === 0 ? [] : [this.#take()];
   }
 
@@ -137,7 +141,8 @@ export class ExportDecoder {
     const reader = this.#reader;
     const key = reader.text().toString();
     if (key === 'error') throw refused(reader.text().toString());
-    if (key === 'partial') this.#isPartial = reader.boolean() || this.#isPartial;
+    if (key === 'statement_id') this.#statement = Number(reader.integer());
+    else if (key === 'partial') this.#isPartial = reader.boolean() || this.#isPartial;
     else if (key === 'series') {
       this.#seriesLeft = reader.arrayLength();
       this.#step = 'series';
@@ -284,7 +289,7 @@ export function refused(reason: string) {
   );
 }
 
-function cutShort() {
+export function cutShort() {
   return transientError(
     'QZ4922',
     'InfluxDB ended an answer before it was complete.',

@@ -1,8 +1,8 @@
 /** Points of one retention policy and time range as line protocol, without loss, in an order that never changes. */
 import type { FieldTypes } from './definitions.ts';
 import { identifier } from './escape.ts';
-import { ExportDecoder, refused } from './export-decoder.ts';
-import { MsgpackReader } from './msgpack.ts';
+import { cutShort, ExportDecoder, refused } from './export-decoder.ts';
+import { MsgpackReader, needMore } from './msgpack.ts';
 import type { InfluxdbServer } from './server.ts';
 
 export interface ExportRange {
@@ -37,9 +37,10 @@ export async function* exportRange(
   const unsigned = unsignedFields(types ?? {});
   for (let at = 0; at < measurements.length; at += measurementsAtOnce) {
     const statements = measurements.slice(at, at + measurementsAtOnce).map((name) => statementOf(range, name));
-    const decoder = new ExportDecoder(
-      unsigned.size === 0 ? {} : { isUnsigned: (name, field) => unsigned.has(`${name}\0${field}`) },
-    );
+    const decoder = new ExportDecoder({
+      statements: statements.length,
+      ...(unsigned.size === 0 ? {} : { isUnsigned: (name, field) => unsigned.has(`${name}\0${field}`) }),
+    });
     for await (const chunk of server.chunks(statements.join('; '), chunkPoints, signal)) yield* decoder.push(chunk);
     yield* decoder.end();
   }
@@ -47,15 +48,25 @@ export async function* exportRange(
 
 function statementOf({ database, policy, startNs, endNs }: ExportRange, measurement: Buffer): string {
   const place = `${identifier(database)}.${identifier(policy)}`;
-  return `SELECT *::field FROM ${place}.${named(measurement)} WHERE time >= ${startNs} AND time < ${endNs} GROUP BY *`;
+  const time = `time >= ${withinTime(startNs)} AND time < ${withinTime(endNs)}`;
+  return `SELECT *::field FROM ${place}.${named(measurement)} WHERE ${time} GROUP BY *`;
 }
 
-/** A name that is not UTF-8 cannot be written in InfluxQL: a pattern with a dot for each character finds it. */
+/** The first and last shards that there can be reach beyond the first and last instant, which no statement may. */
+function withinTime(timeNs: bigint): bigint {
+  const [first, end] = [-9_223_372_036_854_775_806n, 9_223_372_036_854_775_807n];
+  return timeNs < first ? first : timeNs > end ? end : timeNs;
+}
+
+/**
+ * InfluxQL cannot write a name that is not UTF-8, or holds a NUL or a carriage return (influxql/scanner.go takes these for the
+ * end and for a newline): a pattern with a dot for each such character finds it.
+ */
 function named(measurement: Buffer): string {
   const text = measurement.toString('utf8');
-  if (Buffer.from(text, 'utf8').equals(measurement)) return identifier(text);
-  const pattern = text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&').replaceAll('\uFFFD', '.');
-  return `/^${pattern}$/`;
+  if (Buffer.from(text, 'utf8').equals(measurement) && !/[\0\r]/.test(text)) return identifier(text);
+  const pattern = text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&').replace(/[\uFFFD\0\r\n]/g, '.');
+  return `/(?s)^${pattern}$/`;
 }
 
 function unsignedFields(types: FieldTypes): Set<string> {
@@ -83,20 +94,34 @@ export async function readMeasurements(
   }
   const reader = new MsgpackReader();
   reader.push(Buffer.concat(parts));
-  const names: Buffer[] = [];
-  while (!reader.isEmpty) readNames(reader, names);
-  return names.sort(Buffer.compare);
+  return readNames(reader).sort(Buffer.compare);
 }
 
-/** One object of the answer: `{results: [{series: [{values: [[name]]}]}]}`. */
-function readNames(reader: MsgpackReader, names: Buffer[]): void {
+/** Throws QZ4922 when the answer is not all there. */
+export function readNames(reader: MsgpackReader): Buffer[] {
+  const names: Buffer[] = [];
+  let isPartial = true;
+  try {
+    while (!reader.isEmpty) isPartial = readSome(reader, names);
+  } catch (error) {
+    throw error === needMore ? cutShort() : error;
+  }
+  if (isPartial) throw cutShort();
+  return names;
+}
+
+/** One object of the answer, `{results: [{series: [{values: [[name]]}], partial: true}]}`: whether more follows. */
+function readSome(reader: MsgpackReader, names: Buffer[]): boolean {
+  let isPartial = false;
   eachKey(reader, (key) => {
     if (key === 'error') throw refused(reader.text().toString());
     if (key !== 'results') return reader.skip();
     times(reader.arrayLength(), () =>
       eachKey(reader, (inResult) => {
         if (inResult === 'error') throw refused(reader.text().toString());
-        if (inResult !== 'series') return reader.skip();
+        if (inResult === 'partial') isPartial = reader.boolean();
+        else if (inResult !== 'series') reader.skip();
+        if (inResult !== 'series') return;
         times(reader.arrayLength(), () =>
           eachKey(reader, (inSeries) => {
             if (inSeries !== 'values') return reader.skip();
@@ -109,6 +134,7 @@ function readNames(reader: MsgpackReader, names: Buffer[]): void {
       }),
     );
   });
+  return isPartial;
 }
 
 function eachKey(reader: MsgpackReader, read: (key: string) => void): void {

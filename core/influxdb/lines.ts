@@ -213,11 +213,15 @@ function precedes(bytes: Buffer, one: number, other: number, end: number): boole
 export function canonicalFields(bytes: Buffer, line: Line): Map<string, string> {
   const fields = new Map<string, string>();
   eachField(bytes, line, (keyStart, keyEnd, valueEnd) => {
-    const raw = bytes.subarray(keyStart, keyEnd);
-    const key = raw.includes(backslash) ? escapeFieldKey(unescapeFieldKey(raw)) : raw;
-    fields.set(key.toString('latin1'), canonicalValue(bytes, keyEnd + 1, valueEnd));
+    fields.set(canonicalFieldKey(bytes.subarray(keyStart, keyEnd)), canonicalValue(bytes, keyEnd + 1, valueEnd));
   });
   return fields;
+}
+
+/** As an export has it, as latin1: there quotes are escaped, which they need not be. */
+export function canonicalFieldKey(raw: Buffer): string {
+  const isPlain = !raw.includes(backslash) && !raw.includes(quote);
+  return (isPlain ? raw : escapeFieldKey(unescapeFieldKey(raw))).toString('latin1');
 }
 
 function canonicalValue(bytes: Buffer, start: number, end: number): string {

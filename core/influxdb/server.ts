@@ -30,17 +30,24 @@ const answerMaxBytes = 64 * 1024 * 1024;
 const reasonMax = 500;
 
 export class InfluxdbServer {
-  readonly #endpoint: InfluxdbEndpoint;
+  readonly #endpoint: Omit<InfluxdbEndpoint, 'password'>;
+  #password: string;
   readonly #agent: PlainAgent;
 
   constructor(endpoint: InfluxdbEndpoint, connections = 8) {
     this.#endpoint = endpoint;
+    this.#password = endpoint.password;
     const options = { keepAlive: true, maxSockets: connections };
     this.#agent = endpoint.url.startsWith('https:') ? new TlsAgent(options) : new PlainAgent(options);
   }
 
   get url(): string {
     return this.#endpoint.url;
+  }
+
+  /** For whatever is asked from now on. */
+  changePassword(password: string): void {
+    this.#password = password;
   }
 
   close(): void {
@@ -50,7 +57,7 @@ export class InfluxdbServer {
   /** The server's version, e.g. `1.8.10`. */
   async version(signal: AbortSignal): Promise<string> {
     const response = await this.#send('GET', '/ping', null, signal);
-    await textOf(response);
+    await this.#textOf(response, signal);
     return String(response.headers['x-influxdb-version'] ?? '');
   }
 
@@ -65,15 +72,29 @@ export class InfluxdbServer {
     );
   }
 
-  /** All rows of one or more statements, in their order. Names that are not UTF-8 come out damaged. */
+  /**
+   * All rows of one or more statements, in their order. Names that are not UTF-8 come out damaged. In pieces (a JSON object
+   * each), because `max-row-limit` of influxdb.conf cuts what is not, and only says `partial`.
+   */
   async query(text: string, signal: AbortSignal): Promise<SeriesRows[]> {
-    const body = await textOf(await this.#ask(text, { accept: 'application/json' }, '', signal));
-    const { results = [], error } = parsed(this.url, body) as { results?: QueryResult[]; error?: string };
-    const wrong = error ?? results.find((result) => result.error !== undefined)?.error;
-    if (wrong !== undefined) throw refusedQuery(this.url, wrong);
-    return results.flatMap(({ series = [] }) =>
-      series.map(({ name = '', tags = {}, columns = [], values = [] }) => ({ name, tags, columns, values })),
-    );
+    const response = await this.#ask(text, { accept: 'application/json' }, '?chunked=true', signal);
+    const body = await this.#textOf(response, signal);
+    const found: SeriesRows[] = [];
+    let isPartial = false;
+    for (const piece of body.split('\n').filter((line) => line !== '')) {
+      const { results = [], error } = parsed(this.url, piece) as { results?: QueryResult[]; error?: string };
+      const wrong = error ?? results.find((result) => result.error !== undefined)?.error;
+      if (wrong !== undefined) throw refusedQuery(this.url, wrong);
+      const all = results.flatMap(({ series = [] }) => series);
+      for (const { name = '', tags = {}, columns = [], values = [], partial } of all) {
+        const last = found.at(-1);
+        if (isPartial && last !== undefined) last.values.push(...values);
+        else found.push({ name, tags, columns, values });
+        isPartial = partial === true;
+      }
+    }
+    if (isPartial) throw refusedQuery(this.url, 'an answer that is not complete');
+    return found;
   }
 
   /** A chunked MessagePack answer as it comes. The caller finds out whether it is complete (export-decoder.ts). */
@@ -99,7 +120,7 @@ export class InfluxdbServer {
   ): Promise<WriteOutcome> {
     const parameters = new URLSearchParams({ db: place.database, rp: place.policy, precision: place.precision });
     const response = await this.#send('POST', `/write?${parameters}`, lines, signal);
-    const body = await textOf(response);
+    const body = await this.#textOf(response, signal);
     const status = response.statusCode ?? 0;
     if (status === 204 || status === 200) return 'taken';
     const reason = reasonOf(body);
@@ -110,7 +131,7 @@ export class InfluxdbServer {
   /** /debug/vars: each section's name (with its instance) and content. */
   async variables(signal: AbortSignal): Promise<Record<string, DebugSection>> {
     const response = await this.#send('GET', '/debug/vars', null, signal);
-    const body = await textOf(response);
+    const body = await this.#textOf(response, signal);
     if (response.statusCode !== 200) throw answered(this.url, response.statusCode ?? 0, reasonOf(body));
     return parsed(this.url, body) as Record<string, DebugSection>;
   }
@@ -125,7 +146,17 @@ export class InfluxdbServer {
     const form = { ...headers, 'content-type': 'application/x-www-form-urlencoded' };
     const response = await this.#send('POST', `/query${parameters}`, body, signal, form);
     if (response.statusCode === 200) return response;
-    throw answered(this.url, response.statusCode ?? 0, reasonOf(await textOf(response)));
+    throw answered(this.url, response.statusCode ?? 0, reasonOf(await this.#textOf(response, signal)));
+  }
+
+  /** A server that goes away in the middle of an answer is one that cannot be reached. */
+  async #textOf(response: IncomingMessage, signal: AbortSignal): Promise<string> {
+    try {
+      return await textOf(response);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw broken(this.url, error);
+    }
   }
 
   async #send(
@@ -135,11 +166,11 @@ export class InfluxdbServer {
     signal: AbortSignal,
     headers: Record<string, string> = {},
   ): Promise<IncomingMessage> {
-    const { url, user, password } = this.#endpoint;
-    const auth =
-      user === null ? {} : { authorization: `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}` };
+    const { url, user } = this.#endpoint;
+    const account = Buffer.from(`${user}:${this.#password}`).toString('base64');
+    const auth = user === null ? {} : { authorization: `Basic ${account}` };
     const length = body === null ? {} : { 'content-length': body.length };
-    const timeout = path.includes('chunked') ? exportMs : answerMs;
+    const timeout = path.includes('chunk_size') ? exportMs : answerMs;
     const options: RequestOptions = { method, agent: this.#agent, signal, timeout };
     const request = (url.startsWith('https:') ? tlsRequest : plainRequest)(new URL(path, url), {
       ...options,
@@ -155,7 +186,8 @@ export class InfluxdbServer {
 }
 
 interface QueryResult {
-  series?: Partial<SeriesRows>[];
+  /** `partial`: the next piece goes on with it. */
+  series?: (Partial<SeriesRows> & { partial?: boolean })[];
   error?: string;
 }
 

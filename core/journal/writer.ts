@@ -25,6 +25,8 @@ const defaultWaitingMax = 16 * 1024 * 1024;
 /** A file ends at a day's end, or here: retention drops whole files. */
 const defaultFileMax = 1024 ** 3;
 const dayMicros = 86_400_000_000;
+/** Beyond this an arrival is no longer the time of the clock. */
+const clockBackMicros = 1_000_000;
 
 export interface JournalWriterOptions {
   /** The chain's name in the archives (core/archive/layout.ts). */
@@ -103,8 +105,11 @@ export class JournalWriter {
   async append(items: readonly JournalItem[]): Promise<JournalPosition> {
     if (this.#waitingBytes > this.#waitingMax) throw this.#behind();
     const each = items.map((item) => {
-      const arrivalMicros = this.#stamp();
-      return this.#push(encodeFrame({ ...item, arrivalMicros }), arrivalMicros, 0);
+      const nowMicros = (this.#options.nowMicros ?? (() => Date.now() * 1000))();
+      const arrivalMicros = this.#stamp(nowMicros);
+      const isBack = arrivalMicros - nowMicros > clockBackMicros;
+      const meta = isBack ? { ...item.meta, clockMicros: nowMicros } : item.meta;
+      return this.#push(encodeFrame({ ...item, meta, arrivalMicros }), arrivalMicros, 0);
     });
     return (await Promise.all(each)).at(-1) ?? this.#position;
   }
@@ -129,8 +134,7 @@ export class JournalWriter {
   }
 
   /** Greater than any before, so that an instant cuts between two frames: a clock that went back repeats the last. */
-  #stamp(): number {
-    const nowMicros = (this.#options.nowMicros ?? (() => Date.now() * 1000))();
+  #stamp(nowMicros: number): number {
     this.#lastArrival = Math.max(nowMicros, this.#lastArrival + 1);
     return this.#lastArrival;
   }

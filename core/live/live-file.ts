@@ -76,10 +76,14 @@ export class LiveFile implements HistoryFile {
     return this.#points.findLast(({ start }) => start <= position)?.number ?? null;
   }
 
-  /** What the archive holds by now need not be found in the log any more. */
+  /**
+   * What the archive holds by now need not be found in the log any more. Segments that were taken while it was being read are
+   * not among these, and stay.
+   */
   archived(segments: readonly DecodedHeader[]): void {
-    if (segments.length === 0) return;
-    this.segments = [...segments];
+    const last = segments.at(-1);
+    if (last === undefined) return;
+    this.segments = [...segments, ...this.segments.filter(({ header }) => header.sequence > last.header.sequence)];
     const first = this.#points.findLastIndex(({ start }) => start <= this.archivedEnd);
     if (first > 0) this.#points = this.#points.slice(first);
   }

@@ -10,7 +10,7 @@ import type { ObjectStore } from '../archive/store.ts';
 import { firstEventOffset } from '../binlog/events.ts';
 import { GtidSet } from '../binlog/gtid-set.ts';
 import { continuesAt, counts, fold } from '../chain/fold.ts';
-import type { ChainState, Entry, LandedEntry } from '../chain/types.ts';
+import type { ChainState, Entry, EntryKind, LandedEntry } from '../chain/types.ts';
 import { isKind, type QazynaError } from '../errors/error.ts';
 import { retrying } from '../errors/retry.ts';
 import type { ChainLog } from '../log/types.ts';
@@ -307,8 +307,8 @@ export class LiveSource implements BinlogSource {
   }
 
   async #takeEntry(entry: Entry, before: ChainState | null, after: ChainState): Promise<void> {
-    this.#noteFork(before, after, entry.note);
-    const file = await this.#path.take(entry, after);
+    await this.#forkAt(entry, before, after);
+    const file = this.#path.take(entry, after);
     if (file === null) return;
     file.addPoint(entry.start, entry.number);
     this.#recent.add(file, entry.start, entry.body);
@@ -318,9 +318,9 @@ export class LiveSource implements BinlogSource {
   async #takeSegment({ decoded, stored }: SegmentStart): Promise<void> {
     const { header } = decoded;
     const after = stateAfter(header);
-    this.#noteFork(this.#state, after, header.note);
     const body = await shortBody(this.#options.sourceName, header, stored);
-    const file = await this.#path.take(header, after);
+    await this.#forkAt(header, this.#state, after);
+    const file = this.#path.take(header, after);
     file?.segments.push(decoded);
     if (file !== null && body !== null) this.#recent.add(file, header.start, body);
     this.#state = after;
@@ -339,10 +339,13 @@ export class LiveSource implements BinlogSource {
     if (this.#archived !== null) await this.#authors.noteArchived(this.#archived, { files, newest }, this.#signal);
   }
 
-  #noteFork(before: ChainState | null, after: ChainState, reason: string): void {
-    if (before === null || after.generation === before.generation) return;
-    this.#began = beganWith(before, after, reason);
-    this.#leftBehind.addAll(before.gtids.subtract(after.gtids));
+  async #forkAt({ kind, note }: { kind: EntryKind; note: string }, before: ChainState | null, after: ChainState) {
+    if (kind !== 'promotion' && kind !== 'timeline') return;
+    if (before !== null) {
+      this.#began = beganWith(before, after, note);
+      this.#leftBehind.addAll(before.gtids.subtract(after.gtids));
+    }
+    await this.#path.fork(after.gtids);
   }
 
   async #refreshNowAndThen(signal: AbortSignal): Promise<void> {

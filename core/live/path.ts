@@ -57,9 +57,11 @@ export class LivePath {
     return segment === undefined ? Number.POSITIVE_INFINITY : firstSequence(segment);
   }
 
-  /** The file that the step's bytes belong to; null when it has none, or begins where nothing is known. */
-  async take(step: Step, after: ChainState): Promise<LiveFile | null> {
-    if (step.kind === 'promotion' || step.kind === 'timeline') await this.#fork(after.gtids);
+  /**
+   * The file that the step's bytes belong to; null when it has none, or begins where nothing is known. At once: nobody may see
+   * that a file has grown before it is known where its bytes are.
+   */
+  take(step: Step, after: ChainState): LiveFile | null {
     if (step.kind !== 'events') return null;
     if (step.start === 4) this.#begin(step);
     const file = this.#files.at(-1);
@@ -122,7 +124,8 @@ export class LivePath {
     this.#files = [...this.#files, new LiveFile({ name, generation, file, gtidsBefore })];
   }
 
-  async #fork(limit: GtidSet): Promise<void> {
+  /** Another timeline begins, of which `limit` is all that it takes over. */
+  async fork(limit: GtidSet): Promise<void> {
     this.#files.at(-1)?.complete();
     this.#isForking = true;
     const { whole, part } = await keptWithin(this.#files, limit, (file) => this.#within(file, limit)).finally(() => {

@@ -68,6 +68,9 @@ interface ConnectionInside {
   _handleNetworkError(error: Error): void;
 }
 
+/** What Node lets nobody choose for a socket that exists. */
+type ReadableInside = Duplex & { _readableState: { highWaterMark: number } };
+
 const defaultConnectTimeoutMs = 10_000;
 const defaultQueryTimeoutMs = 30_000;
 const defaultIdleMs = 600_000;
@@ -138,10 +141,11 @@ async function handshake(
   bulk = false,
 ): Promise<Mysql2Connection> {
   const place = placeOf(endpoint);
+  const connectTimeout = endpoint.connectTimeoutMs ?? defaultConnectTimeoutMs;
   const options: ConnectionOptions = {
     user: endpoint.user,
     password: endpoint.password,
-    connectTimeout: endpoint.connectTimeoutMs ?? defaultConnectTimeoutMs,
+    connectTimeout,
     supportBigNumbers: true,
     dateStrings: true,
     charset: 'utf8mb4',
@@ -157,11 +161,15 @@ async function handshake(
   if (ssl?.verifyIdentity && isIP(endpoint.host) !== 0) checkIdentityByAddress(inside, ssl, endpoint.host);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const abort = () => reject(signal.reason);
+  let isReached = false;
   const deadline = setTimeout(
     () => reject(Object.assign(new Error('no answer in time'), { code: 'ETIMEDOUT' })),
-    endpoint.connectTimeoutMs ?? defaultConnectTimeoutMs,
+    connectTimeout,
   );
   signal.addEventListener('abort', abort, { once: true });
+  inside.stream.once('connect', () => {
+    isReached = true;
+  });
   connection.once('connect', () => resolve());
   connection.on('error', reject);
   try {
@@ -169,12 +177,26 @@ async function handshake(
   } catch (error) {
     connection.destroy();
     signal.throwIfAborted();
+    if ((error as NodeJS.ErrnoException).code === 'ETIMEDOUT' && isReached) throw notLetIn(place, connectTimeout);
     throw sortMysqlError(error, place, 'connecting');
   } finally {
     clearTimeout(deadline);
     signal.removeEventListener('abort', abort);
   }
   return new Mysql2Connection(connection, place, signal, socket);
+}
+
+/**
+ * A statement about accounts holds their cache until it is committed (Acl_cache_lock_guard, sql/auth/sql_user_admin.cc), and no
+ * client is greeted without that: where it waits for an agent's acknowledgement, the agent that comes to give it is not let in
+ * (seen on 9.7).
+ */
+function notLetIn(place: MysqlPlace, waitedMs: number) {
+  return transientError(
+    'QZ4116',
+    `${place.name} takes connections, and did not let user ${place.user} in within ${waitedMs} ms.`,
+    'Where commits wait for the agent (acknowledge_after), a CREATE USER or GRANT that waits while no agent is attached keeps every login waiting, the agent’s too: end mysqld by SIGKILL (told to stop, it would answer OK to all who wait); started again, it has the statement. Else it stands still, or see its load.',
+  );
 }
 
 /**
@@ -330,7 +352,11 @@ export class Mysql2Connection implements MysqlConnection {
     // mysql2's listeners for end, close and error stay: they only note the loss. Its 'data' listener is its parser.
     stream.removeAllListeners('data');
     if (this.#bulk) this.#bulk.receive = receive;
-    else stream.on('data', receive);
+    else {
+      // Paused, it would read on until so much waits in it, by default 64 KiB: many small reads, which a pause is to spare.
+      (stream as ReadableInside)._readableState.highWaterMark = 1;
+      stream.on('data', receive);
+    }
     return stream;
   }
 }

@@ -35,8 +35,7 @@ export function optionsOf(version: string, options: MysqldOptions): MysqldOption
     if (name === 'innodb-redo-log-capacity' && number < 80_030) {
       known['innodb-log-files-in-group'] = redoLogFiles;
       known['innodb-log-file-size'] = Math.floor(Number(value) / redoLogFiles);
-    } else if (name === 'plugin-load-add' && number < 80_026)
-      known[name] = String(value).replace('semisync_source.so', 'semisync_master.so');
+    } else if (name === 'plugin-load-add') known[name] = pluginsOf(number, String(value));
     else known[(number < 80_026 && optionsBefore26[name]) || name] = value;
   }
   if (number < 80_027 && options['replica-parallel-workers'] !== undefined)
@@ -47,6 +46,12 @@ export function optionsOf(version: string, options: MysqldOptions): MysqldOption
     known['slave-parallel-workers'] = 0;
   }
   return known;
+}
+
+function pluginsOf(version: number, libraries: string): string {
+  const known = version < 80_026 ? libraries.replace('semisync_source.so', 'semisync_master.so') : libraries;
+  // It came with 8.0.17.
+  return version < 80_017 ? known.replace('mysql_clone.so;', '') : known;
 }
 
 /** A statement of replication in the words of that version: those of 8.4, and as they were before. */

@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chown, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { configurationError, QazynaError, transientError } from '../errors/error.ts';
 import { type MysqldOptions, optionsOf } from './former-names.ts';
@@ -348,19 +348,22 @@ async function checkSocket(socket: string): Promise<void> {
       'Stop it, or use another folder.',
     );
   }
-  await removeStaleLock(`${socket}.lock`);
+  await removeStaleLock(socket);
 }
 
 /**
  * A killed mysqld leaves its socket's lock, and a new one respects it for as long as the process in it can be signalled
- * (Unix_socket::create_lockfile, sql/conn_handler/socket_connection.cc): also while that is a zombie nobody has waited for.
+ * (Unix_socket::create_lockfile, sql/conn_handler/socket_connection.cc): also while that is a zombie nobody has waited for, and
+ * where another program has that number since the host was booted (seen: as low as they are then, they come again). That two
+ * servers open one data folder is not for this lock to prevent: InnoDB's own does.
  */
-async function removeStaleLock(lock: string): Promise<void> {
+export async function removeStaleLock(socket: string): Promise<void> {
+  const lock = `${socket}.lock`;
   const pid = Number.parseInt(await readFile(lock, 'latin1').catch(() => ''), 10);
   if (!(pid > 0)) return;
-  // proc(5): the state follows the name in parentheses.
-  const stat = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
-  if (/^\d+ \(.*\) Z/s.test(stat)) await rm(lock, { force: true });
+  // proc(5): of a zombie, and of a thread of the kernel, the command line is empty.
+  const words = (await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).split('\0');
+  if (!words.some((word) => basename(word).startsWith('mysqld'))) await rm(lock, { force: true });
 }
 
 async function writeInitFile(wanted: StartMysqld, osUser: string | undefined): Promise<string | null> {

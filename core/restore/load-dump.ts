@@ -63,7 +63,12 @@ export async function loadDump(options: LoadOptions): Promise<void> {
 async function upgradeSystemTables(options: LoadOptions): Promise<void> {
   // The option came with 8.0.16.
   const server = await startScratchServer({ ...options, options: { ...options.options, 'loose-upgrade': 'FORCE' } });
-  await server.stop();
+  try {
+    // The server of a standby comes after this one, and would keep our account.
+    await server.dropAccounts();
+  } finally {
+    await server.stop();
+  }
 }
 
 async function stagesIn(folder: string, into: string): Promise<Stages> {

@@ -98,12 +98,17 @@ class RunningScratch implements ScratchServer {
   }
 }
 
-/** A mysqld on our data folder whose starter is gone. Recognized by its own command line, not by a number alone. */
+/** The process of a mysqld on our data folder, null where there is none. Recognized by its own command line, not by a number alone. */
+export async function runningOn(paths: TargetPaths): Promise<number | null> {
+  const pid = Number((await readFile(pidFileOf(paths), 'latin1').catch(() => '')).trim());
+  return Number.isInteger(pid) && pid > 1 && (await isOurs(pid, paths.dataDir)) ? pid : null;
+}
+
+/** A mysqld on our data folder whose starter is gone. */
 export async function stopOrphan(paths: TargetPaths): Promise<void> {
-  const pidFile = `${paths.socket}.pid`;
-  const pid = Number((await readFile(pidFile, 'latin1').catch(() => '')).trim());
-  if (!Number.isInteger(pid) || pid <= 1 || !(await isOurs(pid, paths.dataDir))) {
-    await rm(pidFile, { force: true });
+  const pid = await runningOn(paths);
+  if (pid === null) {
+    await rm(pidFileOf(paths), { force: true });
     return;
   }
   process.kill(pid, 'SIGTERM');
@@ -113,6 +118,10 @@ export async function stopOrphan(paths: TargetPaths): Promise<void> {
     if (Date.now() > deadline + orphanDeadlineMs) throw orphanStays(pid, paths.dataDir);
     await sleep(orphanPollMs);
   }
+}
+
+function pidFileOf({ socket }: TargetPaths): string {
+  return `${socket}.pid`;
 }
 
 async function isOurs(pid: number, dataDir: string): Promise<boolean> {

@@ -25,6 +25,21 @@ export function requireVersion(program: string, snapshot: string, engine: Snapsh
   );
 }
 
+/**
+ * Throws QZ2720 when a server of `replica` must not follow one of `source`. Facts: MySQL 8.4 and 9.x Reference Manual,
+ * "Replication Compatibility Between MySQL Versions": a replica may be of a later series than its source, never of an earlier one.
+ */
+export function requireReplica(replica: string, source: string): void {
+  const have = parse(replica);
+  const need = parse(source);
+  if (have === null || need === null || (have[0] - need[0] || have[1] - need[1]) >= 0) return;
+  throw configurationError(
+    'QZ2720',
+    `A server of MySQL ${replica} cannot follow a history that MySQL ${source} writes: no replica may be of an earlier series than its source.`,
+    `Install MySQL ${need[0]}.${need[1]} here (or name its mysqld in standby.mysqld), start this daemon again, and then \`qazyna rejoin --reseed\` unless it follows by itself.`,
+  );
+}
+
 /** Whatever a distribution adds to the number (`9.7.4-2`). */
 export function isSameVersion(one: string, other: string): boolean {
   return parse(one)?.join() === parse(other)?.join();

@@ -77,7 +77,10 @@ export class GrafanaWriter {
       const made = await this.#send('POST', '/api/folders', { uid, title, ...place });
       if (!made.done) return made;
     } else if (held.title !== title) {
-      const changed = await this.#send('PUT', path, { title, version: present.meta.version, overwrite: false });
+      const { version } = present.meta;
+      // With nested folders some 10 count no versions of them (grafana/grafana#59298): there is nothing to hold on to then.
+      const seen = version === null ? { overwrite: true } : { version, overwrite: false };
+      const changed = await this.#send('PUT', path, { title, ...seen });
       if (!changed.done) return changed;
     }
     if (present !== null && (held.parentUid ?? '') !== parentUid) {
@@ -108,9 +111,8 @@ export class GrafanaWriter {
     const own: JsonObject = { id: null, uid };
     if (present !== null) {
       // Its number in this server, and the version that was seen: another one is answered with 412.
-      const now = objectOf(
-        objectOf(await server.get(`/api/dashboards/uid/${encodeURIComponent(uid)}`, signal)).dashboard,
-      );
+      const { body } = await server.findIfTold(`/api/dashboards/uid/${encodeURIComponent(uid)}`, signal);
+      const now = objectOf(objectOf(body).dashboard);
       own.id = now.id ?? null;
       own.version = present.meta.version;
     }
@@ -126,9 +128,13 @@ export class GrafanaWriter {
     wanted: GrafanaObject,
     present: GrafanaObject | null,
   ): Promise<Outcome> {
-    const isOfApi = (present ?? wanted).meta.provenance === 'api';
-    const headers: Record<string, string> = isOfApi ? {} : { 'x-disable-provenance': 'true' };
-    return await this.#options.server.send(method, `${alerting}/${path}`, content, this.#options.signal, headers);
+    const { server, signal } = this.#options;
+    const send = (headers: Record<string, string>) =>
+      server.send(method, `${alerting}/${path}`, content, signal, headers);
+    if ((present ?? wanted).meta.provenance === 'api') return await send({});
+    const outcome = await send({ 'x-disable-provenance': 'true' });
+    // Before 10.4 templates do not tell that they belong to the API (grafana/grafana#82274).
+    return !outcome.done && outcome.reason.includes("change provenance from 'api'") ? await send({}) : outcome;
   }
 
   /** The items that can be given here: teams and users have numbers of their own in each server. */

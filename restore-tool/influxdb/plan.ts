@@ -1,6 +1,12 @@
 /** What a restore of an InfluxDB database would be made of: a snapshot, and the journal behind it up to an instant. */
 import { configurationError } from '../../core/errors/error.ts';
-import type { Definitions, FieldTypes, RetentionPolicy, Shard } from '../../core/influxdb/definitions.ts';
+import {
+  type Definitions,
+  durationMs,
+  type FieldTypes,
+  type RetentionPolicy,
+  type Shard,
+} from '../../core/influxdb/definitions.ts';
 import { openFrame } from '../../core/influxdb/frames.ts';
 import { contentOf, placePath, shardPath } from '../../core/influxdb/snapshot-files.ts';
 import { readJournal } from '../../core/journal/read.ts';
@@ -18,6 +24,8 @@ export interface InfluxdbPlan extends ServiceBase {
   before: Definitions;
   at: Definitions;
   policies: RetentionPolicy[];
+  /** How long each policy kept points at most since the beginning of the journal: what is older when it comes in was refused. */
+  longestKeptMs: Map<string, number>;
   /** Shards of the database in the snapshot, each with its files. */
   shards: { shard: Shard; files: SnapshotFile[] }[];
   /** Field types by retention policy, all that were ever told. */
@@ -56,6 +64,7 @@ export async function planInfluxdb(request: PlanRequest): Promise<InfluxdbPlan> 
     before: content.definitions,
     at,
     policies,
+    longestKeptMs: scan.longestKeptMs(fromDatabase),
     shards: content.shards
       .filter(({ database, policy }) => database === fromDatabase && policies.some(({ name }) => name === policy))
       .map((shard) => ({ shard, files: manifest.files.filter(({ path }) => path.startsWith(`${shardPath(shard)}/`)) })),
@@ -68,17 +77,20 @@ export async function planInfluxdb(request: PlanRequest): Promise<InfluxdbPlan> 
 class Scan {
   definitions: Definitions;
   readonly rounds = new Set<string>();
+  readonly #told: Definitions[] = [];
   readonly #bytes = new Map<string, number>();
   readonly #types: { db: string; rp: string; types: FieldTypes }[] = [];
 
   constructor(definitions: Definitions) {
     this.definitions = definitions;
+    this.#told.push(definitions);
   }
 
   add(frame: ReturnType<typeof openFrame>): void {
     switch (frame.kind) {
       case 'definitions':
         this.definitions = frame.definitions;
+        this.#told.push(frame.definitions);
         break;
       case 'exported':
         this.rounds.add(frame.meta.round);
@@ -94,6 +106,16 @@ class Scan {
 
   bytesOf(database: string): number {
     return this.#bytes.get(database) ?? 0;
+  }
+
+  longestKeptMs(database: string): Map<string, number> {
+    const longest = new Map<string, number>();
+    const policies = this.#told.flatMap(
+      ({ databases }) => databases.find(({ name }) => name === database)?.policies ?? [],
+    );
+    for (const { name, duration } of policies)
+      longest.set(name, Math.max(longest.get(name) ?? 0, durationMs(duration) || Number.POSITIVE_INFINITY));
+    return longest;
   }
 
   typesOf(database: string, atSnapshot: Record<string, FieldTypes>): Map<string, FieldTypes[]> {

@@ -1,7 +1,7 @@
 /**
  * From the journal into the new database: line by line, as the source would have taken them. A subscription also forwards
  * what the source itself refused; so a line that contradicts a field's known type, or was older than its retention policy
- * allowed when it came in, is not written.
+ * allowed when it came in, is not written. What was exported the source had: nothing of that is left out.
  */
 import {
   type Definitions,
@@ -9,9 +9,10 @@ import {
   type FieldTypes,
   type RetentionPolicy,
 } from '../../core/influxdb/definitions.ts';
-import { escapeFieldKey, escapeMeasurement, unescapeFieldKey } from '../../core/influxdb/escape.ts';
+import { escapeFieldKey, escapeMeasurement } from '../../core/influxdb/escape.ts';
 import { type InfluxdbFrame, openFrame } from '../../core/influxdb/frames.ts';
 import {
+  canonicalFieldKey,
   eachField,
   fieldType,
   hashBytes,
@@ -21,18 +22,24 @@ import {
   nsPer,
   parseLine,
 } from '../../core/influxdb/lines.ts';
+import type { JournalFrame } from '../../core/journal/frame.ts';
 import { readJournal } from '../../core/journal/read.ts';
 import type { JournalPosition } from '../../core/journal/source.ts';
 import type { InfluxdbPlan } from './plan.ts';
 import type { PointWriter } from './point-writer.ts';
 import type { SetAside } from './set-aside.ts';
+import type { ShardLengths } from './target.ts';
 
 const nsPerMs = 1_000_000n;
+/** What was accepted just in time may come in later: a subscription holds writes back, and two clocks differ. */
+const heldBackMs = 120_000;
 
 export interface ReplayOptions {
   plan: InfluxdbPlan;
   writer: PointWriter;
   setAside: SetAside;
+  /** Null: nothing may be changed there. */
+  lengths: ShardLengths | null;
   onPoints: (points: number) => void;
   signal: AbortSignal;
 }
@@ -43,7 +50,8 @@ export class Replay {
   expired = 0;
   readonly #options: ReplayOptions;
   readonly #types: ReadonlyMap<string, KnownTypes>;
-  readonly #kept: ReadonlyMap<string, Retention>;
+  /** By the policies of the instant. */
+  readonly #isGone: ReadonlyMap<string, (timeNs: bigint) => boolean>;
   /** As they were when the present frame came in. */
   #definitions: Definitions;
 
@@ -52,19 +60,32 @@ export class Replay {
     this.#options = options;
     this.#definitions = plan.before;
     this.#types = new Map([...plan.types].map(([policy, types]) => [policy, new KnownTypes(types)]));
-    this.#kept = new Map(plan.policies.map((policy) => [policy.name, retentionOf(policy)]));
+    this.#isGone = new Map(plan.policies.map((policy) => [policy.name, goneBy(plan, policy)]));
   }
 
   async run(): Promise<void> {
     const { plan, signal } = this.#options;
     const { history, began: after, throughMicros } = plan;
+    await this.#define(plan.before);
     for await (const { frame, end } of readJournal({ history, after, throughMicros, signal })) {
       const opened = openFrame(frame, `${end.file}:${end.offset}`);
-      if (opened.kind === 'definitions') this.#definitions = opened.definitions;
-      else if (opened.kind === 'write') await this.#lines(opened, frame.arrivalMicros);
+      if (opened.kind === 'definitions') await this.#define(opened.definitions);
+      else if (opened.kind === 'write') await this.#lines(opened, clockMicros(frame));
       else if (opened.kind === 'exported') await this.#round(opened, end);
     }
     signal.throwIfAborted();
+  }
+
+  /** From here on. */
+  async #define(definitions: Definitions): Promise<void> {
+    const { plan, lengths, writer, signal } = this.#options;
+    this.#definitions = definitions;
+    const then = definitions.databases.find(({ name }) => name === plan.fromDatabase)?.policies ?? [];
+    // Policies that were gone by the instant were not made.
+    const policies = then.filter(({ name }) => this.#isGone.has(name));
+    if (lengths === null || lengths.areSet(policies)) return;
+    await writer.flush();
+    await lengths.setAll(policies, signal);
   }
 
   /** A finished export: its lines, and then again what was written to the same place while it ran, which is newer. */
@@ -78,23 +99,28 @@ export class Replay {
         const opened = openFrame(frame, `${end.file}:${end.offset}`);
         if (opened.kind !== wanted || opened.meta.db !== meta.db) continue;
         if (opened.kind === 'export' && opened.meta.round !== meta.round) continue;
-        await this.#lines(opened, frame.arrivalMicros);
+        await this.#lines(opened, clockMicros(frame));
       }
     }
   }
 
-  async #lines(frame: Extract<InfluxdbFrame, { kind: 'write' | 'export' }>, arrivalMicros: number): Promise<void> {
+  async #lines(frame: Extract<InfluxdbFrame, { kind: 'write' | 'export' }>, atMicros: number): Promise<void> {
     const { meta, body } = frame;
     if (meta.db !== this.#options.plan.fromDatabase) return;
     const policy = meta.rp === '' ? this.#defaultPolicy() : meta.rp;
-    const kept = this.#kept.get(policy);
+    const isGone = this.#isGone.get(policy);
     // A policy that was gone by then took its points with it.
-    if (kept === undefined) return;
-    const precision = frame.kind === 'write' ? frame.meta.precision : 'ns';
+    if (isGone === undefined) return;
+    const place: Place = { policy, isGone, atMicros, precision: 'ns', types: null, oldestNs: null };
+    if (frame.kind === 'write') {
+      place.precision = frame.meta.precision;
+      place.types = this.#types.get(policy) ?? null;
+      place.oldestNs = this.#oldestNs(policy, atMicros);
+    }
     const before = this.points;
     for (let at = 0; at < body.length; ) {
       const end = lineEnd(body, at);
-      const waits = end > at ? this.#line(body, at, end, { policy, precision, kept, arrivalMicros }) : null;
+      const waits = end > at ? this.#line(body, at, end, place) : null;
       if (waits !== null) await waits;
       at = end + 1;
     }
@@ -105,18 +131,18 @@ export class Replay {
     body: Buffer,
     at: number,
     end: number,
-    { policy, precision, kept, arrivalMicros }: Place,
+    { policy, precision, oldestNs, isGone, types, atMicros }: Place,
   ): Promise<void> | null {
     const { writer, setAside } = this.#options;
     const line = parseLine(body, at, end);
     if (line === null) return null;
     if (typeof line === 'string') return setAside.add(policy, precision, line, body.subarray(at, end));
-    const timeNs = line.time === null ? BigInt(arrivalMicros) * 1000n : line.time * nsPer(precision);
-    if (kept.refused(timeNs, arrivalMicros) || kept.isGone(timeNs, this.#options.plan.throughMicros)) {
+    const timeNs = line.time === null ? BigInt(atMicros) * 1000n : line.time * nsPer(precision);
+    if ((oldestNs !== null && timeNs < oldestNs) || isGone(timeNs)) {
       this.expired += 1;
       return null;
     }
-    const conflict = this.#types.get(policy)?.conflict(body, line) ?? null;
+    const conflict = types?.conflict(body, line) ?? null;
     if (conflict !== null) return setAside.add(policy, precision, conflict, body.subarray(at, end));
     this.points += 1;
     const whole =
@@ -125,6 +151,12 @@ export class Replay {
         : body.subarray(line.start, end);
     const written = line.time === null ? 'ns' : precision;
     return writer.add(hashBytes(body, line.start, line.keyEnd), policy, written, whole);
+  }
+
+  /** What came in then and is older than this the source refused, whichever policy was in force; null: nothing. */
+  #oldestNs(policy: string, atMicros: number): bigint | null {
+    const keptMs = this.#options.plan.longestKeptMs.get(policy) ?? Number.POSITIVE_INFINITY;
+    return Number.isFinite(keptMs) ? (BigInt(atMicros) - BigInt(keptMs + heldBackMs) * 1000n) * 1000n : null;
   }
 
   #defaultPolicy(): string {
@@ -137,33 +169,41 @@ export class Replay {
 interface Place {
   policy: string;
   precision: string;
-  kept: Retention;
-  arrivalMicros: number;
+  /** What is older was refused by the source; null: nothing was. */
+  oldestNs: bigint | null;
+  /** Whether it was dropped by the instant. */
+  isGone: (timeNs: bigint) => boolean;
+  types: KnownTypes | null;
+  /** When it came in. */
+  atMicros: number;
+}
+
+/** When a frame came in by the clock of then: its arrival stands still where that was set back (FORMAT.md, "Journal"). */
+function clockMicros({ arrivalMicros, meta }: JournalFrame): number {
+  return Number.isSafeInteger(meta.clockMicros) ? Number(meta.clockMicros) : arrivalMicros;
 }
 
 function isBehind(one: JournalPosition, other: JournalPosition): boolean {
   return one.file === other.file ? one.offset > other.offset : one.file > other.file;
 }
 
-/** What a retention policy refuses, and what it has dropped by then. */
-export interface Retention {
-  refused(timeNs: bigint, arrivalMicros: number): boolean;
-  isGone(timeNs: bigint, throughMicros: number): boolean;
-}
-
-export function retentionOf(policy: RetentionPolicy): Retention {
+/**
+ * Which points a retention policy had dropped by the instant: whole shard groups go, once their end is old enough
+ * (services/retention/service.go). One that is known may be longer than those that the policy makes now.
+ */
+export function goneBy(
+  { throughMicros, shards }: Pick<InfluxdbPlan, 'throughMicros' | 'shards'>,
+  policy: RetentionPolicy,
+): (timeNs: bigint) => boolean {
   const keptNs = BigInt(durationMs(policy.duration)) * nsPerMs;
   const groupNs = BigInt(durationMs(policy.shardGroupDuration)) * nsPerMs;
-  if (keptNs === 0n) return { refused: () => false, isGone: () => false };
-  return {
-    refused: (timeNs, arrivalMicros) => timeNs < BigInt(arrivalMicros) * 1000n - keptNs,
-    // Whole shard groups go, once their end is old enough (services/retention/service.go).
-    isGone: (timeNs, throughMicros) => {
-      if (!Number.isFinite(throughMicros)) return false;
-      const endNs = groupNs === 0n ? timeNs : timeNs - (((timeNs % groupNs) + groupNs) % groupNs) + groupNs;
-      return endNs + keptNs <= BigInt(throughMicros) * 1000n;
-    },
-  };
+  if (keptNs === 0n || !Number.isFinite(throughMicros)) return () => false;
+  const lastEndNs = BigInt(throughMicros) * 1000n - keptNs;
+  const stay = shards.map(({ shard }) => shard).filter((one) => one.policy === policy.name && one.endNs > lastEndNs);
+  const endOf = (timeNs: bigint) =>
+    groupNs === 0n ? timeNs : timeNs - (((timeNs % groupNs) + groupNs) % groupNs) + groupNs;
+  return (timeNs) =>
+    endOf(timeNs) <= lastEndNs && !stay.some(({ startNs, endNs }) => startNs <= timeNs && timeNs < endNs);
 }
 
 /** The types that a policy's fields were ever told to have; where there are several, the server decides. */
@@ -189,8 +229,7 @@ class KnownTypes {
     if (known === undefined) return null;
     let conflict: string | null = null;
     eachField(bytes, line, (keyStart, keyEnd, valueEnd) => {
-      const raw = bytes.subarray(keyStart, keyEnd);
-      const key = (raw.includes(0x5c) ? escapeFieldKey(unescapeFieldKey(raw)) : raw).toString('latin1');
+      const key = canonicalFieldKey(bytes.subarray(keyStart, keyEnd));
       const type = known.get(key);
       if (type === undefined || type === null) return;
       const found = fieldType(bytes, keyEnd + 1, valueEnd);

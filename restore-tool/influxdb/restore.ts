@@ -14,17 +14,24 @@ import type { SnapshotFile } from '../../core/snapshot/types.ts';
 import { type InfluxdbPlan, planInfluxdb } from './plan.ts';
 import { PointWriter } from './point-writer.ts';
 import { type TimeRange, TimeRanges } from './ranges.ts';
-import { Replay, retentionOf } from './replay.ts';
+import { goneBy, Replay } from './replay.ts';
 import { SetAside } from './set-aside.ts';
 import { Spill } from './spill.ts';
 import { type InfluxdbRestoreState, StateFile } from './state.ts';
-import { applyRetention, makeDatabase, requireFree } from './target.ts';
+import { applyRetention, makeDatabase, requireFree, ShardLengths } from './target.ts';
 import type { InfluxdbRestoreReport, InfluxdbRestoreRequest, VerifyResult } from './types.ts';
 import { Verifier } from './verify.ts';
 
 /** A slice of a shard of the snapshot. */
 interface Slice extends TimeRange {
   file: SnapshotFile | null;
+  /** How long its shard is. */
+  shardNs: bigint;
+}
+
+/** What is compared at once: a slice, or several that overlap (a policy whose shards became longer makes such). */
+interface Stretch extends TimeRange {
+  slices: Slice[];
 }
 
 /** Points that are known to have been refused are remembered up to so many; more of them make the comparison say so. */
@@ -44,18 +51,16 @@ class Restore {
   readonly #plan: InfluxdbPlan;
   readonly #states: StateFile;
   readonly #slices: readonly Slice[];
-  readonly #ranges: TimeRanges<Slice>;
+  readonly #ranges: TimeRanges<Stretch>;
   readonly #refused = new Set<string>();
   readonly #startedMs = performance.now();
-  /** Points in shards that the retention policy had dropped by then. */
-  #expired = 0;
 
   constructor(request: InfluxdbRestoreRequest, plan: InfluxdbPlan) {
     this.#request = request;
     this.#plan = plan;
     this.#states = new StateFile(request.workDir);
     this.#slices = slicesOfPlan(plan);
-    this.#ranges = new TimeRanges(this.#slices);
+    this.#ranges = new TimeRanges(stretchesOf(this.#slices));
   }
 
   async run(): Promise<InfluxdbRestoreReport> {
@@ -64,14 +69,17 @@ class Restore {
     await using setAside = await SetAside.open(join(workDir, 'set-aside.lp'), state.setAside);
     const chunkKey = await openChunkKey(this.#request.store, { create: false });
     await makeDatabase(server, database, this.#plan.policies, signal);
-    const pointsFromSnapshot = await this.#load(state, setAside, chunkKey);
+    // What was there before is nobody's to change.
+    const lengths = state.isOurs ? await ShardLengths.read(server, database, signal) : null;
+    const pointsFromSnapshot = await this.#load(state, setAside, chunkKey, lengths);
     const spill = await Spill.open(join(workDir, 'replayed'));
-    const pointsFromJournal = await this.#replay(setAside, spill);
+    const replayed = await this.#replay(setAside, spill, lengths);
+    await lengths?.setAll(this.#plan.policies, signal);
     const verified = await this.#verify(spill, chunkKey);
     await spill.remove();
     const retention = await applyRetention(server, database, this.#plan.policies, this.#oldest(), signal);
     const statements = [...retention.left, ...statementsOf(onlyOf(this.#plan))];
-    await this.#states.write({ ...state, step: 'done', setAside: setAside.kept });
+    await this.#states.write({ ...state, step: 'done', setAside: await setAside.keep() });
     const report = {
       database,
       fromDatabase: this.#plan.fromDatabase,
@@ -82,10 +90,10 @@ class Restore {
         return { name, duration, isDefault, isApplied: retention.applied.has(name) };
       }),
       pointsFromSnapshot,
-      pointsFromJournal,
+      pointsFromJournal: replayed.points,
       setAside: setAside.count,
       setAsideFile: setAside.count === 0 ? null : setAside.path,
-      expired: this.#expired,
+      expired: state.expired + replayed.expired,
       verified,
       statements,
       statementsFile: await this.#writeStatements(statements),
@@ -104,24 +112,32 @@ class Restore {
     const earlier = await this.#states.read(wanted);
     await requireFree(server, database, intoExisting || earlier?.isOurs === true, signal);
     if (earlier !== null) return earlier;
-    const nothing = { files: 0, points: 0, setAside: { count: 0, bytes: 0 } };
+    const nothing = { files: 0, points: 0, expired: 0, setAside: { count: 0, bytes: 0 } };
     const state: InfluxdbRestoreState = { format: 1, ...wanted, ...nothing, isOurs: !intoExisting, step: 'load' };
     // Before the database is made: one that stands there after a kill is known to be ours.
     await this.#states.write(state);
     return state;
   }
 
-  async #load(state: InfluxdbRestoreState, setAside: SetAside, chunkKey: Buffer): Promise<number> {
-    const { progress, store } = this.#request;
+  async #load(
+    state: InfluxdbRestoreState,
+    setAside: SetAside,
+    chunkKey: Buffer,
+    lengths: ShardLengths | null,
+  ): Promise<number> {
+    const { progress, store, signal } = this.#request;
     const writer = this.#writer(setAside, () => undefined);
-    const kept = new Map(this.#plan.policies.map((policy) => [policy.name, retentionOf(policy)]));
     progress.begin('loading the snapshot', null);
-    for (const [index, { file, policy, endNs }] of this.#slices.entries()) {
+    for (const [index, { file, policy, endNs, shardNs: lengthNs }] of this.#slices.entries()) {
       if (index < state.files || file === null) continue;
-      const isGone = kept.get(policy)?.isGone(endNs - 1n, this.#plan.throughMicros) ?? false;
+      if (lengths !== null && file.sizeBytes > 0 && !lengths.isSet(policy, lengthNs)) {
+        await writer.flush();
+        await lengths.set(policy, lengthNs, signal);
+      }
+      const isDropped = this.#isDropped(policy, endNs);
       for await (const block of blocksOfLines(readSnapshotFile(store, chunkKey, file))) {
         const points = countLines(block);
-        if (isGone) this.#expired += points;
+        if (isDropped) state.expired += points;
         else {
           await writer.addBlock(policy, block);
           state.points += points;
@@ -137,6 +153,12 @@ class Restore {
     return state.points;
   }
 
+  /** Whether the source itself had dropped by then what lies before `endNs`. */
+  #isDropped(name: string, endNs: bigint): boolean {
+    const policy = this.#plan.policies.find((one) => one.name === name);
+    return policy !== undefined && goneBy(this.#plan, policy)(endNs - 1n);
+  }
+
   async #noteLoaded(
     writer: PointWriter,
     state: InfluxdbRestoreState,
@@ -145,24 +167,23 @@ class Restore {
   ): Promise<void> {
     await writer.flush();
     state.files = files;
-    state.setAside = setAside.kept;
+    state.setAside = await setAside.keep();
     if (files === this.#slices.length) state.step = 'replay';
     await this.#states.write(state);
   }
 
-  async #replay(setAside: SetAside, spill: Spill): Promise<number> {
+  async #replay(setAside: SetAside, spill: Spill, lengths: ShardLengths | null): Promise<Replay> {
     const { progress, signal } = this.#request;
     const writer = this.#writer(setAside, (policy, precision, lines) => this.#spill(spill, policy, precision, lines));
     progress.begin('replaying the journal', null);
     const onPoints = (points: number) => progress.add(points);
-    const replay = new Replay({ plan: this.#plan, writer, setAside, onPoints, signal });
+    const replay = new Replay({ plan: this.#plan, writer, setAside, lengths, onPoints, signal });
     await replay.run();
     await writer.flush();
     await spill.flush();
     progress.end();
     crashPoint('restore-influxdb:after-replay');
-    this.#expired += replay.expired;
-    return replay.points;
+    return replay;
   }
 
   #writer(setAside: SetAside, onTaken: ConstructorParameters<typeof PointWriter>[0]['onTaken']): PointWriter {
@@ -196,16 +217,17 @@ class Restore {
       onPoints: (points) => progress.add(points),
       signal,
     });
-    const kept = new Map(this.#plan.policies.map((policy) => [policy.name, retentionOf(policy)]));
     for (const range of this.#ranges.all()) {
-      const isGone = kept.get(range.policy)?.isGone(range.endNs - 1n, this.#plan.throughMicros) ?? false;
-      const file = 'file' in range && !isGone ? range.file : null;
-      const isPlain = !spill.has(range) && file !== null;
+      const slices = 'slices' in range ? range.slices : [];
+      const files = slices.flatMap(({ file, policy, endNs }) =>
+        file === null || this.#isDropped(policy, endNs) ? [] : [file],
+      );
+      const isPlain = !spill.has(range) && slices.length === 1 && files.length === 1;
       const read = async function* () {
-        if (file !== null) yield* readSnapshotFile(store, chunkKey, file);
+        for (const file of files) yield* readSnapshotFile(store, chunkKey, file);
         yield* spill.read(range);
       };
-      const sizeBytes = (file?.sizeBytes ?? 0) + (await spill.sizeOf(range));
+      const sizeBytes = files.reduce((sum, file) => sum + file.sizeBytes, await spill.sizeOf(range));
       await verifier.compare({ range, sizeBytes, isPlain, read });
     }
     progress.end();
@@ -226,9 +248,9 @@ class Restore {
   #oldest(): Map<string, bigint> {
     const oldest = new Map<string, bigint>();
     for (const range of this.#ranges.all()) {
-      const isEmpty = 'file' in range && (range.file?.sizeBytes ?? 0) === 0;
+      const hasNone = 'slices' in range && range.slices.every(isEmpty);
       const known = oldest.get(range.policy);
-      if (!isEmpty && (known === undefined || range.endNs < known)) oldest.set(range.policy, range.endNs);
+      if (!hasNone && (known === undefined || range.endNs < known)) oldest.set(range.policy, range.endNs);
     }
     return oldest;
   }
@@ -250,9 +272,31 @@ function slicesOfPlan({ shards }: InfluxdbPlan): Slice[] {
     return slicesOf(shard).map((slice) => ({
       ...slice,
       policy: shard.policy,
+      shardNs: shard.endNs - shard.startNs,
       file: byPath.get(slicePath(shard, slice)) ?? null,
     }));
   });
+}
+
+/** A question costs much where there are many series, so slices without points are asked for together. */
+function stretchesOf(slices: readonly Slice[]): Stretch[] {
+  const stretches: Stretch[] = [];
+  const byTime = (a: Slice, b: Slice) => (a.startNs < b.startNs ? -1 : 1);
+  const ordered = slices.toSorted((a, b) => (a.policy === b.policy ? byTime(a, b) : a.policy < b.policy ? -1 : 1));
+  for (const slice of ordered) {
+    const { policy, startNs, endNs } = slice;
+    const last = stretches.at(-1);
+    const isBeside = last?.endNs === startNs && [last.slices.at(-1), slice].every(isEmpty);
+    if (last !== undefined && last.policy === policy && (last.endNs > startNs || isBeside)) {
+      last.slices.push(slice);
+      if (endNs > last.endNs) last.endNs = endNs;
+    } else stretches.push({ policy, startNs, endNs, slices: [slice] });
+  }
+  return stretches;
+}
+
+function isEmpty(slice: Slice | undefined): boolean {
+  return (slice?.file?.sizeBytes ?? 0) === 0;
 }
 
 /** The database's own queries, and users who may do anything with it. */

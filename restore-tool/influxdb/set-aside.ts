@@ -27,8 +27,12 @@ export class SetAside implements AsyncDisposable {
     return file;
   }
 
-  get kept(): { count: number; bytes: number } {
-    return { count: this.count, bytes: this.#bytes };
+  /** What is durable when this resolves. */
+  async keep(): Promise<{ count: number; bytes: number }> {
+    const kept = { count: this.count, bytes: this.#bytes };
+    await this.#writing;
+    await this.#handle?.sync();
+    return kept;
   }
 
   /** `line` without its newline. */

@@ -18,6 +18,8 @@ const schema = z.object({
   /** Files of the snapshot that are written, in their order. */
   files: z.number(),
   points: z.number(),
+  /** Points of theirs in shards that the retention policy had dropped by then, and that are not written. */
+  expired: z.number(),
   setAside: z.object({ count: z.number(), bytes: z.number() }),
   step: z.enum(['load', 'replay', 'done']),
 });
@@ -32,7 +34,9 @@ export class StateFile {
   }
 
   /** Null when there is none, or when the last one is done. Throws QZ2928 when another restore is under way there. */
-  async read(wanted: Omit<InfluxdbRestoreState, 'isOurs' | 'files' | 'points' | 'setAside' | 'step' | 'format'>) {
+  async read(
+    wanted: Omit<InfluxdbRestoreState, 'isOurs' | 'files' | 'points' | 'expired' | 'setAside' | 'step' | 'format'>,
+  ) {
     const text = await readFile(this.#path, 'utf8').catch(() => null);
     if (text === null) return null;
     const parsed = schema.safeParse(parse(text));

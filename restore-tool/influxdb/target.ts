@@ -40,6 +40,50 @@ export async function makeDatabase(
   }
 }
 
+/**
+ * How long the shards are that a policy makes. A field has one type in a shard, and may have another in the next: so what is
+ * restored is cut as it was at the source, also where the policy's shard duration was changed in the meantime.
+ */
+export class ShardLengths {
+  readonly #server: InfluxdbServer;
+  readonly #database: string;
+  readonly #present: Map<string, bigint>;
+
+  private constructor(server: InfluxdbServer, database: string, present: Map<string, bigint>) {
+    this.#server = server;
+    this.#database = database;
+    this.#present = present;
+  }
+
+  static async read(server: InfluxdbServer, database: string, signal: AbortSignal): Promise<ShardLengths> {
+    const policies = await readPolicies(server, database, signal);
+    return new ShardLengths(server, database, new Map(policies.map((policy) => [policy.name, shardNs(policy)])));
+  }
+
+  isSet(policy: string, lengthNs: bigint): boolean {
+    return this.#present.get(policy) === lengthNs;
+  }
+
+  areSet(policies: readonly RetentionPolicy[]): boolean {
+    return policies.every((policy) => this.isSet(policy.name, shardNs(policy)));
+  }
+
+  async setAll(policies: readonly RetentionPolicy[], signal: AbortSignal): Promise<void> {
+    for (const policy of policies) await this.set(policy.name, shardNs(policy), signal);
+  }
+
+  async set(policy: string, lengthNs: bigint, signal: AbortSignal): Promise<void> {
+    if (this.isSet(policy, lengthNs)) return;
+    const alter = `ALTER RETENTION POLICY ${identifier(policy)} ON ${identifier(this.#database)}`;
+    await this.#server.query(`${alter} SHARD DURATION ${lengthNs}ns`, signal);
+    this.#present.set(policy, lengthNs);
+  }
+}
+
+function shardNs({ shardGroupDuration }: RetentionPolicy): bigint {
+  return BigInt(durationMs(shardGroupDuration)) * 1_000_000n;
+}
+
 function withPolicy(policy: RetentionPolicy | undefined): string {
   if (policy === undefined) return '';
   const { shardGroupDuration, name } = policy;

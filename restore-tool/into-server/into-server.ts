@@ -13,6 +13,7 @@ import { atPlace } from '../../core/restore/place-error.ts';
 import { requireEqual } from '../../core/restore/replay.ts';
 import { startScratchServer, stopOrphan } from '../../core/restore/scratch-server.ts';
 import { replayOptions } from '../../core/restore/server-options.ts';
+import type { TargetPaths } from '../../core/restore/target.ts';
 import { isDone, type RestoreState, writeState } from '../restore/journal.ts';
 import { bytesOf, type Planned, RestoreSteps } from '../restore/steps.ts';
 import type { StepsRequest } from '../restore/types.ts';
@@ -53,19 +54,24 @@ export interface IntoServerReport {
 export async function restoreIntoServer(request: IntoServerRequest): Promise<IntoServerReport> {
   const { recipient } = request;
   const kind = `--into-server ${recipient.socketPath ?? `${recipient.host}:${recipient.port}`}`;
-  const steps = await RestoreSteps.open(request, kind);
-  return await new IntoServerRun(request, steps, kind).go();
+  const steps = await RestoreSteps.open(request, { kind, clear });
+  return await new IntoServerRun(request, steps).go();
+}
+
+async function clear(paths: TargetPaths): Promise<void> {
+  await forgetSecret(paths.into);
+  // Of a run that was killed while the server copied: it may have found an end without us.
+  await stopOrphan(paths);
+  await atPlace(paths.into, () => rm(paths.dataDir, { recursive: true, force: true }));
 }
 
 class IntoServerRun {
   readonly #request: IntoServerRequest;
   readonly #steps: RestoreSteps;
-  readonly #kind: string;
 
-  constructor(request: IntoServerRequest, steps: RestoreSteps, kind: string) {
+  constructor(request: IntoServerRequest, steps: RestoreSteps) {
     this.#request = request;
     this.#steps = steps;
-    this.#kind = kind;
   }
 
   async go(): Promise<IntoServerReport> {
@@ -73,7 +79,7 @@ class IntoServerRun {
     const plan = await steps.timed('plan', () => steps.plan());
     const { manifest, planned } = plan;
     if (steps.earlier === null) await this.#check(plan);
-    let state = steps.earlier ?? (await steps.begin(plan, { kind: this.#kind }, bytesOf(manifest)));
+    let state = steps.earlier ?? (await steps.begin(plan, bytesOf(manifest)));
     if (!isDone(state, 'fetched')) {
       await steps.timed('fetch', () => steps.fetch(manifest));
       state = await steps.reach(state, 'fetched');
@@ -136,11 +142,7 @@ class IntoServerRun {
       : await lookAgain(recipient, secret, { signal, logger });
     if (cloned === null && !isLast) cloned = await this.#getCloned(plan, state, secret);
     const facts = cloned === null ? unknownServer(recipient) : await this.#finish(cloned, plan, state);
-    await this.#steps.reach({ ...state, isCompared: true }, 'handed over');
-    await forgetSecret(into);
-    // Of a run that was killed while the server copied: it may have found an end without us.
-    await stopOrphan(this.#steps.paths);
-    await atPlace(into, () => rm(this.#steps.paths.dataDir, { recursive: true, force: true }));
+    await this.#steps.handOver({ ...state, isCompared: true });
     return facts;
   }
 

@@ -37,7 +37,11 @@ export interface TablesState {
   tied: string[] | null;
   /** Whether the files of other tables were left out of the fetch. */
   filesLeftOut: boolean;
+  /** What the folder holds is of an attempt that was given up, and is removed before anything is fetched. */
+  isGivenUp?: boolean;
   loads?: TableLoad[];
+  /** Rows of each table in the dump, once all of it is written and may have its name. */
+  dumped?: number[];
 }
 
 export interface RestoreState {
@@ -55,6 +59,8 @@ export interface RestoreState {
   isCompared?: boolean;
   /** The snapshot's events, read before the replay begins. */
   events?: EventRecord;
+  /** Of a server that was handed over: it lets clients in. */
+  isOpen?: boolean;
   step: RestoreStep;
 }
 
@@ -85,20 +91,31 @@ export function isDone(state: RestoreState, step: RestoreStep): boolean {
   return restoreSteps.indexOf(state.step) >= restoreSteps.indexOf(step);
 }
 
+type Asked = Pick<RestoreState, 'source' | 'to' | 'kind'>;
+
+export function isSame(state: RestoreState, wanted: Asked): boolean {
+  return state.source === wanted.source && state.to === wanted.to && state.kind === wanted.kind;
+}
+
+/** `pid`: of the server that runs there. */
+export function finished(into: string, state: RestoreState, pid: number | null) {
+  const { source, to, kind, isOpen } = state;
+  return configurationError(
+    'QZ2605',
+    `${into} holds a finished restore of ${source} to ${to}.`,
+    kind !== wholeServer
+      ? 'What was asked for was handed over; for another restore name another folder.'
+      : pid === null
+        ? 'Start that server by its my.cnf, or name another folder.'
+        : isOpen === true
+          ? `That server runs as process ${pid}; for another restore name another folder.`
+          : `It was killed at its last step, and its server (process ${pid}) may let no clients in: end it (kill ${pid}), and start it by its my.cnf.`,
+  );
+}
+
 /** QZ2602 unless the unfinished restore is the one that is asked for now. */
-export function requireSame(
-  into: string,
-  state: RestoreState,
-  wanted: { source: string; to: string; kind: string },
-): void {
-  if (isDone(state, 'handed over')) {
-    throw configurationError(
-      'QZ2605',
-      `${into} holds a finished restore of ${state.source} to ${state.to}.`,
-      'Start that server by its my.cnf, or name another folder.',
-    );
-  }
-  if (state.source === wanted.source && state.to === wanted.to && state.kind === wanted.kind) return;
+export function requireSame(into: string, state: RestoreState, wanted: Asked): void {
+  if (isSame(state, wanted)) return;
   throw configurationError(
     'QZ2602',
     `${into} holds an unfinished restore of ${named(state)}, not of ${named(wanted)}.`,
@@ -106,7 +123,7 @@ export function requireSame(
   );
 }
 
-function named({ source, to, kind }: { source: string; to: string; kind: string }): string {
+function named({ source, to, kind }: Asked): string {
   return `${source} to ${to}${kind && ` (${kind})`}`;
 }
 

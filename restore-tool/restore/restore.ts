@@ -14,14 +14,14 @@ import { startScratchServer } from '../../core/restore/scratch-server.ts';
 import { finalOptions, optionFileText, relayLogName } from '../../core/restore/server-options.ts';
 import { giveTo } from '../../core/restore/target.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
-import { isDone, type RestoreState, wholeServer } from './journal.ts';
+import { isDone, type RestoreState, wholeServer, writeState } from './journal.ts';
 import { lockedOut } from './logins.ts';
 import { bytesOf, type Planned, RestoreSteps } from './steps.ts';
 import type { RestoreReport, RestoreRequest } from './types.ts';
 
 /** Errors: QZ206x (the instant), QZ26xx (folder, mysqld), QZ341x (gaps), QZ35xx and QZ34xx (damage), QZ36xx, QZ46xx. */
 export async function restore(request: RestoreRequest): Promise<RestoreReport> {
-  const steps = await RestoreSteps.open(request, wholeServer);
+  const steps = await RestoreSteps.open(request, { kind: wholeServer, clear: async () => undefined });
   return await new RestoreRun(request, steps).go();
 }
 
@@ -38,7 +38,7 @@ class RestoreRun {
     const steps = this.#steps;
     const plan = await steps.timed('plan', () => steps.plan());
     const { manifest } = plan;
-    let state = steps.earlier ?? (await steps.begin(plan, { kind: wholeServer }, bytesOf(manifest)));
+    let state = steps.earlier ?? (await steps.begin(plan, bytesOf(manifest)));
     if (!isDone(state, 'fetched')) {
       await steps.timed('fetch', () => steps.fetch(manifest));
       state = await steps.reach(state, 'fetched');
@@ -91,9 +91,10 @@ class RestoreRun {
       await rm(join(paths.dataDir, journalName), { force: true });
       // Begun by us, and from now on opened by the server's own account.
       await giveTo(paths.errorLog, this.#steps.osUser);
-      await this.#steps.reach(state, 'handed over');
+      const last = await this.#steps.handOver(state);
       if (options['event-scheduler'] === 'ON') await connection.query('SET GLOBAL event_scheduler = ON');
       await connection.query('SET GLOBAL offline_mode = OFF');
+      await writeState(paths.into, { ...last, isOpen: true });
       isKept = this.#request.stop !== true;
       return {
         source: this.#steps.request.sourceName,

@@ -5,6 +5,7 @@
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
+import { crashPoint } from '../../core/errors/crash-points.ts';
 import { integrityError } from '../../core/errors/error.ts';
 import { ArchiveHistory } from '../../core/history/open.ts';
 import { neededFrom } from '../../core/history/path.ts';
@@ -16,13 +17,23 @@ import { fetchSnapshot } from '../../core/restore/fetch.ts';
 import { loadDump } from '../../core/restore/load-dump.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
 import { replay } from '../../core/restore/replay.ts';
-import { type ScratchOptions, startScratchServer } from '../../core/restore/scratch-server.ts';
+import { runningOn, type ScratchOptions, startScratchServer } from '../../core/restore/scratch-server.ts';
 import { freshServerId, layoutOptions, replayOptions } from '../../core/restore/server-options.ts';
 import { giveTo, pathsIn, requireReachable, requireRoom, type TargetPaths } from '../../core/restore/target.ts';
 import { requireVersion } from '../../core/restore/versions.ts';
 import { listCompleteSnapshots, readManifest } from '../../core/snapshot/manifest.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
-import { newState, type RestoreState, readState, requireSame, type TablesState, writeState } from './journal.ts';
+import {
+  finished,
+  isDone,
+  isSame,
+  newState,
+  type RestoreState,
+  readState,
+  requireSame,
+  type TablesState,
+  writeState,
+} from './journal.ts';
 import type { RestoreProgress, RestoreStep, StepsRequest } from './types.ts';
 
 /** What the archive says about this restore. */
@@ -30,6 +41,13 @@ export interface Planned {
   planned: PlannedCut;
   manifest: SnapshotManifest;
   source: HistorySource;
+}
+
+export interface RestoreShape {
+  /** What is asked for beside the instant, in the journal's words. */
+  kind: string;
+  /** Removes what nobody needs once it is handed over; again and again. */
+  clear: (paths: TargetPaths) => Promise<void>;
 }
 
 export class RestoreSteps {
@@ -42,30 +60,39 @@ export class RestoreSteps {
   readonly seconds: Record<string, number> = {};
   /** Replayed by this run. */
   transactions = 0;
+  readonly #shape: RestoreShape;
 
   private constructor(
     request: StepsRequest,
+    shape: RestoreShape,
     paths: TargetPaths,
     mysqld: Mysqld,
     osUser: string | undefined,
     earlier: RestoreState | null,
   ) {
     this.request = request;
+    this.#shape = shape;
     this.paths = paths;
     this.mysqld = mysqld;
     this.osUser = osUser;
     this.earlier = earlier;
   }
 
-  /** `kind`: what is asked for beside the instant, in the journal's words. QZ26xx when the folder or the machine is unfit. */
-  static async open(request: StepsRequest, kind: string): Promise<RestoreSteps> {
+  /** QZ26xx when the folder or the machine is unfit. */
+  static async open(request: StepsRequest, shape: RestoreShape): Promise<RestoreSteps> {
     const into = resolve(request.into);
+    const paths = pathsIn(into);
     const earlier = await readState(into);
-    if (earlier !== null) requireSame(into, earlier, { source: request.sourceName, to: request.to, kind });
+    const wanted = { source: request.sourceName, to: request.to, kind: shape.kind };
+    if (earlier !== null && isDone(earlier, 'handed over')) {
+      if (isSame(earlier, wanted)) await shape.clear(paths);
+      throw finished(into, earlier, await runningOn(paths));
+    }
+    if (earlier !== null) requireSame(into, earlier, wanted);
     const mysqld = await Mysqld.find(request.mysqldPath);
     const osUser = request.osUser ?? (await defaultOsUser());
     await requireReachable(into, osUser);
-    return new RestoreSteps(request, pathsIn(into), mysqld, osUser, earlier);
+    return new RestoreSteps(request, shape, paths, mysqld, osUser, earlier);
   }
 
   /** A continued restore goes to the cut it began with, whatever `latest` means by now. */
@@ -103,11 +130,7 @@ export class RestoreSteps {
   }
 
   /** Nothing is written before this. `wantedBytes`: of the snapshot's files. */
-  async begin(
-    { planned, manifest, source }: Planned,
-    more: { kind: string; tables?: TablesState },
-    wantedBytes: number,
-  ) {
+  async begin({ planned, manifest, source }: Planned, wantedBytes: number, tables?: TablesState) {
     const { into } = this.paths;
     const factor = manifest.engine === 'logical' ? 3 : 1;
     await requireRoom(into, wantedBytes * factor, source.totalBytes());
@@ -119,7 +142,8 @@ export class RestoreSteps {
       snapshot: manifest.id,
       cut: { generation, file, position, gtids: gtids.toString() },
       serverId: freshServerId(source.serverIds),
-      ...more,
+      kind: this.#shape.kind,
+      ...(tables === undefined ? {} : { tables }),
     });
     await writeState(into, state);
     await this.request.onStep?.('planned');
@@ -131,6 +155,14 @@ export class RestoreSteps {
     await writeState(this.paths.into, next);
     await this.request.onStep?.(step);
     return next;
+  }
+
+  /** The last step. Killed before all is cleared, the next run does that, and says that the restore is finished. */
+  async handOver(state: RestoreState): Promise<RestoreState> {
+    const last = await this.reach(state, 'handed over');
+    crashPoint('restore:handed-over');
+    await this.#shape.clear(this.paths);
+    return last;
   }
 
   /** `manifest` may name a part of the files only. */
@@ -158,7 +190,6 @@ export class RestoreSteps {
       dumpedVersion: manifest.serverVersion,
       onProgress: (done, total) => this.progress({ step: 'loading the dump', unit: 'bytes', done, total }),
     });
-    await atPlace(this.paths.into, () => rm(this.paths.dumpDir, { recursive: true, force: true }));
   }
 
   /** `filter`: see `ReplayOptions`. */
@@ -168,6 +199,8 @@ export class RestoreSteps {
     filter: string | null = null,
   ): Promise<RestoreState> {
     this.progress({ step: 'starting the server', unit: 'bytes', done: 0, total: null });
+    // Not before the journal says that it was loaded: killed in between, it would be loaded again.
+    await atPlace(this.paths.into, () => rm(this.paths.dumpDir, { recursive: true, force: true }));
     const server = await startScratchServer(this.scratch(replayOptions(manifest.settings, begun.serverId), null));
     let state = begun;
     try {

@@ -4,6 +4,7 @@ import { createWriteStream, type WriteStream } from 'node:fs';
 import { lstat, open, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { finished } from 'node:stream/promises';
+import { crashPoint } from '../../core/errors/crash-points.ts';
 import { configurationError } from '../../core/errors/error.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
@@ -26,12 +27,20 @@ export interface DumpOptions {
   about: readonly string[];
   signal: AbortSignal;
   onRows: (rows: number) => void;
+  /** All of it is durable, and only its name is still to come. */
+  beforeNamed: (counts: number[]) => Promise<void>;
 }
 
 /** QZ2613: a dump never overwrites. */
 export async function requireNoFile(file: string): Promise<void> {
   if ((await lstat(file).catch(() => null)) === null) return;
   throw configurationError('QZ2613', `${file} exists already.`, 'Name another file with --dump, or move it away.');
+}
+
+/** Whether it was written to its end: then nothing is there under the name that it has meanwhile. */
+export async function isNamed(file: string): Promise<boolean> {
+  const isThere = async (path: string) => (await lstat(path).catch(() => null)) !== null;
+  return (await isThere(file)) && !(await isThere(partialOf(file)));
 }
 
 /** Resolves to rows by table, in the order of `tables`. Begun again from nothing when it was killed. */
@@ -41,7 +50,7 @@ export async function writeDump(
   file: string,
   options: DumpOptions,
 ): Promise<number[]> {
-  const partial = `${file}.partial`;
+  const partial = partialOf(file);
   return await atPlace(dirname(file), async () => {
     const out = createWriteStream(partial, { mode: 0o600, flush: true });
     const ended = finished(out);
@@ -51,13 +60,19 @@ export async function writeDump(
       out.end();
       await ended;
       await requireNoFile(file);
+      await options.beforeNamed(counts);
       await rename(partial, file);
       await syncFolder(dirname(file));
+      crashPoint('restore:dump-named');
       return counts;
     } finally {
       out.destroy();
     }
   });
+}
+
+function partialOf(file: string): string {
+  return `${file}.partial`;
 }
 
 async function writeAll(

@@ -6,16 +6,18 @@
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { crashPoint } from '../../core/errors/crash-points.ts';
 import { configurationError, QazynaError } from '../../core/errors/error.ts';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
 import { atPlace } from '../../core/restore/place-error.ts';
 import { requireEqual } from '../../core/restore/replay.ts';
 import { type ScratchServer, startScratchServer } from '../../core/restore/scratch-server.ts';
 import { replayOptions } from '../../core/restore/server-options.ts';
+import type { TargetPaths } from '../../core/restore/target.ts';
 import type { SnapshotManifest } from '../../core/snapshot/types.ts';
 import { isDone, type RestoreState, type TableLoad, type TablesState, writeState } from '../restore/journal.ts';
 import { bytesOf, type Planned, RestoreSteps } from '../restore/steps.ts';
-import { requireNoFile, writeDump } from './dump-file.ts';
+import { isNamed, requireNoFile, writeDump } from './dump-file.ts';
 import { judgeHistory } from './judge.ts';
 import { loadTable, requireFree } from './load-into.ts';
 import { nameText, parseTables, type TableName, type TablePattern, TableScope } from './patterns.ts';
@@ -29,7 +31,7 @@ const longestName = 64;
 export async function restoreTables(request: TablesRequest): Promise<TablesReport> {
   const patterns = parseTables(request.tables);
   requireOneName(request, patterns);
-  const steps = await RestoreSteps.open(request, `--tables ${request.tables}`);
+  const steps = await RestoreSteps.open(request, { kind: `--tables ${request.tables}`, clear: removeData });
   const live = request.load === undefined ? null : await connectMysql(request.load.endpoint, request.signal);
   try {
     return await new TablesRun(request, steps, patterns, live).go();
@@ -116,7 +118,7 @@ class TablesRun {
       );
     }
     const wanted = tables.filesLeftOut ? partOf(plan.manifest, chosen) : plan.manifest;
-    return await this.#steps.begin(plan, { kind: `--tables ${this.#request.tables}`, tables }, bytesOf(wanted));
+    return await this.#steps.begin(plan, bytesOf(wanted), tables);
   }
 
   async #judge(plan: Planned, scope: TableScope, known?: (named: ReadonlySet<string>) => void): Promise<string> {
@@ -162,7 +164,7 @@ class TablesRun {
   async #bringOnce(plan: Planned, chosen: TableScope, begun: RestoreState): Promise<RestoreState> {
     const steps = this.#steps;
     const { manifest } = plan;
-    let state = begun;
+    let state = await this.#removeGivenUp(begun);
     let tables = tablesOf(state);
     const scope = chosen.with((tables.tied ?? []).map(splitName));
     const wanted = tables.filesLeftOut ? partOf(manifest, scope) : manifest;
@@ -208,18 +210,22 @@ class TablesRun {
     const why = change.because === undefined ? `foreign keys tie them to ${change.tied?.join(', ')}` : change.because;
     logger.warn(`the tables are fetched again: ${why}`, { component: 'tables' });
     onProgress?.({ step: 'fetching the snapshot', unit: 'bytes', done: 0, total: null });
-    // First the journal: a folder that was half removed is then fetched as a new one.
     const { events: _, ...rest } = state;
-    const next: RestoreState = { ...rest, step: 'planned', tables: { ...tablesOf(state), ...change } };
+    const tables = { ...tablesOf(state), ...change, isGivenUp: true };
+    const next: RestoreState = { ...rest, step: 'planned', tables };
     await writeState(this.#steps.paths.into, next);
-    await this.#removeData();
     return next;
   }
 
-  async #removeData(): Promise<void> {
-    const { into, dataDir, dumpDir } = this.#steps.paths;
-    await atPlace(into, () => rm(dataDir, { recursive: true, force: true }));
-    await atPlace(into, () => rm(dumpDir, { recursive: true, force: true }));
+  /** Noted only once all of it is gone: what is left, with its own journal of what was fetched, must not pass for the new attempt's. */
+  async #removeGivenUp(state: RestoreState): Promise<RestoreState> {
+    const { isGivenUp, ...tables } = tablesOf(state);
+    if (isGivenUp !== true) return state;
+    crashPoint('restore:before-clear');
+    await removeData(this.#steps.paths);
+    const next = { ...state, tables };
+    await writeState(this.#steps.paths.into, next);
+    return next;
   }
 
   async #handOver(plan: Planned, chosen: TableScope, state: RestoreState) {
@@ -230,10 +236,7 @@ class TablesRun {
       if (this.#dump !== null) return await this.#writeDump(server.connection, names, plan, state);
       return await this.#load(server.connection, names, state);
     });
-    const last = await this.#steps.reach(done.state, 'handed over');
-    // What is left of the server holds a part of the tables only: nobody is to take it for the whole.
-    await this.#removeData();
-    return { tables: done.tables, state: last };
+    return { tables: done.tables, state: await this.#steps.handOver(done.state) };
   }
 
   async #foundTables(connection: MysqlConnection, manifest: SnapshotManifest, chosen: TableScope) {
@@ -248,27 +251,37 @@ class TablesRun {
     return names;
   }
 
-  async #writeDump(connection: MysqlConnection, names: TableName[], plan: Planned, state: RestoreState) {
-    const { request } = this.#steps;
+  async #writeDump(connection: MysqlConnection, names: TableName[], plan: Planned, begun: RestoreState) {
     const file = this.#dump ?? '';
+    let state = begun;
+    let counts = tablesOf(state).dumped;
+    if (counts === undefined || !(await isNamed(file)))
+      counts = await writeDump(connection, names, file, {
+        ...this.#dumpOptions(names, plan),
+        beforeNamed: async (dumped) => {
+          state = { ...state, tables: { ...tablesOf(state), dumped } };
+          await writeState(this.#steps.paths.into, state);
+        },
+      });
+    const tables = names.map(
+      (name, index): RestoredTable => ({ table: nameText(name), rows: counts[index] ?? 0, loadedAs: null }),
+    );
+    return { tables, state };
+  }
+
+  #dumpOptions(names: TableName[], plan: Planned) {
+    const { request } = this.#steps;
     let rows = 0;
     const about = [
       `qazyna: ${names.map(nameText).join(', ')} of ${request.sourceName}`,
       `as of ${request.to}: up to ${plan.planned.cut.lastGtid || 'the snapshot'}, MySQL ${plan.manifest.serverVersion}`,
       'Existing tables of these names make it fail; views, routines and events are not in it.',
     ].map((line) => line.replaceAll(/[\r\n]/g, ' '));
-    const counts = await writeDump(connection, names, file, {
-      about,
-      signal: request.signal,
-      onRows: (more) => {
-        rows += more;
-        this.#steps.progress({ step: 'writing the dump', unit: 'rows', done: rows, total: null });
-      },
-    });
-    const tables = names.map(
-      (name, index): RestoredTable => ({ table: nameText(name), rows: counts[index] ?? 0, loadedAs: null }),
-    );
-    return { tables, state };
+    const onRows = (more: number) => {
+      rows += more;
+      this.#steps.progress({ step: 'writing the dump', unit: 'rows', done: rows, total: null });
+    };
+    return { about, signal: request.signal, onRows };
   }
 
   async #load(scratch: MysqlConnection, names: TableName[], begun: RestoreState) {
@@ -336,6 +349,12 @@ class TablesRun {
       await server.stop();
     }
   }
+}
+
+/** What is left of the server may hold a part of the tables only: nobody is to take it for the whole. */
+async function removeData({ into, dataDir, dumpDir }: TargetPaths): Promise<void> {
+  await atPlace(into, () => rm(dataDir, { recursive: true, force: true }));
+  await atPlace(into, () => rm(dumpDir, { recursive: true, force: true }));
 }
 
 const everything = { replay: 'everything', filesLeftOut: false, tied: null } as const;

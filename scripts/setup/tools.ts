@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { configurationError } from '../../core/errors/error.ts';
+import { configurationError, QazynaError } from '../../core/errors/error.ts';
 import { isExecutable, mysqlVersion, programsOnPath } from '../../core/mysql/program.ts';
 import { type PackageChoice, run, unpackPackages } from './apt.ts';
 import { cachePath, ensureFolder, openCache, type Say, sayOnStderr } from './cache.ts';
@@ -40,7 +40,7 @@ const isMysql = async (path: string) => (await mysqlVersion(path)) !== null;
 const hasStreamBuiltIn = async (path: string) =>
   /--with-stream(?!\S)/.test(await run('sh', ['-c', '"$0" -V 2>&1', path]).catch(() => ''));
 
-/** Tests are of 1.8: the API that they need is not in earlier ones, and 2.x is another program. */
+/** Most tests are of 1.8; 2.x is another program. */
 const isInfluxdb1 = async (path: string) => /InfluxDB v?1\.8\./.test(await run(path, ['version']).catch(() => ''));
 
 /** Those of ops/recover: `cryptography`, and one of the ways to zstd. */
@@ -87,6 +87,14 @@ const packages: Record<string, ToolPackage> = {
   },
   versitygw: built('versitygw', versitygwVersion, anyProgram),
   influxd: built('influxd', influxdbVersion, isInfluxdb1),
+  'influxdb-1.6': {
+    edition: 1,
+    programs: ['influxd-1.6'],
+    accepts: anyProgram,
+    // Distributions have stayed with this one; what a later suite may come to hold is another.
+    fetch: (folder, say) => unpackPackages([['influxdb']], join(folder, 'prefix'), say, 'own'),
+    launcher: (_name, folder) => unpackedLauncher('influxd', join(folder, 'prefix')),
+  },
   telegraf: built('telegraf', telegrafVersion, anyProgram),
 };
 
@@ -117,17 +125,12 @@ function unpacked(
       await unpackPackages(choices, prefix, say);
       for (const name of programs) await programIn(prefix, name);
     },
-    launcher: async (name, folder) => {
-      const prefix = join(folder, 'prefix');
-      return launcherText(
-        name,
-        prefix,
-        await programIn(prefix, name),
-        await loaderIn(prefix),
-        await librariesIn(prefix),
-      );
-    },
+    launcher: (name, folder) => unpackedLauncher(name, join(folder, 'prefix')),
   };
+}
+
+async function unpackedLauncher(name: string, prefix: string): Promise<string> {
+  return launcherText(name, prefix, await programIn(prefix, name), await loaderIn(prefix), await librariesIn(prefix));
 }
 
 export interface Tools {
@@ -148,6 +151,16 @@ export async function ensureTools(names: readonly string[], say: Say = sayOnStde
   const fetched = Object.values(paths).some((file) => dirname(file) === cachePath('bin'));
   const missing = fetched && !path.split(':').includes(cachePath('bin'));
   return { paths, env: { ...process.env, PATH: missing ? `${cachePath('bin')}:${path}` : path } };
+}
+
+/** Path of one that not every distribution has; null where this one has not. Errors otherwise as above. */
+export async function findTool(name: string, say: Say = sayOnStderr): Promise<string | null> {
+  try {
+    return await ensureTool(name, say);
+  } catch (error) {
+    if (error instanceof QazynaError && error.code === 'QZ2807') return null;
+    throw error;
+  }
 }
 
 async function ensureTool(name: string, say: Say): Promise<string> {

@@ -4,12 +4,13 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { Lab } from '../lab/lab.ts';
+import { peakRssBytes } from '../lab/processes.ts';
 import { connected, executedSet, RunningDaemon, verb } from '../lab/running.ts';
 
 const rowMegabytes = 900;
@@ -76,17 +77,11 @@ test('a file beyond 4 GB, of one transaction with events near 1 GB', async () =>
   expect(await sha256(output)).toBe(await sha256(original));
   const planned = await verb(['plan', '--to', 'latest', '--config', lab.configFile, '--json']);
   expect(planned.stdout).toContain((await executedSet(source)).toString());
-  expect(await peakRssBytes(daemon.pid)).toBeLessThan(maxRssBytes);
+  expect(peakRssBytes(daemon.pid)).toBeLessThan(maxRssBytes);
 }, 900_000);
 
 async function sha256(path: string): Promise<string> {
   const sum = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 1024 * 1024 })) sum.update(chunk as Buffer);
   return sum.digest('hex');
-}
-
-/** VmHWM of proc_pid_status(5). */
-async function peakRssBytes(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8');
-  return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
 }

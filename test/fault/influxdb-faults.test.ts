@@ -74,6 +74,17 @@ test('answers that are cut short: no snapshot of a part, an alarm, and a whole o
   await untilAlarm('influxdb.syslog:snapshot', false);
 }, 180_000);
 
+test('answers that break off in their midst: an alarm, and the capture goes on once they do not', async () => {
+  // What it asks each second takes several now: reset meanwhile, and refused.
+  await proxy.set({ kind: 'throttle', bytesPerSecond: 1500 });
+  await sleep(2500);
+  await proxy.set({ kind: 'refuse' });
+  await untilAlarm('influxdb.syslog:server', true);
+  await proxy.set({ kind: 'pass' });
+  await untilAlarm('influxdb.syslog:server', false);
+  expect((await world.status())?.service.state).toBe('running');
+}, 60_000);
+
 test('a server that is down, then slow: an alarm, and all that it took meanwhile comes in', async () => {
   await world.influxdb.kill();
   await untilAlarm('influxdb.syslog:server', true);

@@ -60,7 +60,7 @@ export function describeKilled(what: string, options: LabOptions, points: readon
       });
       for (const point of [...points, ...commonPoints]) {
         const daemon = new RunningDaemon(lab, { QZ_CRASH_AT: point });
-        const code = await Promise.race([daemon.end(null), sleep(20_000, 'alive' as const, { ref: false })]);
+        const code = await Promise.race([daemon.end(null), sleep(60_000, 'alive' as const, { ref: false })]);
         if (code !== -1) await daemon.end('SIGKILL');
         expect({ point, code }).toEqual({ point, code: -1 });
       }

@@ -1,5 +1,6 @@
 /** A restore from an archive (its URL) that says where it is, one line a step, and stands still at the step it is told: to be killed there. */
 import { openStore } from '../../core/archive/open.ts';
+import { QazynaError } from '../../core/errors/error.ts';
 import { parseInstant } from '../../core/history/instant.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { restoreIntoServer } from '../../restore-tool/into-server/into-server.ts';
@@ -48,4 +49,9 @@ async function run(): Promise<object> {
   return await restoreIntoServer({ ...request, recipient, listen: { host: '127.0.0.1', port: 0 } });
 }
 
-process.stdout.write(`${JSON.stringify(await run())}\n`);
+try {
+  process.stdout.write(`${JSON.stringify(await run())}\n`);
+} catch (error) {
+  if (!(error instanceof QazynaError)) throw error;
+  process.stdout.write(`refused with ${error.code}\n`);
+}

@@ -3,7 +3,7 @@
  * is done; from a folder, and from a bucket that holds the same.
  */
 import { spawn } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { openStore } from '../../core/archive/open.ts';
@@ -33,7 +33,15 @@ beforeAll(async () => {
     await connection.query(`CREATE TABLE d.${table} (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(40))`);
     await connection.query(`INSERT INTO d.${table} (v) VALUES (UUID()), (UUID())`);
   }
+  // A view that shows it needs a table that only comes later.
+  await connection.query('CREATE DATABASE later');
+  await connection.query('CREATE DATABASE seen');
+  await connection.query('CREATE TABLE seen.t (id INT PRIMARY KEY)');
   await lab.snapshot('clone');
+  await connection.query('CREATE TABLE later.t (id INT PRIMARY KEY)');
+  await connection.query('INSERT INTO later.t VALUES (1), (2)');
+  await connection.query('CREATE VIEW seen.v AS SELECT * FROM later.t');
+  await connection.query('INSERT INTO seen.t SELECT * FROM seen.v');
   for (let row = 0; row < rows; row++)
     await connection.query(`INSERT INTO d.${row % 2 ? 't' : 'other'} (v) VALUES (UUID())`);
   await connection.query('UPDATE d.u SET v = 7');
@@ -51,20 +59,23 @@ afterAll(async () => {
 interface Run {
   kind: Kind;
   into: string;
+  tables?: string;
   /** Of the server that gets the tables; '': a dump. */
   liveSocket?: string;
   /** Of the server that is restored into. */
   port?: number;
 }
 
-/** Runs until it says `halt`, then SIGKILL; 'done' when it never does. */
+/** Runs until it says `halt`, then SIGKILL: 'killed'; 'done' when it never does, or else the last that it said. */
 async function run(
-  { kind, into, liveSocket = '', port = 0 }: Run,
+  { kind, into, tables = 'd.t,d.u', liveSocket = '', port = 0 }: Run,
   halt: string,
-): Promise<'killed' | 'done' | 'failed'> {
-  const where = port === 0 ? ['d.t,d.u', liveSocket] : ['', '', String(port)];
+  environment: NodeJS.ProcessEnv = {},
+): Promise<string> {
+  const where = port === 0 ? [tables, liveSocket] : ['', '', String(port)];
   const args = [child, from[kind], madeSource, into, 'latest', halt, ...where];
-  const process_ = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const env = { ...process.env, ...environment };
+  const process_ = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'], env });
   let said = '';
   process_.stdout.setEncoding('utf8').on('data', (text: string) => {
     said += text;
@@ -72,11 +83,21 @@ async function run(
   });
   const by = await new Promise((resolve) => process_.once('close', (_code, signal) => resolve(signal)));
   if (by === 'SIGKILL') return 'killed';
-  return said.trim().split('\n').at(-1)?.startsWith('{') ? 'done' : 'failed';
+  const last = said.trim().split('\n').at(-1) ?? '';
+  return last.startsWith('{') ? 'done' : last;
 }
 
 /** Every second step from the folder, the others from the bucket. */
 const halved = (kind: Kind, steps: readonly string[]) => steps.filter((_, at) => kinds[at % 2] === kind);
+
+const atTheEnd = { QZ_CRASH_AT: 'restore:handed-over' };
+
+/** Killed once it was handed over: the next run removes what is left, and says that it is finished. */
+async function expectCleared(shape: Run, left: readonly string[]): Promise<void> {
+  expect(await readdir(shape.into)).toContain('data');
+  expect(await run(shape, 'nowhere')).toBe('refused with QZ2605');
+  expect((await readdir(shape.into)).sort()).toEqual(['.qazyna-restore.json', ...left]);
+}
 
 const common = ['planned', 'fetching the snapshot', 'fetched', 'loaded', 'replaying', 'replayed'];
 
@@ -87,7 +108,9 @@ describe.each(kinds)('from a %s, a restore of tables, killed at each step in tur
       expect([halt, await run({ kind, into }, halt)]).toEqual([halt, 'killed']);
       expect(await readFile(join(into, 'tables.sql')).catch(() => null)).toBeNull();
     }
-    expect(await run({ kind, into }, 'nowhere')).toBe('done');
+    expect(await run({ kind, into }, 'nowhere', { QZ_CRASH_AT: 'restore:dump-named' })).toBe('killed');
+    expect(await run({ kind, into }, 'nowhere', atTheEnd)).toBe('killed');
+    await expectCleared({ kind, into }, ['error.log', 'tables.sql']);
     const text = await readFile(join(into, 'tables.sql'), 'utf8');
     expect(text).toMatch(/-- Dump completed\n$/);
     expect(text.match(/^\(\d+,/gm)).toHaveLength(rows / 2 + 4);
@@ -117,8 +140,14 @@ describe.each(kinds)('from a %s, a restore into a running server, killed at each
       expect([halt, await run(shape, halt)]).toEqual([halt, 'killed']);
     // The server copies on without whoever asked it to: the next run may find it done, or still at it (QZ4630).
     const last = kind === 'folder' ? 'waiting for the server to come back' : 'nowhere';
-    for (let runs = 1, how = await run(shape, last); how !== 'done'; runs += 1, how = await run(shape, 'nowhere'))
+    const journal = join(shape.into, '.qazyna-restore.json');
+    const isHandedOver = async () => (await readFile(journal, 'utf8')).includes('"step": "handed over"');
+    await run(shape, last, atTheEnd);
+    for (let runs = 1; !(await isHandedOver()); runs += 1) {
       expect(runs).toBeLessThan(3);
+      await run(shape, 'nowhere', atTheEnd);
+    }
+    await expectCleared(shape, ['error.log']);
     expect(await mysqldsOn(shape.into)).toEqual([]);
     const connection = await server.connect();
     const sql = 'CHECKSUM TABLE d.t, d.u, d.other';
@@ -130,3 +159,10 @@ describe.each(kinds)('from a %s, a restore into a running server, killed at each
     await connection.close();
   }, 240_000);
 });
+
+test('a restore of tables that a filter made fail, killed before what was fetched for it is removed: begun again all the same', async () => {
+  const shape = { kind: 'folder' as const, into: join(await servers.folder(), 'into'), tables: 'seen.*' };
+  expect(await run(shape, 'nowhere', { QZ_CRASH_AT: 'restore:before-clear' })).toBe('killed');
+  expect(await run(shape, 'nowhere')).toBe('done');
+  expect((await readFile(join(shape.into, 'tables.sql'), 'utf8')).match(/^\(\d+\)/gm)).toEqual(['(1)', '(2)']);
+}, 180_000);

@@ -5,6 +5,7 @@
 import { randomFillSync } from 'node:crypto';
 import { openDirectoryStore } from '../../core/archive/directory.ts';
 import { storeFiles } from '../integration/snapshot-files.ts';
+import { peakRssBytes } from '../lab/processes.ts';
 
 const [gibibytes = '1', ...archives] = process.argv.slice(2);
 const stores = [];
@@ -23,4 +24,4 @@ await storeFiles(stores, [
     },
   },
 ]);
-process.stdout.write(`${Math.round((process.resourceUsage().maxRSS * 1024 - loadedBytes) / 1e6)}\n`);
+process.stdout.write(`${Math.round((peakRssBytes() - loadedBytes) / 1e6)}\n`);

@@ -190,8 +190,8 @@ test('1 GiB into two archives takes a bounded amount of memory', async () => {
   const { by, stdout } = await child('snapshot-memory-child.ts', ['1', ...roots]);
   expect(by).toBe(0);
   expect(Number(stdout)).toBeGreaterThan(20);
-  // A quarter of what is packed. As an installed program has it, it is some 80 MB, more on a busy machine.
-  expect(Number(stdout)).toBeLessThan(256);
+  // An eighth of what is packed; it is some 80 MB, also on a busy machine.
+  expect(Number(stdout)).toBeLessThan(128);
 }, 120_000);
 
 async function run(program: string, args: readonly string[]): Promise<void> {

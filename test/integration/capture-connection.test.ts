@@ -1,7 +1,11 @@
 import { writeFile } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { connectMysql, type MysqlEndpoint, type MysqlTls } from '../../core/mysql/connection.ts';
+import { authenticate, connectMysql, type MysqlEndpoint, type MysqlTls } from '../../core/mysql/connection.ts';
+import { binlogDumpCommand } from '../../core/mysql/packets.ts';
+import { binlogStatus } from '../../core/mysql/source-facts.ts';
 import { selfSignedCertificate } from '../../core/stream/certificate.ts';
 import { CaptureLab, Recording } from './capture-lab.ts';
 
@@ -70,6 +74,26 @@ describe('connections', () => {
     }
     const [atOnce = 0, withRests = 0] = entries;
     expect(atOnce).toBeGreaterThan(2 * withRests);
+  });
+
+  test.each(['disabled', 'required'] as const)('while it is paused, next to nothing is read (TLS %s)', async (mode) => {
+    const connection = await authenticate(over({ mode }), signal, true);
+    await connection.query("SET @source_binlog_checksum = 'CRC32'");
+    const { file, position } = await binlogStatus(connection);
+    let received = 0;
+    const socket = connection.takeSocket(() => received++) as Socket;
+    socket.write(binlogDumpCommand({ file, position, serverId: 4711, nonBlocking: false }));
+    socket.resume();
+    while (received === 0) await sleep(10);
+    await sleep(200);
+    socket.pause();
+    const before = socket.bytesRead;
+    for (let n = 0; n < 100; n++) await lab.sql(`INSERT INTO s.small (n) VALUES (${n})`);
+    const whileItIsPaused = socket.bytesRead - before;
+    socket.resume();
+    while (socket.bytesRead - before < 100 * 200) await sleep(10);
+    socket.destroy();
+    expect(whileItIsPaused).toBeLessThan(1000);
   });
 
   test('certificates: trusted, unknown, for another host, missing files', async () => {

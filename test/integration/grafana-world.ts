@@ -11,6 +11,9 @@ import { RunningDaemon, type VerbResult, verb } from '../lab/running.ts';
 export interface GrafanaWorldOptions extends StandInOptions {
   /** Where the agent looks for Grafana, e.g. through a proxy; else at the stand-in itself. */
   urlFor?: (grafana: GrafanaStandIn) => Promise<string>;
+  /** Null: as often as it is by default. */
+  checkEvery?: string | null;
+  archives?: readonly string[];
 }
 
 /** What `restore grafana --json` says. */
@@ -32,26 +35,31 @@ export class GrafanaWorld implements AsyncDisposable {
     this.httpPort = httpPort;
   }
 
-  static async start({ urlFor, ...options }: GrafanaWorldOptions = {}): Promise<GrafanaWorld> {
+  static async start({
+    urlFor,
+    checkEvery = '300ms',
+    archives = ['onsite'],
+    ...options
+  }: GrafanaWorldOptions = {}): Promise<GrafanaWorld> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-grafana-world-'));
     const grafana = await GrafanaStandIn.start(options);
     const world = new GrafanaWorld(grafana, dir, await labPort());
     const tokens = (options.organizations ?? [{ id: 1, token: grafana.token }]).map(({ id, token }) => ({ id, token }));
     for (const { id, token } of tokens) await world.writeToken(token, id);
     const more = tokens.slice(1).map(({ id }) => world.tokenFile(id));
+    const places = archives.map((name) => `${name}: { url: "file://${dir}/${name}", failure_domain: other_host }`);
     await writeFile(
       world.configFile,
       `
 source: { name: agama }
 log: { local: { dir: "${dir}/log" } }
-archives: { onsite: { url: "file://${dir}/onsite", failure_domain: other_host } }
+archives: { ${places.join(', ')} }
 grafana:
   - name: main
     url: "${(await urlFor?.(grafana)) ?? grafana.url}"
     token_file: "${world.tokenFile(1)}"
     more_token_files: ${JSON.stringify(more)}
-    check_every: 300ms
-http: { listen: "127.0.0.1:${world.httpPort}" }
+${checkEvery === null ? '' : `    check_every: ${checkEvery}\n`}http: { listen: "127.0.0.1:${world.httpPort}" }
 `,
     );
     return world;

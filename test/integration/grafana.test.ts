@@ -22,7 +22,9 @@ let last = '';
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'qazyna-grafana-'));
-  world = await GrafanaWorld.start({ organizations });
+  // Under a path, as behind Nginx (configure-grafana: `serve_from_sub_path`).
+  const urlFor = ({ url }: GrafanaStandIn) => Promise.resolve(`${url}/`);
+  world = await GrafanaWorld.start({ organizations, prefix: '/tools/grafana', urlFor });
   await furnish(world.grafana);
   await save(
     world.grafana,
@@ -226,6 +228,8 @@ test('several organizations are known again by their names', async () => {
   expect(twin.room(7).store.dashboards.size).toBe(0);
   const one = await restore(files[0]);
   expect([one.code, one.stderr]).toEqual([2, expect.stringContaining('QZ2958')]);
+  const asked = ['restore', 'grafana', '--to', 'latest', '--url', `${twin.url}/?orgId=8`, '--token-file', 'x'];
+  expect((await world.verb(asked)).stderr).toContain('QZ2968');
 }, 120_000);
 
 test('what is provisioned from files is refused by name', async () => {

@@ -16,6 +16,8 @@ export interface WorldOptions extends InfluxdbLabOptions {
   urlFor?: (influxdb: InfluxdbLab) => Promise<string>;
   /** Further keys of the configuration, as YAML. */
   more?: string;
+  /** Made as an administrator before anything is asked; for a server with `auth-enabled`. */
+  account?: { user: string; password: string };
 }
 
 export class InfluxdbWorld implements AsyncDisposable {
@@ -24,20 +26,32 @@ export class InfluxdbWorld implements AsyncDisposable {
   readonly configFile: string;
   readonly httpPort: number;
   readonly ingestPort: number;
+  readonly account: WorldOptions['account'];
   #daemon: RunningDaemon | null = null;
 
-  private constructor(influxdb: InfluxdbLab, dir: string, httpPort: number, ingestPort: number) {
+  private constructor(
+    influxdb: InfluxdbLab,
+    dir: string,
+    { httpPort, ingestPort }: { httpPort: number; ingestPort: number },
+    account: WorldOptions['account'],
+  ) {
     this.influxdb = influxdb;
     this.dir = dir;
+    this.account = account;
     this.configFile = join(dir, 'qazyna.yaml');
     this.httpPort = httpPort;
     this.ingestPort = ingestPort;
   }
 
-  static async start({ databases, urlFor, more = '', ...options }: WorldOptions): Promise<InfluxdbWorld> {
+  static async start({ databases, urlFor, more = '', account, ...options }: WorldOptions): Promise<InfluxdbWorld> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-influxdb-world-'));
     const influxdb = await InfluxdbLab.start({ ...options, dir: join(dir, 'influxdb') });
-    const world = new InfluxdbWorld(influxdb, dir, await labPort(), await labPort());
+    const ports = { httpPort: await labPort(), ingestPort: await labPort() };
+    const world = new InfluxdbWorld(influxdb, dir, ports, account);
+    if (account !== undefined) {
+      await writeFile(world.passwordFile, account.password, { mode: 0o600 });
+      await world.query(`CREATE USER ${account.user} WITH PASSWORD '${account.password}' WITH ALL PRIVILEGES`);
+    }
     const yaml = `
 source: { name: agama }
 log: { local: { dir: "${dir}/log" } }
@@ -48,10 +62,20 @@ influxdb:
     listen: "127.0.0.1:${world.ingestPort}"
     databases: ${JSON.stringify(databases)}
     check_every: 1s
-http: { listen: "127.0.0.1:${world.httpPort}" }
+${account === undefined ? '' : `    user: ${account.user}\n    password_file: ${world.passwordFile}\n`}http: { listen: "127.0.0.1:${world.httpPort}" }
 ${more}`;
     await writeFile(world.configFile, yaml);
     return world;
+  }
+
+  get passwordFile(): string {
+    return join(this.dir, 'password');
+  }
+
+  get #headers(): Record<string, string> {
+    if (this.account === undefined) return {};
+    const { user, password } = this.account;
+    return { authorization: `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}` };
   }
 
   get daemon(): RunningDaemon {
@@ -64,10 +88,12 @@ ${more}`;
     return this.#daemon;
   }
 
-  async query(text: string, database = ''): Promise<string> {
-    const response = await fetch(`${this.influxdb.url}/query?epoch=ns&db=${encodeURIComponent(database)}`, {
+  /** `url`: of another server than the one that is protected. */
+  async query(text: string, database = '', url = this.influxdb.url): Promise<string> {
+    const response = await fetch(`${url}/query?epoch=ns&chunked=true&db=${encodeURIComponent(database)}`, {
       method: 'POST',
       body: new URLSearchParams({ q: text }),
+      headers: this.#headers,
     });
     const body = await response.text();
     if (/"error"/.test(body)) throw new Error(`${text}: ${body}`);
@@ -81,7 +107,11 @@ ${more}`;
     { precision = 'ns', rp = '' } = {},
   ): Promise<{ status: number; reason: string }> {
     const parameters = new URLSearchParams({ db: database, precision, rp });
-    const response = await fetch(`${this.influxdb.url}/write?${parameters}`, { method: 'POST', body: lines });
+    const response = await fetch(`${this.influxdb.url}/write?${parameters}`, {
+      method: 'POST',
+      body: lines,
+      headers: this.#headers,
+    });
     return { status: response.status, reason: await response.text() };
   }
 
@@ -145,26 +175,29 @@ ${more}`;
     environment: NodeJS.ProcessEnv = {},
   ): Promise<{ code: number | null; report: InfluxdbRestoreReport; error: string }> {
     const work = join(this.dir, `work-${args[args.indexOf('--database') + 1]}`);
-    const place = ['--from', `file://${this.dir}/onsite`, '--url', this.influxdb.url, '--work', work];
+    const user = this.account === undefined ? [] : ['--user', this.account.user, '--password-file', this.passwordFile];
+    const url = args.includes('--url') ? [] : ['--url', this.influxdb.url];
+    const place = ['--from', `file://${this.dir}/onsite`, ...url, ...user, '--work', work];
     const { code, stdout, stderr } = await verb(['restore', 'influxdb', ...args, ...place, '--json'], environment);
     const told = stdout === '' ? {} : (JSON.parse(stdout) as { restore?: InfluxdbRestoreReport });
     return { code, report: told.restore as InfluxdbRestoreReport, error: stderr };
   }
 
   /** All points of a database, as InfluxDB itself prints them: another way than the one that backup and restore go. */
-  async content(database: string): Promise<string[]> {
-    const names = JSON.parse(await this.query(`SHOW MEASUREMENTS ON "${database}"`)) as {
+  async content(database: string, url = this.influxdb.url): Promise<string[]> {
+    const names = JSON.parse(await this.query(`SHOW MEASUREMENTS ON "${database}"`, '', url)) as {
       results: { series?: { values: [string][] }[] }[];
     };
     const measurements = (names.results[0]?.series?.[0]?.values ?? []).map(([name]) => name).sort();
-    const policies = JSON.parse(await this.query(`SHOW RETENTION POLICIES ON "${database}"`)) as {
+    const policies = JSON.parse(await this.query(`SHOW RETENTION POLICIES ON "${database}"`, '', url)) as {
       results: { series?: { values: [string][] }[] }[];
     };
     const content: string[] = [];
     for (const [policy] of policies.results[0]?.series?.[0]?.values ?? []) {
       for (const name of measurements) {
-        const quoted = name.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
-        const text = await this.query(`SELECT * FROM "${database}"."${policy}"."${quoted}" GROUP BY *`);
+        const quoted = `"${name.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')}"`;
+        const place = /[\0\r]/.test(name) ? `/^${name.replace(/[\0\r]/g, '.')}$/` : quoted;
+        const text = await this.query(`SELECT * FROM "${database}"."${policy}".${place} GROUP BY *`, '', url);
         if (text.includes('"series"')) content.push(`${policy} ${text}`);
       }
     }

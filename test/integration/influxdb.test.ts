@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { InfluxdbWorld } from './influxdb-world.ts';
 
-const databases = ['nasty', 'past', 'storm'];
+const databases = ['nasty', 'past', 'cut', 'storm'];
 let world: InfluxdbWorld;
 
 beforeAll(async () => {
@@ -13,11 +13,32 @@ beforeAll(async () => {
   world = await InfluxdbWorld.start({ databases, settings });
   for (const name of databases) await world.query(`CREATE DATABASE "${name}"`);
   await world.query('CREATE RETENTION POLICY "two weeks" ON "nasty" DURATION 336h REPLICATION 1 SHARD DURATION 24h');
+  await writeChangingTypes();
 }, 120_000);
 
 afterAll(() => world[Symbol.asyncDispose]());
 
 const at = 1_700_000_000_000_000_000n;
+const dayNs = 86_400_000_000_000n;
+
+async function alterChanging(how: string): Promise<void> {
+  await world.query(`ALTER RETENTION POLICY changing ON "cut" ${how}`);
+}
+
+async function writeChanging(line: string): Promise<void> {
+  expect(await world.write('cut', line, { rp: 'changing' })).toMatchObject({ status: 204 });
+}
+
+/** A field has one type in a shard: where shards are cut otherwise, one of its values is refused. */
+async function writeChangingTypes(): Promise<void> {
+  await world.query('CREATE RETENTION POLICY changing ON "cut" DURATION INF REPLICATION 1 SHARD DURATION 1d');
+  await writeChanging(`kind v="text" ${at}`);
+  await writeChanging(`kind v=true ${at + dayNs}`);
+  await writeChanging(`kind v=1.5 ${at + 63n * dayNs}`);
+  await alterChanging('SHARD DURATION 7d');
+  // A shard of that week, which overlaps the one of that day.
+  await writeChanging(`kind v=2.5 ${at + 66n * dayNs}`);
+}
 const nowNs = () => `${Date.now()}000000`;
 
 /** Taken or not, as InfluxDB 1.8 says; those that it takes must come back. */
@@ -32,10 +53,13 @@ const nasty: [line: string | Buffer, isTaken: boolean][] = [
   [`we\\ ir\\,d,t\\ a\\=g=v\\,al\\ ue\\=x fi\\ eld\\,\\=k=1i ${at}`, true],
   [`samename,v=tag v=2 ${at}`, true],
   [`emptytag,t= v=1 ${at}`, false],
+  [`control\0\rs,t=a\0\r v="\0\r" ${at}`, true],
   [`time,t=a time=1 ${at}`, false],
+  [`timed,t=a time=1,v=1 ${at}`, true],
   [Buffer.from(`bad\xff,t\xfe=v\xfd f="\xc3\x28" ${at}`, 'latin1'), true],
-  [`"quoted",t="q" v="x" ${at}`, true],
+  [`"quoted",t="q" v="x","f"=1i ${at}`, true],
   [`early v=1 -1000000000`, true],
+  ['ends v=1 -9223372036854775806\nends v=2 9223372036854775806', true],
   [`sparse a=1 ${at}\nsparse b=2i ${at}\nsparse c="3" ${at + 1n}`, true],
   [`order v=3 ${at + 30n}\norder v=1 ${at + 10n}\norder v=2 ${at + 20n}`, true],
   [`twice v=1 ${at}\ntwice v=2 ${at}`, true],
@@ -108,6 +132,33 @@ test('an instant of the past, before points were changed and deleted; an existin
   ]);
   expect([again.code, again.error]).toEqual([2, expect.stringContaining('QZ2927')]);
   expect(await world.content('past_then')).toEqual(wanted);
+}, 180_000);
+
+test('a policy whose shards became longer and then shorter, and that keeps points for less long than it did', async () => {
+  await alterChanging('SHARD DURATION 1d');
+  await world.daemon.end('SIGTERM');
+  world.startAgent();
+  await world.untilCaught();
+  await writeChanging(`kind v=7i ${at + 100n * dayNs}`);
+  await writeChanging(`kind v=8.5 ${at + 101n * dayNs}`);
+  // Where two shards overlap.
+  await writeChanging(`kind v=1.75 ${at + 63n * dayNs + 1n}`);
+  // Accepted while the policy kept all, and still there now that it does not.
+  const oldNs = BigInt(Date.now() - 7 * 86_400_000 - 600_000) * 1_000_000n;
+  await writeChanging(`late v=1 ${oldNs}`);
+  await alterChanging('DURATION 168h SHARD DURATION 168h');
+  await world.untilCaught();
+  const { code, report, error } = await world.restore([
+    '--to',
+    'latest',
+    '--from-database',
+    'cut',
+    '--database',
+    'cut_again',
+  ]);
+  expect([code, error.replace(/^.*points.*$/gm, '').trim()]).toEqual([0, '']);
+  expect(report).toMatchObject({ expired: 0, setAside: 0, verified: { missing: 0, different: 0, unexpected: 0 } });
+  await world.expectSame('cut', 'cut_again');
 }, 180_000);
 
 test('an agent killed, an InfluxDB restarted, and a flood beyond what a subscription holds back: in the end nothing is missing', async () => {

@@ -64,6 +64,11 @@ async function until(what: string, holds: () => boolean | Promise<boolean>): Pro
   }
 }
 
+/** On a busy machine a broker may be taken for dead for a moment, also by itself: its sessions are short. */
+async function untilAnswered(port = 0): Promise<void> {
+  await until(`a broker at port ${port}`, async () => (await brokersKnownTo(port, 5_000)) === 1);
+}
+
 describe('the lab with Kafka and S3', () => {
   test('up, killed service by service, mended, down: everything stays where clients look for it', async () => {
     const up = lab('up', '--json', '--kafka', '1', '--s3', '--faults');
@@ -85,14 +90,14 @@ describe('the lab with Kafka and S3', () => {
     await kill('kafka');
     expect(lab('status')).toMatchObject({ status: 5, stdout: expect.stringContaining('kafka does not run\n') });
     expect(JSON.parse(lab('up', '--json').stdout)).toEqual(facts);
-    expect(await brokersKnownTo(broker?.advertised ?? 0, 5_000)).toBe(1);
+    await untilAnswered(broker?.advertised);
 
     await kill('faults');
     await kill('s3');
     expect(lab('status').status).toBe(5);
     expect(JSON.parse(lab('up', '--json').stdout)).toEqual(facts);
     expect((await fetch(facts.s3.endpoint)).status).toBe(403);
-    expect(await brokersKnownTo(broker?.advertised ?? 0, 5_000)).toBe(1);
+    await untilAnswered(broker?.advertised);
     expect(parseConfig(facts.config, readFileSync(facts.config, 'utf8'))).toEqual(config);
     expect(lab('status').status).toBe(0);
 
@@ -152,9 +157,11 @@ describe('the lab with Kafka and S3', () => {
     const [ports] = brokerPorts(facts.kafka);
     const known = () => brokersKnownTo(ports?.advertised ?? 0, answerMs);
     await faults.set('kafka', { kind: 'blackhole' });
-    expect([await known(), await brokersKnownTo(ports?.internal ?? 0, 5_000)]).toEqual([0, 1]);
+    expect(await known()).toBe(0);
+    await untilAnswered(ports?.internal);
+    expect(await known()).toBe(0);
     await faults.set('kafka', { kind: 'pass' });
-    expect(await brokersKnownTo(ports?.advertised ?? 0, 5_000)).toBe(1);
+    await untilAnswered(ports?.advertised);
 
     const refused = faults.set('kafka', { kind: 'status', status: 500 });
     await expect(refused).rejects.toThrow('kafka does not speak HTTP');

@@ -53,9 +53,9 @@ function status(): Promise<StatusSnapshot> {
   });
 }
 
-function pushTo(bucket: string, waitingMaxBytes?: number) {
+function pushTo(database: string, waitingMaxBytes?: number) {
   const alarms = new Alarms(logger);
-  const sender = openSender({ url: influxdb.url, org: '', bucket, token: '' });
+  const sender = openSender({ url: influxdb.url, database, account: '' });
   const bound = waitingMaxBytes === undefined ? {} : { waitingMaxBytes };
   return { alarms, push: new MetricsPush({ sender, status, everyMs: 1000, alarms, logger, ...bound }) };
 }

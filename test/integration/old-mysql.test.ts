@@ -8,13 +8,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { StatusReport } from '../../agent/http/status.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import { freePort } from '../../core/mysql/mysqld.ts';
+import { pathsIn } from '../../core/restore/target.ts';
 import { openFilesSource } from '../../core/stream/files-source.ts';
 import { startStreamServer } from '../../core/stream/server.ts';
+import { ServerProcess } from '../../standby/server-process.ts';
 import { fingerprint } from '../lab/fingerprint.ts';
 import { hasOldMysql, OldMysql, oldMysqld } from '../lab/old-mysql.ts';
+import { labPort } from '../lab/ports.ts';
 import { connected, endServer, executedSet, RunningDaemon, verb } from '../lab/running.ts';
 
 const plain = [
@@ -54,6 +58,8 @@ const later = [
   'FLUSH BINARY LOGS',
 ];
 
+const follows = ({ standby }: StatusReport) => standby?.replication === 'following' && standby.behindTransactions === 0;
+
 interface Found {
   code: string;
   severity: string;
@@ -87,7 +93,7 @@ interface Found {
     await rm(dir, { recursive: true, force: true });
   }, 120_000);
 
-  async function configure(engine: 'clone' | 'logical'): Promise<void> {
+  async function configure(engine: 'clone' | 'logical', more = ''): Promise<void> {
     const lines = [
       'source:',
       '  name: old',
@@ -98,12 +104,36 @@ interface Found {
       `    password_file: ${join(dir, 'password')}`,
       '    tls: { mode: required }',
       `log: { local: { dir: ${join(dir, 'log')} } }`,
-      `archives: { onsite: { url: "file://${join(dir, 'archive')}" } }`,
+      `archives: { onsite: { url: "file://${join(dir, 'archive')}", failure_domain: other_host } }`,
       `snapshots: { engine: ${engine}, scratch_dir: ${join(dir, 'scratch')} }`,
       `http: { listen: "127.0.0.1:${place.httpPort}" }`,
+      more,
       '',
     ];
     await writeFile(place.configFile, lines.join('\n'));
+  }
+
+  /** A host of a pair that meets in the archive. */
+  async function hostOf(name: string, { primaryPort, mysqld }: { primaryPort: number | null; mysqld?: string }) {
+    const at = { dir: join(dir, name), configFile: join(dir, `${name}.yaml`) };
+    const [port, httpPort] = [await labPort(), await labPort()];
+    const program = mysqld === undefined ? '' : `mysqld: ${mysqld}, `;
+    const text = (await readFile(place.configFile, 'utf8'))
+      .replace(
+        /^standby:.*$/m,
+        `standby: { dir: ${at.dir}, ${program}bind: "127.0.0.1:${port}", listen: "127.0.0.1:0" }`,
+      )
+      .replace(`port: ${source.handle.port}`, `port: ${primaryPort}`)
+      .replace(join(dir, 'log'), join(dir, `${name}-log`))
+      .replace(`127.0.0.1:${place.httpPort}`, `127.0.0.1:${httpPort}`);
+    await writeFile(at.configFile, text);
+    const run = new RunningDaemon({ ...at, httpPort }, {}, ['standby']);
+    const end = async () => {
+      await run.end('SIGKILL');
+      const pid = await new ServerProcess(pathsIn(at.dir)).find();
+      if (pid !== null) await endServer(pid);
+    };
+    return { ...at, port, run, end };
   }
 
   async function doctor(...more: string[]) {
@@ -175,6 +205,26 @@ interface Found {
     await server.close();
   }, 120_000);
 
+  test('where it has no plugin to make commits wait, that is said, and an agent does not begin', async () => {
+    const text = await readFile(place.configFile, 'utf8');
+    const awaited = join(dir, 'awaited.yaml');
+    const changed = text
+      .replace('name: old\n', 'name: old\n  acknowledge_after: onsite\n')
+      .replace(join(dir, 'log'), join(dir, 'awaited'))
+      .replace(`:${place.httpPort}"`, ':0"');
+    await writeFile(awaited, changed);
+    const found = await verb(['doctor', '--json', '--config', awaited]);
+    const { findings } = JSON.parse(found.stdout) as { findings: Found[] };
+    expect(findings).toContainEqual(expect.objectContaining({ code: 'QZ2141', severity: 'fail' }));
+    const fixed = await verb(['doctor', '--fix', '--admin-socket', source.handle.socket, '--config', awaited]);
+    expect(fixed.code).toBe(2);
+    expect(fixed.stderr).toMatch(/QZ2145: .*\(8\.0\.15\) cannot make commits wait: .*semisync_master\.so/);
+    await daemon?.end('SIGTERM');
+    const begun = await verb(['run', '--config', awaited]);
+    expect([begun.code, begun.stderr]).toEqual([2, expect.stringContaining('QZ2141')]);
+    daemon = new RunningDaemon(place);
+  }, 120_000);
+
   test('follows the stream server as a stock replica, through idle times', async () => {
     const rows = await source.connection.query('SHOW BINARY LOGS');
     const names = rows.map((row) => String(row.Log_name)).slice(0, -1);
@@ -212,6 +262,38 @@ interface Found {
       await stream.close();
     }
   }, 120_000);
+
+  test('a pair of it is upgraded by a switchover to a standby of the present version, which it may not follow', async () => {
+    await daemon?.end('SIGTERM');
+    await configure('logical', `standby: { dir: ${join(dir, 'no-standby')} }`);
+    daemon = new RunningDaemon(place);
+    const one = await hostOf('one', { primaryPort: source.handle.port, mysqld: await oldMysqld() });
+    const two = await hostOf('two', { primaryPort: one.port });
+    try {
+      await Promise.all([one, two].map(({ run }) => run.until('following', follows)));
+      await daemon.end('SIGTERM');
+      await source.handle.kill();
+      expect(await verb(['promote', '--old-primary-is-off', '--config', one.configFile])).toMatchObject({ code: 0 });
+      await one.run.until('the primary', ({ standby }) => standby?.isWritable === true);
+      const first = await connected({ ...source.root, socketPath: pathsIn(one.dir).socket });
+      await first.query('CALL app.add_part(10)');
+      const before = { executed: await executedSet(first), facts: await facts(first) };
+      await two.run.until('following', follows);
+      expect(await verb(['switchover', '--config', two.configFile])).toMatchObject({ code: 0 });
+      await two.run.until('the primary', ({ standby }) => standby?.isWritable === true);
+      const second = await connected({ ...source.root, socketPath: pathsIn(two.dir).socket });
+      expect((await executedSet(second)).containsAll(before.executed)).toBe(true);
+      expect(await facts(second)).toEqual(before.facts);
+      await second.query('CALL app.add_part(11)');
+      await one.run.until('the reason', ({ alarms }) => alarms.some(({ code }) => code === 'QZ2720'));
+      const rejoined = await verb(['rejoin', '--config', one.configFile]);
+      expect([rejoined.code, rejoined.stderr]).toEqual([2, expect.stringContaining('QZ2720')]);
+      expect((await executedSet(second)).containsAll(await executedSet(first))).toBe(true);
+      for (const server of [first, second]) await server.close();
+    } finally {
+      for (const host of [one, two]) await host.end();
+    }
+  }, 240_000);
 });
 
 async function sha256(file: string): Promise<string> {
@@ -225,7 +307,9 @@ async function sha256(file: string): Promise<string> {
  * a role, which nobody logs in by, is each server's default.
  */
 async function facts(server: MysqlConnection): Promise<unknown[]> {
-  const lines = (await fingerprint(server)).filter((line) => !/^(rows|grant qazyna|account reader)/.test(line));
+  const lines = (await fingerprint(server)).filter(
+    (line) => !/^(rows|grant qazyna|account (reader|qazyna_standby))/.test(line),
+  );
   const alike = lines.map((line) =>
     line.replace(/\bint\(11\)/g, 'int').replace(" /*!80016 DEFAULT ENCRYPTION='N' */", ''),
   );

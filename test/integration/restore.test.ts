@@ -118,7 +118,11 @@ describe('a restore, from a clone to the middle, from a dump to the end', () => 
       expect((await readdir(report.dataDir)).filter((file) => /qazyna/.test(file))).toEqual([]);
       expect((await readdir(report.into)).sort()).toEqual(expectedFiles);
       // Again into the same folder: it is finished, and stays untouched.
-      await expect(restore(lab.request(report.into, to))).rejects.toMatchObject({ code: 'QZ2605', exitCode: 2 });
+      await expect(restore(lab.request(report.into, to))).rejects.toMatchObject({
+        code: 'QZ2605',
+        exitCode: 2,
+        hint: expect.stringContaining(`runs as process ${report.pid}`),
+      });
     },
     120_000,
   );

@@ -43,11 +43,11 @@ describe('snapshots in S3', () => {
       if (number % 7 === 0) return { kind: 'status', status: 503, code: 'SlowDown' };
       return number % 5 === 0 && kind !== undefined ? { kind } : { kind: 'pass' };
     };
-    const first = await takeSnapshot(request(lab, source, { offsite: store }, { patienceMs: 30_000 }));
+    const first = await takeSnapshot(request(lab, source, { offsite: store }, { patienceMs: 90_000 }));
     expect(first.archives.map(({ error }) => error)).toEqual([null]);
     expect(proxy.seen.length).toBeGreaterThan(20);
     await connection.query('UPDATE bulk.first SET s = LEFT(SHA2(RAND(), 256), 32) ORDER BY id DESC LIMIT 100');
-    const second = await takeSnapshot(request(lab, source, { offsite: store }, { patienceMs: 30_000 }));
+    const second = await takeSnapshot(request(lab, source, { offsite: store }, { patienceMs: 90_000 }));
     const [before, after] = [first.archives[0]?.newBytes ?? 0, second.archives[0]?.newBytes ?? 0];
     expect(after).toBeGreaterThan(0);
     // How much less is the server's doing, which still flushes and purges behind the load.
@@ -59,5 +59,5 @@ describe('snapshots in S3', () => {
     const dir = join(lab.dir, 'restored');
     await fetchSnapshot(reader, await newestManifest(reader), dir, { signal });
     expect(await fingerprint(await lab.connect(await lab.start('restored', dir)))).toEqual(expected);
-  }, 180_000);
+  }, 300_000);
 });

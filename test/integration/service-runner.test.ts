@@ -42,6 +42,7 @@ class Lines implements CapturedService {
   readonly state = 'running';
   readonly counters = { lines_total: 0 };
   readonly snapshots = { everyMs: 0, running: false };
+  readonly seenMicros = null;
   readonly said: string[] = [];
   readonly #before: (run: number) => void;
   #runs = 0;

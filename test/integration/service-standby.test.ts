@@ -269,6 +269,16 @@ http: { listen: "127.0.0.1:${httpPort}" }
     180_000,
   );
 
+  test('after a power cut its socket’s lock may name another process of its account: it is started all the same', async () => {
+    await done('systemd-run', '--uid=mysql', '--unit=other.service', 'sleep', '600');
+    await systemctl('stop', 'qazyna-standby.service');
+    await systemctl('kill', '--signal=SIGKILL', 'qazyna-mysqld.service');
+    await done('sh', '-c', `echo ${await mainPid('other.service')} > ${standbyDir}/mysql.sock.lock`);
+    await systemctl('start', 'qazyna-standby.service');
+    await follows(21);
+    await systemctl('stop', 'other.service');
+  }, 180_000);
+
   test('a snapshot is taken here', async () => {
     const { output } = await done(node, qazyna, 'snapshot', 'take', '--json');
     const { snapshot } = JSON.parse(output.slice(output.indexOf('\n{') + 1));

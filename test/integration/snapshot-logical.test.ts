@@ -266,6 +266,9 @@ const findOutput = 'for a in "$@"; do case "$a" in --outputdir=*) out=$(echo "$a
 
 const findSeat = 'seat=$(grep -o \'qz[.][^.]*[.]0[.]mydumper[.]0\' "$(echo "$1" | cut -d= -f2-)" | head -1)';
 
+/** Seen once in some hundred dumps of mydumper 0.10, and handled as any failure of it: then it has not come to what is tried here. */
+const itsOwnFault = /mydumper failed .*: No database selected/;
+
 describe('mysqldump makes the snapshot instead', () => {
   test.each([
     ['lacks an option', 'REAL "$@" | grep -v omit-from-file', /does not know --omit-from-file/],
@@ -291,11 +294,17 @@ describe('mysqldump makes the snapshot instead', () => {
       `${asksOnly}; ${findSeat}; REAL "$@"; exec CLIENT "$1" --init-command="DO GET_LOCK('$seat', 0)" -e 'DO SLEEP(100)'`,
       /reads nothing any more, and does not end/,
     ],
+    [
+      'does not end, and keeps a connection that has read',
+      `${asksOnly}; ${findSeat}; REAL "$@"; f=$(mktemp -u); mkfifo $f; exec 3<> $f; rm $f; exec CLIENT "$1" --init-command="DO GET_LOCK('\${seat%0}2', 0)" <&3`,
+      /reads nothing any more, and does not end/,
+    ],
     ['opens more connections than known', `${asksOnly}; exec REAL "$@" --threads=3`, /NO_SEAT_IS_FREE/],
   ])(
     'when mydumper %s',
     async (_what, script, reason) => {
-      const report = await withMydumper(script, () => take());
+      let report = await withMydumper(script, () => take());
+      if (itsOwnFault.test(lines.join('\n'))) report = await withMydumper(script, () => take());
       expect(lines.join('\n')).toMatch(reason);
       expect(report.madeBy).toMatch(/^mysqldump /);
       expect(await newestFiles()).toEqual(['dump.sql']);

@@ -2,6 +2,7 @@
  * What a standby's stream server gives to stock replicas besides its own server, and what it tells those that it can never
  * serve (rows 35 and 36); both in the middle of an event as it is killed (row 3); its own server as one that was away for longer than the brokers keep anything, and beyond repair.
  */
+import { existsSync } from 'node:fs';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -215,7 +216,13 @@ test('its own server lacks what nobody holds any more: filled anew, killed and s
   await standby.end('SIGKILL');
   const state = JSON.parse(await readFile(stateFile, 'utf8'));
   await writeFile(stateFile, JSON.stringify({ ...state, filledAtMs: 0 }));
+  standby.start({ QZ_CRASH_AT: 'standby:before-clear' });
+  expect(await standby.end(null)).toBe(-1);
+  // Nothing of the old copy may be taken for what was fetched.
+  const remnant = join(standby.dir, 'data/remnant');
+  await writeFile(remnant, 'of the old copy');
   standby.start();
+  await poll('the old copy is gone', async () => (existsSync(remnant) ? null : true));
   const step = async () => JSON.parse(await readFile(stateFile, 'utf8')).step;
   await poll('it is being filled', async () =>
     (await step()) === 'filling' && (await sizeOf(standby)) > 1_000_000 ? true : null,

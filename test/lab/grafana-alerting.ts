@@ -52,7 +52,7 @@ export class GrafanaAlerting {
     const key = `${folderUid}/${title}`;
     const held = this.groups.get(key)?.rules ?? [];
     const isForeign = held.some(({ provenance }) => provenance === 'file' || (provenance === 'api' && isFree));
-    if (isForeign) return failed(409, 'cannot change provenance');
+    if (isForeign) return belongsToApi();
     const saved = (rules as Body[]).map((rule) => ({
       ...rule,
       id: Number(held.find(({ uid }) => uid === rule.uid)?.id ?? 100 + this.groups.size),
@@ -79,7 +79,7 @@ export class GrafanaAlerting {
     const found = this.contactPoints.get(key);
     if (uid === null && found !== undefined) return failed(400, 'contact point with that uid already exists');
     if (uid !== null && found === undefined) return failed(404, 'contact point not found');
-    if (isHeld(found, isFree)) return failed(409, 'cannot change provenance');
+    if (isHeld(found, isFree)) return belongsToApi();
     const before = (found?.settings ?? {}) as Body;
     const settings = Object.fromEntries(
       Object.entries(content.settings as Body).map(([name, value]) => [
@@ -93,7 +93,7 @@ export class GrafanaAlerting {
 
   /** `PUT …/policies`: the tree is replaced; every receiver in it must be there. */
   savePolicies(tree: Body, isFree: boolean): Answer {
-    if (isHeld(this.policies, isFree)) return failed(409, 'cannot change provenance');
+    if (isHeld(this.policies, isFree)) return belongsToApi();
     const names = new Set([...this.contactPoints.values()].map(({ name }) => name));
     const missing = receiversOf(tree).find((name) => !names.has(name));
     if (missing !== undefined) return failed(400, `invalid object specification: receiver '${missing}' does not exist`);
@@ -106,17 +106,19 @@ export class GrafanaAlerting {
     const found = this.muteTimings.get(key);
     if (name === null && found !== undefined) return failed(400, 'a mute timing with this name already exists');
     if (name !== null && found === undefined) return failed(404, 'mute timing not found');
-    if (isHeld(found, isFree)) return failed(409, 'cannot change provenance');
+    if (isHeld(found, isFree)) return belongsToApi();
     this.muteTimings.set(key, { ...content, name: key, ...provenance(isFree) });
     return ok(this.muteTimings.get(key), name === null ? 201 : 202);
   }
 
   saveTemplate(name: string, { template }: Body, isFree: boolean): Answer {
-    if (isHeld(this.templates.get(name), isFree)) return failed(409, 'cannot change provenance');
+    if (isHeld(this.templates.get(name), isFree)) return belongsToApi();
     this.templates.set(name, { name, template, ...provenance(isFree) });
     return ok(this.templates.get(name), 202);
   }
 }
+
+const belongsToApi = () => failed(409, "cannot change provenance from 'api' to ''");
 
 function hide(settings: Body): Body {
   return Object.fromEntries(

@@ -2,13 +2,16 @@
  * What the stand-in for a Grafana keeps of one organization, and how it answers for folders, dashboards, data sources and
  * library panels. The pages that say so, below grafana.com/docs/grafana/latest/developers/http_api/, are named at each part.
  */
+
 import { randomUUID } from 'node:crypto';
+import type { RateLimit } from './grafana-limit.ts';
 
 export type Body = { [key: string]: unknown };
 
 export interface Answer {
   status: number;
   body: unknown;
+  headers?: Record<string, string>;
 }
 
 export const ok = (body: unknown, status = 200): Answer => ({ status, body });
@@ -16,6 +19,27 @@ export const failed = (status: number, message: string, more: Body = {}): Answer
   status,
   body: { message, ...more },
 });
+
+/** What a server does wrong, for as long as it is set. */
+export interface StandInFaults {
+  /** Requests above it are answered with 429. */
+  limit?: RateLimit;
+  /** Lists show so many of their objects only; not those that are asked for by a name. */
+  shortLists?: number;
+  /** Paths that begin so are answered with this status. */
+  refuse?: { path: string; status: number };
+  /** The body ends so many bytes before it should, and nothing says that it does: a proxy that cuts. */
+  cutBytes?: number;
+  delayMs?: number;
+  /** From 11.6 on: of a dashboard's versions so many at once, the rest by their `continueToken` (grafana/grafana#131881). */
+  versionsAtOnce?: number;
+  /** Folders have no versions, as in some 10 with nested ones (grafana/grafana#59298). */
+  foldersWithoutVersions?: boolean;
+  /** Dashboards of the second schema are refused by the older API, as some 12 do (esnet/gdg#467). */
+  refusesSecondSchema?: boolean;
+  /** `expired`: every token is refused. `other`: it leads to another organization, as behind a proxy that was changed. */
+  tokens?: 'expired' | 'other';
+}
 
 interface Folder {
   id: number;
@@ -59,6 +83,7 @@ export class GrafanaStore {
   readonly resources = new Map<string, { apiVersion: string; spec: Body; resourceVersion: string }>();
   readonly teams: { id: number; name: string }[] = [];
   readonly users: { userId: number; login: string }[] = [{ userId: 1, login: 'admin' }];
+  readonly #madeIn = new Map<string, unknown>();
   #nextId = 1;
 
   constructor(org: number, name: string) {
@@ -241,8 +266,14 @@ export class GrafanaStore {
     const stored = found?.apiVersion.replace(/^.*\//, '') ?? 'v1beta1';
     const isAsStored = stored === version;
     const spec = isAsStored && found !== undefined ? found.spec : dashboard.versions.at(-1)?.data;
-    const annotations = dashboard.folderUid === '' ? {} : { 'grafana.app/folder': dashboard.folderUid };
-    const metadata = { name: uid, resourceVersion: found?.resourceVersion ?? '1', annotations };
+    const newest = dashboard.versions.at(-1);
+    const annotations = {
+      ...(dashboard.folderUid === '' ? {} : { 'grafana.app/folder': dashboard.folderUid }),
+      'grafana.app/updatedBy': newest?.createdBy,
+      'grafana.app/updatedTimestamp': newest?.created,
+    };
+    const resourceVersion = found?.resourceVersion ?? '1';
+    const metadata = { name: uid, resourceVersion, generation: newest?.version, annotations };
     const status = isAsStored ? {} : { conversion: { failed: true, storedVersion: stored } };
     return ok({ apiVersion: `dashboard.grafana.app/${version}`, kind: 'Dashboard', metadata, spec, status });
   }
@@ -323,10 +354,13 @@ export class GrafanaStore {
     return ok({ datasource: this.datasource(key).body as Body, message: 'Datasource added', name: content.name });
   }
 
-  /** library_element: `GET /api/library-elements`, pages from 1. */
+  /** library_element: `GET /api/library-elements`, pages from 1. In the folder where each was made (grafana/grafana#123242). */
   libraryPage(perPage: number, page: number): Answer {
     const all = [...this.libraryElements.values()];
-    const elements = all.slice((page - 1) * perPage, page * perPage);
+    const elements = all.slice((page - 1) * perPage, page * perPage).map((one) => {
+      const folderUid = this.#madeIn.get(String(one.uid)) ?? '';
+      return { ...one, folderUid, meta: { ...(one.meta as Body), folderUid } };
+    });
     return ok({ result: { totalCount: all.length, page, perPage, elements } });
   }
 
@@ -353,6 +387,7 @@ export class GrafanaStore {
     };
     const about = { type: model.type ?? '', description: model.description ?? '' };
     const own = { id: found?.id ?? this.id(), orgId: this.org, uid: key, version: Number(found?.version ?? 0) + 1 };
+    if (found === undefined) this.#madeIn.set(key, content.folderUid);
     this.libraryElements.set(key, { ...found, ...content, model, ...about, ...own, meta: saved });
     return this.libraryElement(key);
   }

@@ -9,28 +9,19 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GrafanaAlerting } from './grafana-alerting.ts';
-import { type Answer, type Body, failed, GrafanaStore, ok } from './grafana-store.ts';
+import { type Answer, type Body, failed, GrafanaStore, ok, type StandInFaults } from './grafana-store.ts';
 import { labPort } from './ports.ts';
 
 const host = '127.0.0.1';
 
 export interface StandInOptions {
   port?: number;
+  /** Of the path below which it is served (`serve_from_sub_path`); all else is 404. */
+  prefix?: string;
   version?: string;
+  /** configure-grafana, auth.anonymous: `hide_version`. */
+  hidesVersion?: boolean;
   organizations?: readonly { id: number; name: string; token: string }[];
-}
-
-/** What a server does wrong, for as long as it is set. */
-export interface StandInFaults {
-  /** Lists show so many of their objects only; not those that are asked for by a name. */
-  shortLists?: number;
-  /** Paths that begin so are answered with this status. */
-  refuse?: { path: string; status: number };
-  /** The body ends so many bytes before it should, and nothing says that it does: a proxy that cuts. */
-  cutBytes?: number;
-  delayMs?: number;
-  /** `expired`: every token is refused. `other`: it leads to another organization, as behind a proxy that was changed. */
-  tokens?: 'expired' | 'other';
 }
 
 interface Room {
@@ -47,6 +38,9 @@ interface Asked {
   isFree: boolean;
   /** From 12 on. */
   isNew: boolean;
+  /** Before 11. */
+  isOld: boolean;
+  faults: StandInFaults;
 }
 
 type Handler = (asked: Asked) => Answer;
@@ -58,12 +52,19 @@ export class GrafanaStandIn implements AsyncDisposable {
   requests = 0;
   readonly port: number;
   readonly version: string;
+  readonly #prefix: string;
+  readonly #hidesVersion: boolean;
   readonly #rooms = new Map<string, Room>();
   #server: Server | null = null;
 
-  private constructor(port: number, { version = '11.2.0', organizations }: StandInOptions) {
+  private constructor(
+    port: number,
+    { prefix = '', version = '11.2.0', hidesVersion = false, organizations }: StandInOptions,
+  ) {
     this.port = port;
+    this.#prefix = prefix;
     this.version = version;
+    this.#hidesVersion = hidesVersion;
     for (const { id, name, token } of organizations ?? [{ id: 1, name: 'Main Org.', token: 'glsa_one' }])
       this.#rooms.set(token, { store: new GrafanaStore(id, name), alerting: new GrafanaAlerting(id) });
   }
@@ -75,7 +76,7 @@ export class GrafanaStandIn implements AsyncDisposable {
   }
 
   get url(): string {
-    return `http://${host}:${this.port}`;
+    return `http://${host}:${this.port}${this.#prefix}`;
   }
 
   /** Of the first organization. */
@@ -143,21 +144,25 @@ export class GrafanaStandIn implements AsyncDisposable {
     this.requests += 1;
     const parts: Buffer[] = [];
     for await (const part of request) parts.push(part as Buffer);
-    const { delayMs = 0, cutBytes = 0 } = this.faults;
+    const { delayMs = 0, cutBytes = 0, limit } = this.faults;
     if (delayMs > 0) await sleep(delayMs, undefined, { ref: false });
-    const { status, body } = this.#answer(request, Buffer.concat(parts).toString('utf8'));
+    const limited = limit?.refusal(`${request.method} ${request.url}`);
+    const { status, body, headers } = limited ?? this.#answer(request, Buffer.concat(parts).toString('utf8'));
     const text = Buffer.from(JSON.stringify(body));
-    response.writeHead(status, { 'content-type': 'application/json' });
+    response.writeHead(status, { 'content-type': 'application/json', ...headers });
     response.end(text.subarray(0, Math.max(0, text.length - cutBytes)));
   }
 
   #answer(request: IncomingMessage, text: string): Answer {
-    const { pathname, searchParams: query } = new URL(request.url ?? '/', this.url);
+    const { pathname: whole, searchParams: query } = new URL(request.url ?? '/', this.url);
+    if (!whole.startsWith(`${this.#prefix}/`)) return failed(404, 'outside of its path');
+    const pathname = whole.slice(this.#prefix.length);
     this.onRequest(request.method ?? '', pathname);
     const { refuse, tokens } = this.faults;
     if (refuse !== undefined && pathname.startsWith(refuse.path)) return failed(refuse.status, 'refused by the test');
     // other: `GET /api/health` asks for no token.
-    if (pathname === '/api/health') return ok({ commit: 'test', database: 'ok', version: this.version });
+    if (pathname === '/api/health')
+      return ok({ database: 'ok', ...(this.#hidesVersion ? {} : { commit: 'test', version: this.version }) });
     const token = (request.headers.authorization ?? '').replace(/^Bearer /, '');
     const room = this.#rooms.get(token);
     if (tokens === 'expired') return failed(401, 'Expired API key');
@@ -167,6 +172,10 @@ export class GrafanaStandIn implements AsyncDisposable {
     const wanted = request.headers['x-grafana-org-id'];
     if (wanted !== undefined && Number(wanted) !== room.store.org)
       return failed(401, 'API key does not belong to the requested organization');
+    // other: `GET /api/frontend/settings`, which needs a token.
+    if (pathname === '/api/frontend/settings') return ok({ buildInfo: { commit: 'test', version: this.version } });
+    // grafana/grafana#59989: all rules can be listed from 9.4 on.
+    if (pathname === `${alerts}/alert-rules` && isBefore94(this.version)) return failed(404, 'Not found');
     const isFree = request.headers['x-disable-provenance'] !== undefined;
     const body = text === '' ? {} : (JSON.parse(text) as Body);
     for (const [method, pattern, handler] of routes) {
@@ -179,8 +188,14 @@ export class GrafanaStandIn implements AsyncDisposable {
         query,
         body,
         isFree,
-        isNew: Number.parseInt(this.version, 10) >= 12,
+        isNew: majorOf(this.version) >= 12,
+        isOld: majorOf(this.version) < 11,
+        faults: this.faults,
       });
+      // grafana/grafana#74558: before 11 a fault of the server.
+      const { message } = answer.body as { message?: string };
+      if (message?.startsWith('cannot change provenance') && majorOf(this.version) < 11)
+        return { ...answer, status: 500 };
       const isList = request.method === 'GET' && answer.status === 200 && !query.has('name');
       return isList ? { status: 200, body: this.#shortened(answer.body) } : answer;
     }
@@ -212,7 +227,15 @@ const routes: readonly [method: string, pattern: RegExp, handler: Handler][] = [
     ({ room, query }) => room.store.search(query.get('type'), number(query, 'limit', 1000), number(query, 'page', 1)),
   ],
   ['POST', /^\/api\/folders$/, ({ room, body }) => room.store.makeFolder(body)],
-  ['GET', /^\/api\/folders\/([^/]+)$/, ({ room, parts: [uid = ''] }) => room.store.folder(uid)],
+  [
+    'GET',
+    /^\/api\/folders\/([^/]+)$/,
+    ({ room, parts: [uid = ''], faults }) => {
+      const { status, body } = room.store.folder(uid);
+      const { version, ...rest } = body as Body;
+      return { status, body: faults.foldersWithoutVersions === true ? rest : { ...rest, version } };
+    },
+  ],
   ['PUT', /^\/api\/folders\/([^/]+)$/, ({ room, parts: [uid = ''], body }) => room.store.changeFolder(uid, body)],
   ['DELETE', /^\/api\/folders\/([^/]+)$/, ({ room, parts: [uid = ''] }) => room.store.deleteFolder(uid)],
   ['POST', /^\/api\/folders\/([^/]+)\/move$/, ({ room, parts: [uid = ''], body }) => room.store.moveFolder(uid, body)],
@@ -223,14 +246,25 @@ const routes: readonly [method: string, pattern: RegExp, handler: Handler][] = [
     ({ room, parts: [uid = ''], body }) => room.store.setPermissions(uid, body),
   ],
   ['POST', /^\/api\/dashboards\/db$/, ({ room, body }) => room.store.saveDashboard(body)],
-  ['GET', /^\/api\/dashboards\/uid\/([^/]+)$/, ({ room, parts: [uid = ''] }) => room.store.dashboard(uid)],
+  [
+    'GET',
+    /^\/api\/dashboards\/uid\/([^/]+)$/,
+    ({ room, parts: [uid = ''], faults }) =>
+      faults.refusesSecondSchema === true && room.store.resources.has(uid)
+        ? failed(406, 'dashboard api version not supported, use /apis/dashboard.grafana.app/… instead')
+        : room.store.dashboard(uid),
+  ],
   ['DELETE', /^\/api\/dashboards\/uid\/([^/]+)$/, ({ room, parts: [uid = ''] }) => room.store.deleteDashboard(uid)],
   [
     'GET',
     /^\/api\/dashboards\/uid\/([^/]+)\/versions$/,
-    ({ room, parts: [uid = ''], query, isNew }) => {
+    ({ room, parts: [uid = ''], query, isNew, faults }) => {
       const answer = room.store.versions(uid, number(query, 'limit', 1000));
-      return isNew && answer.status === 200 ? ok({ continueToken: '', versions: answer.body }) : answer;
+      if (!isNew || answer.status !== 200) return answer;
+      const from = number(query, 'continueToken', 0);
+      const versions = (answer.body as unknown[]).slice(from, from + (faults.versionsAtOnce ?? 1000));
+      const to = from + versions.length;
+      return ok({ continueToken: to < (answer.body as unknown[]).length ? String(to) : '', versions });
     },
   ],
   [
@@ -324,7 +358,17 @@ const routes: readonly [method: string, pattern: RegExp, handler: Handler][] = [
     new RegExp(`^${alerts}/mute-timings/([^/]+)$`),
     ({ room, parts: [name = ''] }) => deletedFrom(room.alerting.muteTimings, name),
   ],
-  ['GET', new RegExp(`^${alerts}/templates$`), ({ room }) => ok([...room.alerting.templates.values()])],
+  // grafana/grafana#82274: only since 10.4 with their provenance.
+  [
+    'GET',
+    new RegExp(`^${alerts}/templates$`),
+    ({ room, isOld }) =>
+      ok(
+        [...room.alerting.templates.values()].map(({ provenance, ...rest }) =>
+          isOld ? rest : { provenance, ...rest },
+        ),
+      ),
+  ],
   [
     'GET',
     new RegExp(`^${alerts}/templates/([^/]+)$`),
@@ -344,4 +388,13 @@ function foundIn(map: ReadonlyMap<string, Body>, name: string): Answer {
 
 function deletedFrom(map: Map<string, Body>, name: string): Answer {
   return map.delete(name) ? ok({}) : failed(404, 'not found');
+}
+
+function majorOf(version: string): number {
+  return Number.parseInt(version, 10);
+}
+
+function isBefore94(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major < 9 || (major === 9 && minor < 4);
 }

@@ -65,17 +65,22 @@ export async function ensureHostRoot(say: Say = sayOnStderr): Promise<string> {
   );
 }
 
-export class Host implements AsyncDisposable {
-  readonly #nspawn: ChildProcess;
-  readonly #leader: number;
-  readonly #dir: string;
-  readonly #exited: Promise<void>;
+/** From its switch to its end. */
+interface Running {
+  nspawn: ChildProcess;
+  exited: Promise<void>;
+  /** Its PID 1, by the number that it has here. */
+  leader: number;
+}
 
-  private constructor(nspawn: ChildProcess, exited: Promise<void>, leader: number, dir: string) {
-    this.#nspawn = nspawn;
-    this.#exited = exited;
-    this.#leader = leader;
+export class Host implements AsyncDisposable {
+  readonly #dir: string;
+  readonly #binds: readonly string[];
+  #running: Running | null = null;
+
+  private constructor(dir: string, binds: readonly string[]) {
     this.#dir = dir;
+    this.#binds = binds;
   }
 
   /** Returns once systemd has started everything that is enabled. Errors: QZ4820 with the end of the console. */
@@ -89,14 +94,25 @@ export class Host implements AsyncDisposable {
       await mkdir(dirname(join(root, path)), { recursive: true });
       await writeFile(join(root, path), text, { mode: path.endsWith('.sh') ? 0o755 : 0o644 });
     }
-    const binds = [
+    const host = new Host(dir, [
       ...Object.entries(options.readOnly ?? {}).map(([there, here]) => `--bind-ro=${here}:${there}`),
       ...Object.entries(options.writable ?? {}).map(([there, here]) => `--bind=${here}:${there}`),
-    ];
+    ]);
+    try {
+      await host.bootAgain();
+    } catch (error) {
+      await host.stop();
+      throw error;
+    }
+    return host;
+  }
+
+  /** With what is on its disk. Returns and throws as `boot`. */
+  async bootAgain(): Promise<void> {
     const console: string[] = [];
     const nspawn = spawn(
       'systemd-nspawn',
-      ['--directory', root, '--boot', '--register=no', '--keep-unit', '--console=pipe', ...binds],
+      ['--directory', this.path(''), '--boot', '--register=no', '--keep-unit', '--console=pipe', ...this.#binds],
       { stdio: ['ignore', 'pipe', 'pipe'], detached: true },
     );
     const exited = new Promise<void>((resolve) => nspawn.once('exit', () => resolve()).once('error', () => resolve()));
@@ -106,28 +122,31 @@ export class Host implements AsyncDisposable {
         if (console.length > 500) console.shift();
       });
     }
-    const failed = (why: string) =>
-      transientError(
-        'QZ4820',
-        `The host did not boot: ${why}.`,
-        `Its console ends with: ${console.join('').slice(-2000)}`,
-      );
     const deadline = performance.now() + bootTimeoutMs;
-    let host: Host | null = null;
-    while (performance.now() < deadline) {
-      if (nspawn.exitCode !== null || nspawn.pid === undefined) break;
+    while (performance.now() < deadline && nspawn.exitCode === null && nspawn.pid !== undefined) {
       const leader = await childOf(nspawn.pid);
       if (leader !== null) {
-        host ??= new Host(nspawn, exited, leader, dir);
-        const { output } = await host.command('systemctl', ['is-system-running']);
-        if (/^(running|degraded)/m.test(output)) return host;
+        this.#running = { nspawn, exited, leader };
+        const { output } = await this.command('systemctl', ['is-system-running']);
+        if (/^(running|degraded)/m.test(output)) return;
       }
       await sleep(pollMs);
     }
+    const why = nspawn.exitCode === null ? 'no answer in time' : `systemd-nspawn ended with ${nspawn.exitCode}`;
     nspawn.kill('SIGKILL');
     await exited;
-    await rm(dir, { recursive: true, force: true });
-    throw failed(nspawn.exitCode === null ? 'no answer in time' : `systemd-nspawn ended with ${nspawn.exitCode}`);
+    this.#running = null;
+    const hint = `Its console ends with: ${console.join('').slice(-2000)}`;
+    throw transientError('QZ4820', `The host did not boot: ${why}.`, hint);
+  }
+
+  /** As a power cut, but for what the disk's cache would lose: all its processes are gone at once. */
+  async cutPower(): Promise<void> {
+    if (this.#running === null) return;
+    const { leader, exited } = this.#running;
+    process.kill(leader, 'SIGKILL');
+    await exited;
+    this.#running = null;
   }
 
   /** Path here of a file there. */
@@ -138,7 +157,8 @@ export class Host implements AsyncDisposable {
   /** Runs a program in the host; never throws for its exit code. */
   command(program: string, args: readonly string[] = []): Promise<CommandResult> {
     return new Promise((resolve) => {
-      const entered = ['--target', String(this.#leader), '--mount', '--uts', '--ipc', '--pid', '--root', '--wd'];
+      const target = `--target=${this.#running?.leader}`;
+      const entered = [target, '--mount', '--uts', '--ipc', '--pid', '--root', '--wd'];
       const child = spawn('nsenter', [...entered, '--', program, ...args], {
         stdio: ['ignore', 'pipe', 'pipe'],
         env: {
@@ -175,11 +195,15 @@ export class Host implements AsyncDisposable {
   }
 
   async stop(): Promise<void> {
-    // SIGRTMIN+3 to PID 1 would be its own "halt"; nspawn sends it for us on SIGTERM.
-    this.#nspawn.kill('SIGTERM');
-    const late = setTimeout(() => this.#nspawn.kill('SIGKILL'), stopTimeoutMs);
-    await this.#exited;
-    clearTimeout(late);
+    if (this.#running !== null) {
+      const { nspawn, exited } = this.#running;
+      // SIGRTMIN+3 to PID 1 would be its own "halt"; nspawn sends it for us on SIGTERM.
+      nspawn.kill('SIGTERM');
+      const late = setTimeout(() => nspawn.kill('SIGKILL'), stopTimeoutMs);
+      await exited;
+      clearTimeout(late);
+      this.#running = null;
+    }
     await rm(this.#dir, { recursive: true, force: true });
   }
 

@@ -64,7 +64,10 @@ export class HostedMysql {
       'User=mysql',
       `ExecStart=${this.mysqld} --defaults-file=${hosted}/my.cnf`,
       'TimeoutStopSec=60',
+      'Restart=on-failure',
       'LimitNOFILE=10000',
+      '[Install]',
+      'WantedBy=multi-user.target',
     ].join('\n');
   }
 

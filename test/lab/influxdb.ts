@@ -1,5 +1,5 @@
 /**
- * A real InfluxDB 1.8 on loopback, for the lab and for tests that kill it: `await using influxdb = await InfluxdbLab.start()`,
+ * A real InfluxDB 1.x on loopback, for the lab and for tests that kill it: `await using influxdb = await InfluxdbLab.start()`,
  * `influxdb.url`, `influxdb.kill()`, `influxdb.restart()`.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -18,6 +18,8 @@ const readyWithinMs = 30_000;
 const pollMs = 20;
 
 export interface InfluxdbLabOptions {
+  /** Path of another influxd than the usual 1.8. */
+  program?: string;
   /** Default: a new folder in the system's temporary folder, removed by `stop`. */
   dir?: string;
   ports?: { http: number; rpc: number };
@@ -43,11 +45,11 @@ export class InfluxdbLab implements AsyncDisposable {
 
   /** Resolves when it answers. What is in `dir` already is gone on with. */
   static async start(options: InfluxdbLabOptions = {}): Promise<InfluxdbLab> {
-    const { paths } = await ensureTools(['influxd']);
+    const program = options.program ?? (await ensureTools(['influxd'])).paths.influxd ?? '';
     const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'qazyna-influxdb-')));
     await mkdir(dir, { recursive: true });
     const ports = options.ports ?? { http: await labPort(), rpc: await labPort() };
-    const lab = new InfluxdbLab(dir, ports, paths.influxd ?? '', options);
+    const lab = new InfluxdbLab(dir, ports, program, options);
     try {
       await lab.restart();
       return lab;

@@ -11,6 +11,11 @@ export interface ProcessIdentity {
 
 const pollMs = 20;
 
+/** VmHWM of proc_pid_status(5). Not getrusage(2): that counts what the parent had when it forked. */
+export function peakRssBytes(pid: number = process.pid): number {
+  return Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024;
+}
+
 /** Null when there is no such process, or it has ended and only its parent has not looked yet. */
 export function identify(pid: number): ProcessIdentity | null {
   try {

@@ -430,21 +430,3 @@ describe('what is wrong with a stream is found', () => {
     expect(joined(entries, 'b.000002').equals(second.bytes.subarray(4))).toBe(true);
   });
 });
-
-describe('slabs', () => {
-  test('are filled anew only when every body in them was released', () => {
-    const pool = new SlabPool(100, 2);
-    const slab = pool.take();
-    pool.hold(slab);
-    pool.hold(slab);
-    const bodies = [slab.subarray(0, 10), slab.subarray(10, 20)] as const;
-    pool.release(bodies[0]);
-    pool.release(bodies[1]);
-    expect(pool.take()).not.toBe(slab);
-    pool.hold(slab);
-    pool.filled(slab);
-    expect(pool.take()).not.toBe(slab);
-    pool.release(bodies[0]);
-    expect(pool.take()).toBe(slab);
-  });
-});

@@ -183,7 +183,7 @@ describe('appending', () => {
     release();
     await Promise.all(appended);
     await room;
-    expect(Math.max(...chain.batches)).toBe(2);
+    expect(Math.max(...chain.batches)).toBe(3);
     expect(writer.state.range?.end).toBe(4 + 9 * size);
   });
 

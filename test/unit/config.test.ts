@@ -245,6 +245,23 @@ describe('services beside MySQL', () => {
     );
   });
 
+  test.each(['https://host/grafana', 'https://host/grafana/', 'https://HOST:443/grafana//'])(
+    'a Grafana under a path: %s',
+    (url) => {
+      const [known] = services(`grafana: [{ name: main, url: "${url}", token_file: /t/1 }]\n`).grafana;
+      expect([known?.name, known?.url]).toEqual(['main', 'https://host/grafana']);
+    },
+  );
+
+  test.each(['https://host/grafana?orgId=1', 'https://host/#d', 'https://me:secret@host/grafana', 'host/grafana'])(
+    'what leads to no Grafana is refused: %s',
+    (url) => {
+      const { message } = problem(`${good}grafana: [{ name: main, url: "${url}", token_file: /t/1 }]\n`);
+      expect(message).toMatch(/`grafana\.0\.url` must be a URL .*, without query and credentials/);
+      expect(message).not.toContain('secret');
+    },
+  );
+
   test('without MySQL: only they are protected', () => {
     const text = good.replace(/ {2}mysql:.*\n/, '').replace(/snapshots:\n.*\n/, '');
     const config = parseConfig(file, `${text}influxdb: [{ name: syslog, url: "http://127.0.0.1:8086" }]\n`);

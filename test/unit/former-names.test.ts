@@ -24,6 +24,7 @@ test('options by the names that each version knows', () => {
     'slave-parallel-workers': 0,
     'slave-preserve-commit-order': false,
   });
+  expect(optionsOf('8.0.15', options)).toMatchObject({ 'plugin-load-add': 'semisync_master.so' });
   expect(optionsOf('8.0.15', { 'server-id': 5 })).toEqual({ 'server-id': 5 });
 });
 

@@ -1,7 +1,7 @@
 /** From InfluxDB's MessagePack to lines: the same whatever the pieces, nothing lost, and never a part for the whole. */
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { slicesOf } from '../../core/influxdb/export.ts';
+import { readNames, slicesOf } from '../../core/influxdb/export.ts';
 import { ExportDecoder } from '../../core/influxdb/export-decoder.ts';
 import { MsgpackReader } from '../../core/influxdb/msgpack.ts';
 
@@ -33,8 +33,8 @@ function packInteger(value: bigint): Buffer {
   return bytes;
 }
 
-function decoded(bytes: Buffer, step = bytes.length): string {
-  const decoder = new ExportDecoder();
+function decoded(bytes: Buffer, step = bytes.length, statements = 1): string {
+  const decoder = new ExportDecoder({ statements });
   const blocks: Buffer[] = [];
   for (let at = 0; at < bytes.length; at += step) {
     blocks.push(...decoder.push(bytes.subarray(at, at + step)));
@@ -80,13 +80,15 @@ const lines = [
 
 describe('an export', () => {
   test('loses nothing, in pieces of any size', () => {
-    for (let step = 1; step <= answer.length; step += 1) expect(decoded(answer, step)).toBe(lines);
+    for (let step = 1; step <= answer.length; step += 1) expect(decoded(answer, step, 2)).toBe(lines);
   });
 
   test('that is cut short anywhere, or says that more follows, is no export', () => {
-    for (let end = 1; end < answer.length; end += 1) {
-      expect(() => decoded(answer.subarray(0, end))).toThrow(expect.objectContaining({ code: 'QZ4922' }));
+    const isCutShort = expect.objectContaining({ code: 'QZ4922' });
+    for (let end = 0; end < answer.length; end += 1) {
+      expect(() => decoded(answer.subarray(0, end), end || 1, 2)).toThrow(isCutShort);
     }
+    expect(() => decoded(answer, answer.length, 3)).toThrow(isCutShort);
   });
 
   test('that the server gives up is told of in its words', () => {
@@ -96,15 +98,31 @@ describe('an export', () => {
 
   test('a point without a field, and bytes of another kind, are no lines', () => {
     const series = (values: unknown[]) =>
-      pack({ results: [{ series: [{ name: 'm', columns: ['time', 'v'], values }] }] });
+      pack({ results: [{ statement_id: 0n, series: [{ name: 'm', columns: ['time', 'v'], values }] }] });
     expect(decoded(series([[1n, null]]))).toBe('');
     expect(() => decoded(series([[1n, []]]))).toThrow(/begins no such value/);
   });
 
   test('small unsigned integers are told from others by their field', () => {
     const decoder = new ExportDecoder({ isUnsigned: (name, field) => `${name}.${field}` === 'm.u' });
-    const bytes = pack({ results: [{ series: [{ name: 'm', columns: ['time', 'i', 'u'], values: [[1n, 5n, 5n]] }] }] });
+    const series = [{ name: 'm', columns: ['time', 'i', 'u'], values: [[1n, 5n, 5n]] }];
+    const bytes = pack({ results: [{ statement_id: 0n, series }] });
     expect(Buffer.concat([...decoder.push(bytes), ...decoder.end()]).toString()).toBe('m i=5i,u=5u 1\n');
+  });
+
+  test('the names of measurements are all there, or none', () => {
+    const piece = (name: string, more: object) =>
+      pack({ results: [{ statement_id: 0n, series: [{ name: 'measurements', values: [[name]] }], ...more }] });
+    const names = (bytes: Buffer) => {
+      const reader = new MsgpackReader();
+      reader.push(bytes);
+      return readNames(reader).map(String);
+    };
+    const [first, last] = [piece('b', { partial: true }), piece('a', {})];
+    expect(names(Buffer.concat([first, last]))).toEqual(['b', 'a']);
+    const isCutShort = expect.objectContaining({ code: 'QZ4922' });
+    for (const cut of [first, Buffer.concat([first, last.subarray(0, 9)]), Buffer.alloc(0)])
+      expect(() => names(cut)).toThrow(isCutShort);
   });
 
   test('values of any kind can be passed over', () => {

@@ -151,7 +151,7 @@ describe('a line', () => {
   });
 
   test('values have one form', () => {
-    const bytes = Buffer.from('m a=1.0,b=T,c=-0.0,d=1e3,e=007i,f=false,g="\\x",h=1 1');
+    const bytes = Buffer.from('m a=1.0,b=T,c=-0.0,d=1e3,e=007i,f=false,g="\\x",h=1,"i"=1 1');
     expect(Object.fromEntries(canonicalFields(bytes, parsed(bytes)))).toEqual({
       a: '1',
       b: 'true',
@@ -161,6 +161,7 @@ describe('a line', () => {
       f: 'false',
       g: '"\\\\x"',
       h: '1',
+      '\\"i\\"': '1',
     });
   });
 

@@ -167,6 +167,9 @@ describe('writing a journal', () => {
       noon + 1,
       noon + 2,
     ]);
+    // What the clock told is kept where it no longer is the arrival.
+    const frames = (await read({ history: null, log })).map(({ frame }) => frame.meta.clockMicros);
+    expect(frames).toEqual([undefined, noon - hour, noon - hour]);
   });
 
   test('what waits for the log is bounded: more is refused at once, and taken again later', async () => {

@@ -1,6 +1,6 @@
 /** The whole history as growing files: any part of it archived, the rest in the log, read from anywhere while it grows. */
 import { describe, expect, test } from '@jest/globals';
-import { chainPrefix } from '../../core/archive/layout.ts';
+import { beginKey, chainPrefix } from '../../core/archive/layout.ts';
 import type { ObjectStore } from '../../core/archive/store.ts';
 import { GtidSet } from '../../core/binlog/gtid-set.ts';
 import { transactionsIn } from '../../core/binlog/scanner.ts';
@@ -74,6 +74,26 @@ async function take(source: LiveSource, name: string, from: number, wanted = Inf
     if (left <= 0) break;
   }
   return Buffer.concat(parts);
+}
+
+interface Held {
+  /** Somebody stands before it. */
+  reached: Promise<void>;
+  open(): void;
+  pass(): Promise<void>;
+}
+
+function held(): Held {
+  const reached = Promise.withResolvers<void>();
+  const opened = Promise.withResolvers<void>();
+  return {
+    reached: reached.promise,
+    open: opened.resolve,
+    pass: () => {
+      reached.resolve();
+      return opened.promise;
+    },
+  };
 }
 
 async function poll(condition: () => boolean): Promise<void> {
@@ -271,6 +291,46 @@ describe('a live source', () => {
             expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
         },
         { gapAfterMs: 50 },
+      );
+    }));
+
+  test('a segment that comes while the archive is read anew is served, although that reading has not seen it', () =>
+    withStore(async (store) => {
+      const { chain, files } = makeSample();
+      await archive(store, chain.folded.slice(0, 20), 2000);
+      const [first, later] = [held(), held()];
+      // Asked for at both ends of each reading: held is the end, behind all that it has seen.
+      const gates: (Held | null)[] = [];
+      const slow: ObjectStore = new Proxy(store, {
+        get(target, name) {
+          const method = Reflect.get(target, name);
+          if (name !== 'get') return method.bind?.(target) ?? method;
+          return async (key: string, ...more: []) => {
+            if (key === beginKey(madeSource)) await gates.shift()?.pass();
+            return await target.get(key, ...more);
+          };
+        },
+      });
+      await open(
+        slow,
+        null,
+        async (source) => {
+          gates.push(null, first, null, later);
+          await first.reached;
+          await archive(store, chain.folded, 2000);
+          await source.changed(chain.entries.length - 1, never);
+          const version = await source.grown(-1, never);
+          first.open();
+          await source.grown(version, never);
+          await later.reached;
+          try {
+            for (const { name, bytes } of files)
+              expect((await take(source, name, 4, bytes.length - 4)).equals(bytes.subarray(4))).toBe(true);
+          } finally {
+            later.open();
+          }
+        },
+        { refreshMs: 5, recentBytes: 1 },
       );
     }));
 

@@ -105,4 +105,26 @@ describe('retrying', () => {
     expect(new Set(waits.map((wait) => wait.toFixed(3))).size).toBeGreaterThan(1);
     expect(Math.max(...waits.slice(3))).toBeGreaterThan(30);
   });
+
+  test('what the other side asks to wait is waited, ended by an abort; what it says not to try again is not', async () => {
+    const stop = new AbortController();
+    const { with: all } = options({ signal: stop.signal });
+    const times: number[] = [];
+    const attempt = (most: number) => async () => {
+      times.push(performance.now());
+      if (times.length < most) throw passing();
+    };
+    await retrying('asking', attempt(3), { ...all, askedMs: () => 40 });
+    const [first = 0, second = 0, third = 0] = times;
+    expect(Math.min(second - first, third - second)).toBeGreaterThan(35);
+    await expect(retrying('asking', () => Promise.reject(passing()), { ...all, askedMs: () => null })).rejects.toThrow(
+      'away',
+    );
+    const waiting = retrying('asking', () => Promise.reject(passing()), {
+      ...all,
+      askedMs: () => 60_000,
+      onFailure: () => setImmediate(() => stop.abort(new Error('enough'))),
+    });
+    await expect(waiting).rejects.toThrow('enough');
+  });
 });

@@ -126,6 +126,7 @@ describe('what needs attention', () => {
       { log: { ...(status().log ?? never()), completeThroughMicros: now + 6 * second } },
       'QZ4911',
     ],
+    ['a service’s arrivals from the future', { services: [aheadService()] }, 'QZ4916'],
     ['an archive that is away', archives({ state: 'unreachable' }), 'QZ4904'],
     ['an archive without history', archives({ state: 'empty' }), 'QZ4905'],
     [
@@ -152,6 +153,28 @@ describe('what needs attention', () => {
     expect(judge(paused).attention).toHaveLength(1);
     const away = status({ ...archives({ state: 'unreachable' }), alarms: [{ ...alarm, topic: 'archive:offsite' }] });
     expect(judge(away).attention).toHaveLength(1);
+  });
+
+  test('a service that is looked at: what nobody has seen yet is no lag of an archive, and after a minute it is said', () => {
+    const seenAgo = (age: number, archiveAge = age + 2) => {
+      const copy = { next: 9, lastCommitMicros: now - hour, completeThroughMicros: now - archiveAge * second };
+      const archives = status().archives.map((archive) => ({ ...archive, ...copy }));
+      const [kind, name, state] = ['grafana', 'main', 'running' as const];
+      const rest = { log: null, snapshots: { everyMs: 0, running: false }, counters: {} };
+      return status({ services: [{ kind, name, state, archives, seenMicros: now - age * second, ...rest }] });
+    };
+    const codes = (one: StatusSnapshot) => judge(one).attention.map(({ code }) => code);
+    expect([codes(seenAgo(12)), codes(seenAgo(45)), codes(seenAgo(12, 50))]).toEqual([[], [], ['QZ4906', 'QZ4906']]);
+    expect(judge(seenAgo(75)).attention).toEqual([
+      expect.objectContaining({
+        code: 'QZ4913',
+        sentence: 'What was changed in grafana main during the last 1 m 15 s may not have been seen yet.',
+      }),
+    ]);
+    expect(codes({ ...seenAgo(75), alarms: [{ ...alarm, topic: 'grafana.main:server' }] })).toEqual(['QZ3210']);
+    expect(formatMetrics(seenAgo(12), 1)).toContain(
+      '\nqazyna_service_seen_age_seconds{source="agama",service="grafana.main"} 12\n',
+    );
   });
 
   test('the first line says how much more there is', () => {
@@ -191,6 +214,22 @@ describe('if this host vanished', () => {
     expect(judge(status({ ...zero, archives: [further, offsite] })).ifHostVanished).toMatch(/lose nothing.*in offsite/);
   });
 });
+
+/** Captured while the clock was an hour ahead. */
+function aheadService(): StatusSnapshot['services'][number] {
+  const log = { ...(status().log ?? never()), lastCommitMicros: now + hour };
+  const snapshots = { everyMs: hour / 1000, running: false };
+  return {
+    kind: 'influxdb',
+    name: 'syslog',
+    state: 'running',
+    log,
+    archives: [],
+    snapshots,
+    counters: {},
+    seenMicros: null,
+  };
+}
 
 function never(): never {
   throw new Error('the template has it');

@@ -52,7 +52,8 @@ export async function remember(path: string, content: Remembered): Promise<void>
     await mkdir(dirname(path), { recursive: true, mode: 0o750 });
     // Agent and shipper may share it: each replaces it whole, and what the other one knew less of does no harm.
     const part = `${path}.part-${process.pid}`;
-    await writeFile(part, `${JSON.stringify(content)}\n`, { mode: 0o640 });
+    // Flushed: after a power cut a name that came before its bytes would be an empty file, which nothing starts with.
+    await writeFile(part, `${JSON.stringify(content)}\n`, { mode: 0o640, flush: true });
     await rename(part, path);
   } catch (error) {
     throw unusable(path, 'written', error);
