@@ -235,7 +235,7 @@ export class Freezer {
       desertedMs = (await this.#isAtWork(group)) ? 0 : desertedMs + desertedEveryMs;
     }
     const sentence = `${role} reads nothing any more, and does not end.`;
-    throw transientError('QZ4513', sentence, 'mysqldump is used in its place.');
+    throw transientError('QZ4513', sentence, 'It is given another try, then mysqldump is used in its place.');
   }
 
   /** One of its readers is there, and one of its connections has run a statement since it was looked at last. */

@@ -71,13 +71,20 @@ export interface DumpOrder {
   encrypted: boolean;
   /** Of users, to be passed over. */
   omitSchemas: readonly string[];
+  /** Those with tables for it; all in ASCII. */
+  schemas: ReadonlySet<string>;
 }
 
 /**
  * Data of users' schemas only. Without locks of its own where its threads open their consistent reads all the same (up to
  * 0.18, src/mydumper_working_thread.c); from 0.19 on NO_LOCK leaves those out, so it locks beside us and lets go at once.
+ *
+ * A single schema is named: where it looks for schemas itself, 0.10 to 0.14 take the list of tables for whole as soon as one
+ * schema is done before the next is queued (`database_counter`), and then lose tables, or wait for a freed queue for ever.
  */
 export function mydumperArguments({ options }: Mydumper, order: DumpOrder): string[] {
+  const [schema, ...more] = order.schemas;
+  const named = schema !== undefined && more.length === 0 && options.has('database') ? [`--database=${schema}`] : [];
   const locking = options.has('sync-thread-lock-mode')
     ? ['--sync-thread-lock-mode=FTWRL', ...(options.has('trx-tables') ? ['--trx-tables'] : [])]
     : ['--no-locks'];
@@ -87,6 +94,7 @@ export function mydumperArguments({ options }: Mydumper, order: DumpOrder): stri
     `--threads=${order.threads}`,
     '--no-schemas',
     '--complete-insert',
+    ...named,
     `--regex=^(?!(${['mysql', 'sys', ...order.omitSchemas].map(literally).join('|')})\\.)`,
     `--long-query-guard=${noGuard}`,
     ...(order.rowsPerFile === null ? [] : [`--rows=${order.rowsPerFile}`]),

@@ -35,6 +35,8 @@ import { type Mydumper, mydumperArguments } from './mydumper-program.ts';
 import { readInstant } from './source-facts.ts';
 
 const threads = 2;
+/** Of mydumper itself: what its threads do to each other now and then, they do not do twice. */
+const failuresMax = 2;
 /** Text is often larger than the row it stands for; escaped bytes double. */
 const textFactor = 1.5;
 const spareBytes = 64 * 1024 * 1024;
@@ -46,6 +48,11 @@ export interface Programs {
   mysqldump: MysqlProgram;
 }
 
+/** Nothing came of this attempt; the next may do better. */
+type Again = 'definitions changed' | { failed: string };
+
+type Outcome = EngineCopy | Unfit | Again;
+
 /** Throws QZ2512, QZ4506, QZ4507, QZ4509–QZ4512; `unfit`: nothing is wrong, but mysqldump must do it alone. */
 export async function copyByMydumper(
   context: EngineContext,
@@ -54,17 +61,23 @@ export async function copyByMydumper(
 ): Promise<EngineCopy | Unfit> {
   const unfit = await judge(context, programs.mydumper);
   if (unfit !== null) return unfit;
+  let failures = 0;
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     const own = join(folder, String(attempt));
     await mkdir(own, { mode: 0o700 });
     const copied = await copyOnce(context, programs, own, attempt);
-    if (copied !== 'definitions changed') return copied;
+    if (copied !== 'definitions changed') {
+      if (!('failed' in copied)) return copied;
+      failures += 1;
+      if (failures === failuresMax) return { unfit: copied.failed };
+      context.logger.info(`${copied.failed} It is given another try.`, { component: 'snapshot' });
+    }
     await rm(own, { recursive: true, force: true });
   }
   return { unfit: `definitions changed at each of ${attemptsMax} attempts to begin` };
 }
 
-async function copyOnce(context: EngineContext, programs: Programs, folder: string, attempt: number) {
+async function copyOnce(context: EngineContext, programs: Programs, folder: string, attempt: number): Promise<Outcome> {
   const lost = new AbortController();
   const signal = AbortSignal.any([context.signal, lost.signal]);
   const onLost = (cause: unknown) => lost.abort(connectionLost(cause));
@@ -89,6 +102,16 @@ function connectionLost(cause: unknown) {
   return transientError('QZ4509', sentence, 'It is tried again by itself.', { cause });
 }
 
+interface Dumped {
+  frozen: Frozen;
+  /** Rows by `keyOf`. */
+  counted: Map<string, number>;
+}
+
+function isDumped(value: Dumped | Again): value is Dumped {
+  return typeof value === 'object' && 'frozen' in value;
+}
+
 class Run {
   readonly #context: EngineContext;
   readonly #programs: Programs;
@@ -102,7 +125,7 @@ class Run {
     this.#freezer = freezer;
   }
 
-  async go(): Promise<EngineCopy | Unfit | 'definitions changed'> {
+  async go(): Promise<Outcome> {
     const { mydumper } = this.#programs;
     const plan = await planTables(this.#freezer.connection, mydumper);
     if (isUnfit(plan)) return plan;
@@ -111,7 +134,7 @@ class Run {
     const dumped = await this.#dump(plan);
     // Everything is on this host's disk: definitions may change again.
     await this.#freezer.close();
-    if (dumped === 'definitions changed' || isUnfit(dumped)) return dumped;
+    if (!isDumped(dumped)) return dumped;
     if (plan.others.length > 0) {
       const sentence = `mysqldump dumps what mydumper ${mydumper.version} would lose: ${reasons(plan.others)}`;
       this.#context.logger.info(sentence, { component: 'snapshot' });
@@ -155,9 +178,7 @@ class Run {
   }
 
   /** From the lock to the last row; everything on the disk of this host afterwards. */
-  async #dump(
-    plan: MydumperPlan,
-  ): Promise<{ frozen: Frozen; counted: Map<string, number> } | Unfit | 'definitions changed'> {
+  async #dump(plan: MydumperPlan): Promise<Dumped | Again> {
     const abort = new AbortController();
     const signal = AbortSignal.any([this.#context.signal, abort.signal]);
     const counter = await this.#freezer.connectBeside(signal);
@@ -200,7 +221,7 @@ class Run {
       abort.abort(first);
       await Promise.all(running);
       this.#context.signal.throwIfAborted();
-      if (isKind(first, 'transient') && first.code === 'QZ4513') return { unfit: first.message };
+      if (isKind(first, 'transient') && first.code === 'QZ4513') return { failed: first.message };
       throw first;
     } finally {
       await this.#freezer.killReaders();
@@ -244,6 +265,7 @@ class Run {
       rowsPerFile: plan.rowsPerFile,
       encrypted: connection.encrypted,
       omitSchemas: plan.omitSchemas,
+      schemas: new Set(plan.tables.map(({ db }) => db)),
     });
     return async () => {
       const dumped = this.#runMydumper(args, signal).then(() => {
@@ -283,7 +305,7 @@ class Run {
     if (code === 0) return;
     const critical = /CRITICAL \*\*:(?: [\d:.]+:)? (.*)/.exec(stderr)?.[1] ?? stderr.trim().split('\n')[0] ?? '';
     const why = critical === '' ? '' : `: ${critical}`;
-    const hint = 'mysqldump is used in its place.';
+    const hint = 'It is given another try, then mysqldump is used in its place.';
     throw transientError('QZ4513', `mydumper failed (exit ${code ?? 'by a signal'})${why}.`, hint);
   }
 

@@ -75,6 +75,7 @@ test('its arguments are ASCII, hold no secret, and lock as its version needs it'
     rowsPerFile: null,
     encrypted: true,
     omitSchemas: ['два.(x'],
+    schemas: new Set(['agama']),
   };
   const common = { path: '/m', version: '0.10.0' };
   const old = mydumperArguments({ ...common, options: new Set(['no-locks', 'ssl']) }, order);
@@ -90,4 +91,8 @@ test('its arguments are ASCII, hold no secret, and lock as its version needs it'
   const later = mydumperArguments({ ...common, options: new Set(['sync-thread-lock-mode', 'trx-tables']) }, order);
   expect(later).toEqual(expect.arrayContaining(['--sync-thread-lock-mode=FTWRL', '--trx-tables']));
   expect(later).not.toContain('--no-locks');
+  const knows = { ...common, options: new Set(['no-locks', 'database']) };
+  expect(mydumperArguments(knows, order)).toContain('--database=agama');
+  const two = mydumperArguments(knows, { ...order, schemas: new Set(['agama', 'ledger']) });
+  for (const args of [old, two]) expect(args.join(' ')).not.toContain('--database');
 });
