@@ -1,7 +1,9 @@
 /** Large objects: sent in parts, two at a time, and made an object by one last conditional request. */
 import { crashPoint } from '../errors/crash-points.ts';
+import { retrying } from '../errors/retry.ts';
+import { silentLogger } from '../logging/logger.ts';
 import { bodyOf, partsBetween } from './s3-body.ts';
-import type { S3Requests } from './s3-client.ts';
+import type { S3Calls } from './s3-calls.ts';
 import type { Condition, S3Body, UploadedPart } from './s3-types.ts';
 
 /** The issue's bound: what is larger is worth the three requests more. */
@@ -10,6 +12,10 @@ export const multipartAboveBytes = 16 * 1024 * 1024;
 const partBytesMin = 8 * 1024 * 1024;
 const partsMax = 10_000;
 const partsAtOnce = 2;
+/** A part may be sent again, so that a passing fault does not throw away what was sent before it. Waits between: up to 3 s in all. */
+const partTriesMax = 5;
+/** Not again after these: the upload is gone, or the service is silent for longer than is waited for. */
+const hopeless: readonly unknown[] = ['NoSuchUpload', 'Deadline'];
 
 export interface Upload {
   key: string;
@@ -20,12 +26,16 @@ export interface Upload {
   locked?: true;
 }
 
-/** Resolves with the etag. On any failure the upload is given up, so that nothing of it can land later; rejects with the first failure. */
-export async function putInParts(requests: S3Requests, upload: Upload): Promise<string> {
+/**
+ * Resolves with the etag. On any failure the upload is given up, so that nothing of it can land later. Rejects with an
+ * `S3Failure` when its beginning or its end failed; with one of the project's errors when a part did: then nothing has landed.
+ */
+export async function putInParts(calls: S3Calls, upload: Upload): Promise<string> {
+  const { requests } = calls;
   const { key, body, metadata, condition, locked } = upload;
   const uploadId = await requests.beginUpload(key, metadata, locked);
   try {
-    const parts = await sendParts(requests, key, uploadId, body);
+    const parts = await sendParts(calls, key, uploadId, body);
     const etag = await requests.endUpload(key, uploadId, parts, condition, body.sizeBytes);
     crashPoint('s3:after-upload');
     return etag;
@@ -36,27 +46,39 @@ export async function putInParts(requests: S3Requests, upload: Upload): Promise<
   }
 }
 
-async function sendParts(requests: S3Requests, key: string, uploadId: string, body: S3Body): Promise<UploadedPart[]> {
+async function sendParts(calls: S3Calls, key: string, uploadId: string, body: S3Body): Promise<UploadedPart[]> {
   const partBytes = Math.max(partBytesMin, Math.ceil(body.sizeBytes / partsMax));
   const count = Math.ceil(body.sizeBytes / partBytes);
   const sent: UploadedPart[] = [];
+  const stop = new AbortController();
+  const { signal } = stop;
   let next = 0;
-  let failed = false;
   const sender = async () => {
-    while (next < count && !failed) {
+    while (next < count && !signal.aborted) {
       const index = next;
       next += 1;
       try {
         const part = await bodyOf(partsBetween(body.parts, index * partBytes, (index + 1) * partBytes));
-        sent[index] = await requests.putPart(key, uploadId, index + 1, part);
+        let tries = 0;
+        const send = () => {
+          tries += 1;
+          return calls.run('s3:PutObject', key, () => calls.requests.putPart(key, uploadId, index + 1, part));
+        };
+        sent[index] = await retrying(`part ${index + 1} of ${key}`, send, {
+          signal,
+          deadlineMs: Number.POSITIVE_INFINITY,
+          // Whoever put the object hears of the last failure, if any.
+          logger: silentLogger(),
+          askedMs: ({ details }) => (tries === partTriesMax || hopeless.includes(details.code) ? null : 0),
+        });
         crashPoint('s3:after-part');
       } catch (error) {
-        failed = true;
+        stop.abort(error);
         throw error;
       }
     }
   };
-  const senders = await Promise.allSettled(Array.from({ length: partsAtOnce }, sender));
-  for (const each of senders) if (each.status === 'rejected') throw each.reason;
+  await Promise.allSettled(Array.from({ length: partsAtOnce }, sender));
+  signal.throwIfAborted();
   return sent;
 }

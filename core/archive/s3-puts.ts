@@ -57,9 +57,8 @@ export class S3Puts {
     await this.put(probeKey, body.parts, { ifNoneMatch: '*' });
     const mark = randomBytes(16).toString('hex');
     try {
-      const { requests } = this.#calls;
       const metadata = { [markName]: mark };
-      await putInParts(requests, { key: probeKey, body, metadata, condition: { ifNoneMatch: '*' }, locked: true });
+      await putInParts(this.#calls, { key: probeKey, body, metadata, condition: { ifNoneMatch: '*' }, locked: true });
       return false;
     } catch (error) {
       if (!(error instanceof S3Failure)) throw error;
@@ -117,7 +116,7 @@ export class S3Puts {
     }
     if ((await requests.head(key)) !== null) return null;
     if (!(await this.probeParts())) return await requests.put(key, body, metadata, condition);
-    return await putInParts(requests, { key, body, metadata, condition });
+    return await putInParts(this.#calls, { key, body, metadata, condition });
   }
 
   /** `failure`: why the outcome is not known; null when something is known to be there. */

@@ -136,8 +136,9 @@ describe('s3: a put whose answer is lost or wrong', () => {
   test.each<[string, number, Fault, string]>([
     ['the last answer of an upload in parts is lost', 4, { kind: 'lost' }, 'created'],
     ['it fails before it is done', 4, { kind: 'status', status: 500 }, 'QZ4406'],
-    ['a part fails', 2, { kind: 'status', status: 503 }, 'QZ4406'],
+    ['a part fails', 2, { kind: 'status', status: 503 }, 'created'],
     ['a part is cut', 3, { kind: 'cut-request' }, 'created'],
+    ['the upload is gone', 3, { kind: 'status', status: 404, code: 'NoSuchUpload' }, 'QZ4406'],
   ])(
     '%s',
     async (_name, at, fault, outcome) => {
@@ -162,6 +163,40 @@ describe('s3: a put whose answer is lost or wrong', () => {
     },
     20_000,
   );
+});
+
+describe('s3: a part of an upload', () => {
+  const body = [Buffer.alloc(9 << 20, 1), Buffer.alloc(15 << 20, 2)];
+  const partOf = (url: string) => new URL(url, 'http://s3').searchParams.get('partNumber');
+
+  test('is sent again alone, over connections that break, too: no other part is, and no upload is begun anew', async () => {
+    const { store, straight } = await stores();
+    await store.probe();
+    const faults: Fault[] = [{ kind: 'cut-request' }, { kind: 'lost' }, { kind: 'status', status: 500 }];
+    proxy.misbehave = ({ url }) => (partOf(url) === '2' && faults.shift()) || { kind: 'pass' };
+    const from = proxy.seen.length;
+    expect(await store.putIfAbsent('big', body)).toBe('created');
+    expect(faults).toEqual([]);
+    const parts = proxy.seen.slice(from).filter(({ url }) => url.includes('/big?'));
+    expect(parts.filter(({ url }) => url.includes('uploads')).length).toBe(1);
+    const sent = parts.map(({ url }) => partOf(url)).filter((part) => part !== null);
+    expect(sent.sort()).toEqual(['1', '2', '2', '2', '2', '3']);
+    expect((await straight.get('big'))?.equals(Buffer.concat(body))).toBe(true);
+  }, 20_000);
+
+  test('that goes on failing ends the upload, and the next put does all of it', async () => {
+    const { store, straight } = await stores();
+    await store.probe();
+    proxy.misbehave = ({ url }) => (partOf(url) === '2' ? { kind: 'status', status: 503 } : { kind: 'pass' });
+    const from = proxy.seen.length;
+    await expect(store.putIfAbsent('big', body)).rejects.toMatchObject({ kind: 'transient', code: 'QZ4406' });
+    expect(proxy.seen.slice(from).filter(({ url }) => partOf(url) === '2').length).toBe(5);
+    expect(await straight.get('big')).toBeNull();
+    const uploads = await world.raw({ method: 'GET', path: `/${bucket}`, query: { uploads: '' } });
+    expect(String(uploads.body)).not.toContain('<Upload>');
+    proxy.misbehave = () => ({ kind: 'pass' });
+    expect(await store.putIfAbsent('big', body)).toBe('created');
+  }, 20_000);
 });
 
 describe('s3: a service that honours conditions on puts, and ignores them where an upload in parts ends', () => {
