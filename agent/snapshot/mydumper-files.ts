@@ -36,6 +36,12 @@ export async function findDataFiles(folder: string, tables: readonly DataTable[]
   return files;
 }
 
+/** Tables, as `db.table`, that have rows and no file. `counted`: by `keyOf`. */
+export function leftOut(files: readonly DataFile[], counted: ReadonlyMap<string, number>): string[] {
+  const there = new Set(files.map(({ table }) => keyOf(table.db, table.name)));
+  return [...counted].filter(([key, rows]) => rows > 0 && !there.has(key)).map(([key]) => key.replace('\0', '.'));
+}
+
 async function headOf(path: string): Promise<string> {
   const file = await open(path);
   try {

@@ -210,7 +210,8 @@ export function reasons(others: MydumperPlan['others']): string {
   return [...byReason].map(([reason, names]) => `${reason}: ${listed(names)}`).join('; ');
 }
 
-function listed(names: readonly string[]): string {
+/** Bounded. */
+export function listed(names: readonly string[]): string {
   const shown = names.slice(0, 10).join(', ');
   return names.length > 10 ? `${shown} and ${names.length - 10} more` : shown;
 }

@@ -18,13 +18,14 @@ import { clientOptions } from './client-options.ts';
 import type { CopiedFile, EngineContext, EngineCopy } from './engine.ts';
 import { dumpIntoFile, startDump } from './logical-child.ts';
 import { baseOf, freeBytes } from './logical-folder.ts';
-import { type DataFile, findDataFiles, PieceReader, piecesOf, sessionHead } from './mydumper-files.ts';
+import { type DataFile, findDataFiles, leftOut, PieceReader, piecesOf, sessionHead } from './mydumper-files.ts';
 import { attemptsMax, Freezer, type Frozen } from './mydumper-freeze.ts';
 import {
   definitionsOf,
   isUnfit,
   judge,
   keyOf,
+  listed,
   type MydumperPlan,
   planTables,
   quoted,
@@ -35,7 +36,7 @@ import { type Mydumper, mydumperArguments } from './mydumper-program.ts';
 import { readInstant } from './source-facts.ts';
 
 const threads = 2;
-/** Of mydumper itself: what its threads do to each other now and then, they do not do twice. */
+/** Of mydumper itself: what its threads do to each other now and then (`mydumperArguments`), they hardly do twice. */
 const failuresMax = 2;
 /** Text is often larger than the row it stands for; escaped bytes double. */
 const textFactor = 1.5;
@@ -142,6 +143,8 @@ class Run {
     const { frozen, counted } = dumped;
     const found = await findDataFiles(this.#data, plan.tables);
     if (isUnfit(found)) return found;
+    const left = leftOut(found, counted);
+    if (left.length > 0) return { failed: `mydumper ended well, and wrote no row of ${listed(left)}.` };
     const stored = await this.#store(plan, found, counted, frozen);
     if (isUnfit(stored)) return stored;
     const after = await readInstant(this.#context.connection);
