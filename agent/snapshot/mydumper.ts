@@ -75,7 +75,7 @@ export async function copyByMydumper(
     }
     await rm(own, { recursive: true, force: true });
   }
-  return { unfit: `definitions changed at each of ${attemptsMax} attempts to begin` };
+  return { unfit: `definitions changed at the last of ${attemptsMax} attempts to begin, too` };
 }
 
 async function copyOnce(context: EngineContext, programs: Programs, folder: string, attempt: number): Promise<Outcome> {
