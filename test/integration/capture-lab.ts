@@ -12,8 +12,9 @@ import { fold } from '../../core/chain/fold.ts';
 import type { BinlogRange, ChainState, Entry } from '../../core/chain/types.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { freePort, Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
+import { Mysqld, type MysqldHandle, type MysqldOptions } from '../../core/mysql/mysqld.ts';
 import { makeEmptyData } from '../lab/empty-data.ts';
+import { labPort } from '../lab/ports.ts';
 
 const defaults: MysqldOptions = {
   'log-bin': 'binlog',
@@ -48,7 +49,7 @@ export class CaptureLab implements AsyncDisposable {
 
   static async start(more: MysqldOptions = {}): Promise<CaptureLab> {
     const dir = await mkdtemp(join(tmpdir(), 'qazyna-capture-'));
-    const lab = new CaptureLab(dir, await Mysqld.find(), await freePort(), { ...defaults, ...more });
+    const lab = new CaptureLab(dir, await Mysqld.find(), await labPort(), { ...defaults, ...more });
     await makeEmptyData(lab.#mysqld, lab.dataDir);
     await lab.up();
     return lab;

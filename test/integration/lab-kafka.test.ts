@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { parseConfig } from '../../core/config/config.ts';
 import { FaultDesk } from '../lab/fault-desk.ts';
-import { brokerPorts } from '../lab/kafka.ts';
+import { brokerPorts, KafkaLab } from '../lab/kafka.ts';
 import { brokersKnownTo } from '../lab/kafka-wire.ts';
 import { Lab, labStatus, stopLab } from '../lab/lab.ts';
 import { checkout } from '../lab/package.ts';
@@ -122,6 +122,17 @@ describe('the lab with Kafka and S3', () => {
     expect(left.filter(isRunning).length).toBeGreaterThan(0);
     expect(lab('down').status).toBe(0);
     expect(left.filter(isRunning)).toEqual([]);
+  }, 120_000);
+
+  test('a broker that ends while the others wait for it is started again', async () => {
+    const started: string[] = [];
+    const onProcess = (what: string, pid: number) => {
+      if (what === 'broker 3' && !started.includes(what)) setTimeout(() => process.kill(pid, 'SIGKILL'), 200);
+      started.push(what);
+    };
+    await using kafka = await KafkaLab.start({ brokers: 3, onProcess });
+    expect(started.filter((what) => what === 'broker 3')).toHaveLength(2);
+    for (const { internal } of kafka.ports) expect(await brokersKnownTo(internal, 2000)).toBe(3);
   }, 120_000);
 
   test('one server that cannot start: none of the others is left behind', async () => {

@@ -8,10 +8,11 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { parse } from 'yaml';
 import { parseConfig } from '../../core/config/config.ts';
 import { connectMysql, type MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { freePort, Mysqld } from '../../core/mysql/mysqld.ts';
+import { Mysqld } from '../../core/mysql/mysqld.ts';
 import { Lab, labStatus, stopLab } from '../lab/lab.ts';
 import { compareWithLedger, readLedger, Workload } from '../lab/ledger.ts';
 import { checkout } from '../lab/package.ts';
+import { labPort } from '../lab/ports.ts';
 import { identify, isRunning } from '../lab/processes.ts';
 
 const signal = new AbortController().signal;
@@ -172,7 +173,7 @@ describe('mysqld', () => {
     const mysqld = await Mysqld.find();
     await mysqld.initialize(place('one'));
     await mysqld.initialize(place('two'));
-    const port = await freePort();
+    const port = await labPort();
     const first = await mysqld.start({ ...place('one'), socket: join(dir, '1'), port });
     try {
       await expect(mysqld.start({ ...place('two'), socket: join(dir, '2'), port })).rejects.toMatchObject({

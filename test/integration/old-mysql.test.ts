@@ -11,7 +11,6 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { StatusReport } from '../../agent/http/status.ts';
 import { silentLogger } from '../../core/logging/logger.ts';
 import type { MysqlConnection } from '../../core/mysql/connection.ts';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { pathsIn } from '../../core/restore/target.ts';
 import { openFilesSource } from '../../core/stream/files-source.ts';
 import { startStreamServer } from '../../core/stream/server.ts';
@@ -82,7 +81,7 @@ interface Found {
       'expire-logs-days': 1,
     });
     await source.sql(...plain);
-    place = { configFile: join(dir, 'qazyna.yaml'), httpPort: await freePort() };
+    place = { configFile: join(dir, 'qazyna.yaml'), httpPort: await labPort() };
     await configure('clone');
   }, 120_000);
 

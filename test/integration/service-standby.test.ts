@@ -10,11 +10,12 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { StatusReport } from '../../agent/http/status.ts';
 import { setSemiSync } from '../../agent/semi-sync/settings.ts';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
-import { freePort, Mysqld } from '../../core/mysql/mysqld.ts';
+import { Mysqld } from '../../core/mysql/mysqld.ts';
 import { cacheFolder } from '../../core/mysql/program.ts';
 import { type CommandResult, Host, whyNoHost } from '../lab/host.ts';
 import { Lab } from '../lab/lab.ts';
 import { checkout } from '../lab/package.ts';
+import { labPort } from '../lab/ports.ts';
 import { connected, RunningDaemon, verb } from '../lab/running.ts';
 import { Pending, untilWaiting } from '../lab/writers.ts';
 import { promoteAnother } from '../made/promotion.ts';
@@ -54,12 +55,7 @@ withHost('the services of a pair’s host', () => {
     const config = readFileSync(lab.configFile, 'utf8');
     writeFileSync(lab.configFile, config.replace('  name: agama\n', '  name: agama\n  acknowledge_after: log\n'));
     agent = new RunningDaemon(lab);
-    [port, httpPort, streamPort, shipperPort] = [
-      await freePort(),
-      await freePort(),
-      await freePort(),
-      await freePort(),
-    ];
+    [port, httpPort, streamPort, shipperPort] = [await labPort(), await labPort(), await labPort(), await labPort()];
     await bootHost();
     await agent.untilProtected();
     await agent.until('RPO 0', ({ rpoZero }) => rpoZero);

@@ -10,10 +10,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { yieldingNice } from '../../cli/priority.ts';
 import { connectMysql, type MysqlConnection } from '../../core/mysql/connection.ts';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { Host, whyNoHost } from '../lab/host.ts';
 import { bootBeside, HostedMysql, hosted, hostedPassword, startMysql } from '../lab/hosted-mysql.ts';
 import { checkout, unpackInto } from '../lab/package.ts';
+import { labPort } from '../lab/ports.ts';
 
 const unit = readFileSync(join(checkout, 'ops/systemd/qazyna.service'), 'utf8');
 const dropIn = readFileSync(join(checkout, 'ops/systemd/mysql.service.d/qazyna.conf'), 'utf8');
@@ -198,7 +198,7 @@ withHost('the installed package beside a mysqld', () => {
     await unpackInto(packed);
     mkdirSync(join(packed, 'node_modules'));
     chmodSync(packed, 0o755);
-    httpPort = await freePort();
+    httpPort = await labPort();
     const config = `source:
   name: agama
   mysql: { host: 127.0.0.1, port: ${mysql.port}, user: qazyna, password_file: /etc/qazyna/mysql.password }

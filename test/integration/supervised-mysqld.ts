@@ -3,7 +3,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connectMysql, type MysqlConnection, type MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { defaultOsUser, freePort, Mysqld } from '../../core/mysql/mysqld.ts';
+import { defaultOsUser, Mysqld } from '../../core/mysql/mysqld.ts';
+import { labPort } from '../lab/ports.ts';
 import { never, poll, type Servers } from './stream-servers.ts';
 
 /** MYSQLD_RESTART_EXIT, sql/sql_restart_server.h: asks the supervisor to start it again. */
@@ -25,7 +26,7 @@ export async function startEmpty(
   const program = await Mysqld.find();
   const dataDir = join(folder, 'data');
   await program.initialize({ dataDir, errorLog: join(folder, 'error.log') });
-  const port = await freePort();
+  const port = await labPort();
   const socket = join(folder, 'm.sock');
   const osUser = await defaultOsUser();
   const user = osUser === undefined ? [] : [`--user=${osUser}`];

@@ -5,10 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { neededPrivileges } from '../../agent/doctor/grants.ts';
 import type { MysqlEndpoint } from '../../core/mysql/connection.ts';
-import { freePort, Mysqld } from '../../core/mysql/mysqld.ts';
+import { Mysqld } from '../../core/mysql/mysqld.ts';
 import { cacheFolder } from '../../core/mysql/program.ts';
 import { makeEmptyData } from './empty-data.ts';
 import { Host } from './host.ts';
+import { labPort } from './ports.ts';
 
 /** Of every account of such a server. */
 export const hostedPassword = 'a-password-of-27-characters';
@@ -22,7 +23,7 @@ export class HostedMysql {
   mysqld = '';
 
   async make(options: Record<string, string | number | boolean> = {}): Promise<void> {
-    this.port = await freePort();
+    this.port = await labPort();
     const program = await Mysqld.find();
     this.mysqld = program.path;
     chmodSync(this.dir, 0o755);

@@ -143,16 +143,20 @@ export class KafkaLab implements AsyncDisposable {
   async untilReady(): Promise<void> {
     const running = this.#children.flatMap((child, index) => (isAlive(child) ? [index] : []));
     const deadline = performance.now() + readyWithinMs;
+    const starts = this.#children.map(() => 1);
     for (const index of running) {
-      let starts = 1;
       while ((await brokersKnownTo(this.ports[index]?.internal ?? 0, answerWithinMs)) < running.length) {
         this.#options.signal?.throwIfAborted();
-        const isOver = !isAlive(this.#children[index] ?? null);
-        if (performance.now() > deadline || (isOver && starts === startsMax))
-          throw await failure(`${nameOf(index)} did not join`, join(this.#folder(index), 'broker.log'));
-        if (isOver) {
-          await this.#spawn(index);
-          starts += 1;
+        // Any of them: this one waits for all.
+        const ended = running.find((other) => !isAlive(this.#children[other] ?? null));
+        const isOver = ended !== undefined && starts[ended] === startsMax;
+        if (performance.now() > deadline || isOver) {
+          const which = ended ?? index;
+          throw await failure(`${nameOf(which)} did not join`, join(this.#folder(which), 'broker.log'));
+        }
+        if (ended !== undefined) {
+          await this.#spawn(ended);
+          starts[ended] = (starts[ended] ?? 0) + 1;
         }
         await sleep(pollMs);
       }

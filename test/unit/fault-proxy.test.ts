@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { freePort } from '../../core/mysql/mysqld.ts';
 import { drawFaults, FaultProxy, type TcpFault } from '../lab/fault-proxy.ts';
+import { labPort } from '../lab/ports.ts';
 
 const shortMs = 150;
 const longMs = 5_000;
@@ -216,7 +216,7 @@ describe('the fault proxy', () => {
   });
 
   test('a server that is not there: the client is cut, and the proxy lives', async () => {
-    await using nobody = await FaultProxy.start(await freePort());
+    await using nobody = await FaultProxy.start(await labPort());
     const one = new Client(nobody.port);
     clients.push(one);
     await one.until(({ end }) => end === 'reset');

@@ -1,4 +1,5 @@
 /** What the lab asks a broker by itself, against brokers that are none; and what it chooses for its servers. */
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
@@ -71,6 +72,32 @@ describe('what the lab chooses', () => {
     expect(await keptPort(port)).not.toBe(port);
     somebody.close();
     expect(await keptPort(undefined)).toBeGreaterThan(0);
+  });
+
+  test('ports that nobody else is given, in this process or in others', async () => {
+    const drawn = 300;
+    const script = `const { labPort } = await import('${new URL('../lab/ports.ts', import.meta.url).href}');
+      const ports = [];
+      for (let n = 0; n < ${drawn}; n += 1) ports.push(await labPort());
+      process.stdout.write(ports.join() + '\\n');
+      process.stdin.resume();`;
+    const others = [1, 2, 3].map(() =>
+      spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['pipe', 'pipe', 'inherit'] }),
+    );
+    try {
+      const theirs = others.map(async ({ stdout }) =>
+        String((await once(stdout, 'data'))[0])
+          .trim()
+          .split(',')
+          .map(Number),
+      );
+      const ours = await Promise.all(Array.from({ length: drawn }, labPort));
+      const all = [...ours, ...(await Promise.all(theirs)).flat()];
+      expect(all).toHaveLength(4 * drawn);
+      expect(new Set(all).size).toBe(all.length);
+    } finally {
+      for (const other of others) other.kill('SIGKILL');
+    }
   });
 
   test('ids of clusters that no program takes for an option', () => {
