@@ -303,7 +303,7 @@ export class Pair {
         this.#isWritable = isWritable;
       },
       onStep: (sentence) => promoter.onStep(sentence),
-      onPromoted: () => promoter.done(),
+      onPromoted: (record) => promoter.done(record),
     });
     if (!signal.aborted && !(await this.#isSource())) this.#role = 'fenced';
   }

@@ -13,7 +13,7 @@ import { noteForgotten } from '../core/restore/forgotten-gtids.ts';
 import type { BinlogSource } from '../core/stream/types.ts';
 import { fence } from './fence.ts';
 import { runHooks } from './hooks.ts';
-import type { PromotionJournal } from './promotion.ts';
+import type { PromotionJournal, PromotionRecord } from './promotion.ts';
 import { makeDurable, type ServerFacts, type StandbyServer } from './server.ts';
 import type { StandbyState } from './state.ts';
 
@@ -43,7 +43,7 @@ export interface PrimaryOptions {
   /** Of a promotion that was asked for in this process. */
   onStep: (sentence: string) => void;
   /** The promotion came to its end; the hooks were run. */
-  onPromoted: () => void;
+  onPromoted: (record: PromotionRecord) => void;
 }
 
 /** Until the signal aborts, or another one wrote to the chain; where that made another server the source, this one is fenced. */
@@ -166,8 +166,8 @@ class Primary {
     await runHooks(config.failover.hooks, facts, { deadlineMs: hookDeadlineMs, signal, logger, environment, onAlarm });
     // What was left out runs when the daemon starts again.
     signal.throwIfAborted();
-    onPromoted();
     await journal.end();
+    onPromoted(record);
   }
 
   /** A server that died is started again; it comes up read-only, and is opened once its binlog is read. */

@@ -94,9 +94,8 @@ export class Promoter {
     this.#asked?.request.onStep(sentence);
   }
 
-  /** It takes writes, and the hooks were run. */
-  done(): void {
-    const { generation = 0, target = '' } = this.journal.record ?? {};
+  /** It takes writes, the hooks were run, and its journal is over. */
+  done({ generation, target }: PromotionRecord): void {
     this.#settle({ generation, target: GtidSet.parse(target), end: this.#end });
   }
 

@@ -2,6 +2,7 @@
  * `tip.json`: a lower bound of how far a source's chain goes, only ever raised. A chain that ends below it has lost its
  * tail: nothing but this note can tell that the last hour of an archive was deleted.
  */
+import { z } from 'zod';
 import { integrityError } from '../errors/error.ts';
 import { tipKey } from './layout.ts';
 import { parseObject } from './open.ts';
@@ -11,14 +12,18 @@ import type { ObjectStore } from './store.ts';
 const tipFormat = 1;
 const attemptsMax = 10;
 
-export interface Tip {
-  sequence: number;
-  archiveChainId: string;
-  generation: number;
-  lastLogNumber: number;
-  chainLastCommitMicros: number;
-  completeThroughMicros: number;
-}
+const count = z.number().int().nonnegative();
+const schema = z.object({
+  format: z.literal(tipFormat),
+  sequence: count,
+  archiveChainId: z.string(),
+  generation: count,
+  lastLogNumber: count,
+  chainLastCommitMicros: count,
+  completeThroughMicros: count,
+});
+
+export type Tip = Omit<z.output<typeof schema>, 'format'>;
 
 export interface TipFound extends Tip {
   etag: string;
@@ -38,7 +43,9 @@ export async function readTip(store: ObjectStore, source: string): Promise<TipFo
     if (info === null) return null;
     const bytes = await store.get(key);
     if (bytes === null) continue;
-    return { ...readTipJson(bytes, `${key} in ${store.url}`), etag: info.etag };
+    const tip = parseTip(bytes);
+    if (tip === null) throw damagedTip(`${key} in ${store.url}`);
+    return { ...tip, etag: info.etag };
   }
   return null;
 }
@@ -58,22 +65,12 @@ export function tipBody(tip: Tip): Buffer {
   return Buffer.from(`${JSON.stringify({ format: tipFormat, ...tip })}\n`);
 }
 
-function readTipJson(bytes: Buffer, name: string): Tip {
-  const found = parseObject(bytes.toString());
-  const number = (field: string): number => {
-    const value = found?.[field];
-    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value;
-    throw damagedTip(name);
-  };
-  if (found?.format !== tipFormat || typeof found.archiveChainId !== 'string') throw damagedTip(name);
-  return {
-    sequence: number('sequence'),
-    archiveChainId: found.archiveChainId,
-    generation: number('generation'),
-    lastLogNumber: number('lastLogNumber'),
-    chainLastCommitMicros: number('chainLastCommitMicros'),
-    completeThroughMicros: number('completeThroughMicros'),
-  };
+/** Null: it is damaged. */
+export function parseTip(bytes: Buffer): Tip | null {
+  const { success, data } = schema.safeParse(parseObject(bytes.toString()));
+  if (!success) return null;
+  const { format: _, ...tip } = data;
+  return tip;
 }
 
 function damagedTip(name: string) {

@@ -12,7 +12,7 @@ import {
 import { parseObject } from '../archive/open.ts';
 import { openIndex } from '../archive/segment-index.ts';
 import type { ObjectStore } from '../archive/store.ts';
-import { tipOf } from '../archive/tip.ts';
+import { parseTip, tipBody, tipOf } from '../archive/tip.ts';
 import { isKind } from '../errors/error.ts';
 import type { ArchiveHistory } from '../history/open.ts';
 import { chainObjectProblem } from './chain-objects.ts';
@@ -84,8 +84,8 @@ async function checkTip({ store, chain, history }: ChainDerived): Promise<Suspec
 }
 
 function tipProblem(bytes: Buffer, history: ArchiveHistory): string | null {
-  const { format, ...told } = parseObject(bytes.toString()) ?? {};
-  if (!isAsWritten(bytes, { format, ...told }) || format !== 1) return 'is damaged: it is not as it was written';
+  const told = parseTip(bytes);
+  if (told === null || !bytes.equals(tipBody(told))) return 'is damaged: it is not as it was written';
   for (const item of history.items) {
     if (item.type === 'gap' || item.decoded.header.sequence !== told.sequence) continue;
     const { header, compactedFrom } = item.decoded;
