@@ -5,7 +5,7 @@
 import { createReadStream } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type DataTable, keyOf, quoted, type Unfit } from './mydumper-plan.ts';
+import { type DataTable, keyOf, nameOfKey, quoted, type Unfit } from './mydumper-plan.ts';
 import { DataScanner } from './mydumper-scanner.ts';
 
 const readBytes = 1024 * 1024;
@@ -39,7 +39,7 @@ export async function findDataFiles(folder: string, tables: readonly DataTable[]
 /** Tables, as `db.table`, that have rows and no file. `counted`: by `keyOf`. */
 export function leftOut(files: readonly DataFile[], counted: ReadonlyMap<string, number>): string[] {
   const there = new Set(files.map(({ table }) => keyOf(table.db, table.name)));
-  return [...counted].filter(([key, rows]) => rows > 0 && !there.has(key)).map(([key]) => key.replace('\0', '.'));
+  return [...counted].filter(([key, rows]) => rows > 0 && !there.has(key)).map(([key]) => nameOfKey(key));
 }
 
 async function headOf(path: string): Promise<string> {
@@ -100,7 +100,7 @@ export class PieceReader {
     if (this.problem !== null) return { unfit: this.problem };
     for (const [key, rows] of counted) {
       const dumped = this.rows.get(key) ?? 0;
-      if (dumped !== rows) return { unfit: `it dumped ${dumped} of ${rows} rows of ${key.replace('\0', '.')}` };
+      if (dumped !== rows) return { unfit: `it dumped ${dumped} of ${rows} rows of ${nameOfKey(key)}` };
     }
     return null;
   }

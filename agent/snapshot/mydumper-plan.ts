@@ -8,6 +8,8 @@ import { losesExpressionDefaults, type Mydumper } from './mydumper-program.ts';
 import { readForeignTables, systemSchemas } from './source-facts.ts';
 
 const metadataTimeoutMs = 600_000;
+/** COUNT(*) of one table. */
+const countTimeoutMs = 24 * 3_600_000;
 /** About what one file of a split table holds; also what a restore loads in one go. */
 const fileBytes = 32 * 1024 * 1024;
 const rowsPerFileMin = 1000;
@@ -131,9 +133,24 @@ export async function planTables(connection: MysqlConnection, program: Mydumper)
   };
 }
 
+/** Rows of each table, in the reader's consistent read. By `keyOf`. */
+export async function countRows(counter: MysqlConnection, { tables }: MydumperPlan): Promise<Map<string, number>> {
+  const counted = new Map<string, number>();
+  for (const { db, name } of tables) {
+    const [row] = await counter.query(`SELECT COUNT(*) AS n FROM ${quoted(db)}.${quoted(name)}`, [], countTimeoutMs);
+    counted.set(keyOf(db, name), Number(row?.n));
+  }
+  return counted;
+}
+
 /** Distinct in a map: no name holds a NUL. */
 export function keyOf(db: string, name: string): string {
   return `${db}\0${name}`;
+}
+
+/** `db.table`, of a `keyOf`. */
+export function nameOfKey(key: string): string {
+  return key.replace('\0', '.');
 }
 
 /** An identifier. mysql2's own quoting takes a dot for the end of a schema's name. */

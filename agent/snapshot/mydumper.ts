@@ -11,7 +11,6 @@ import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readerOfParts } from '../../core/chunks/chunk-pipeline.ts';
 import { isKind, transientError } from '../../core/errors/error.ts';
-import type { MysqlConnection } from '../../core/mysql/connection.ts';
 import type { MysqlProgram } from '../../core/mysql/program.ts';
 import { formatBytes } from '../../core/progress/format.ts';
 import { clientOptions } from './client-options.ts';
@@ -21,14 +20,13 @@ import { baseOf, freeBytes } from './logical-folder.ts';
 import { type DataFile, findDataFiles, leftOut, PieceReader, piecesOf, sessionHead } from './mydumper-files.ts';
 import { attemptsMax, Freezer, type Frozen } from './mydumper-freeze.ts';
 import {
+  countRows,
   definitionsOf,
   isUnfit,
   judge,
-  keyOf,
   listed,
   type MydumperPlan,
   planTables,
-  quoted,
   reasons,
   type Unfit,
 } from './mydumper-plan.ts';
@@ -41,8 +39,6 @@ const failuresMax = 2;
 /** Text is often larger than the row it stands for; escaped bytes double. */
 const textFactor = 1.5;
 const spareBytes = 64 * 1024 * 1024;
-/** COUNT(*) of one table. */
-const countTimeoutMs = 24 * 3_600_000;
 
 export interface Programs {
   mydumper: Mydumper;
@@ -393,14 +389,4 @@ async function* joined(parts: readonly ({ text: string } | { file: string })[]):
       }
     }
   }
-}
-
-/** Rows of each table, in the reader's consistent read. By `keyOf`. */
-async function countRows(counter: MysqlConnection, { tables }: MydumperPlan): Promise<Map<string, number>> {
-  const counted = new Map<string, number>();
-  for (const { db, name } of tables) {
-    const [row] = await counter.query(`SELECT COUNT(*) AS n FROM ${quoted(db)}.${quoted(name)}`, [], countTimeoutMs);
-    counted.set(keyOf(db, name), Number(row?.n));
-  }
-  return counted;
 }
